@@ -1,0 +1,197 @@
+#include "base/fd.h"
+
+#include <dirent.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/strings.h"
+
+namespace caisson {
+
+void Fd::reset(int fd) {
+  if (fd_ >= 0) {
+    int saved = errno;
+    ::close(fd_);
+    errno = saved;
+  }
+  fd_ = fd;
+}
+
+Result<Fd> open_file(const std::string& path, int flags, mode_t mode) { return open_at(AT_FDCWD, path, flags, mode); }
+
+Result<Fd> open_at(int dir, const std::string& path, int flags, mode_t mode) {
+  int fd;
+  do {
+    fd = ::openat(dir, path.c_str(), flags | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return fail_errno(path);
+  return Fd(fd);
+}
+
+Result<PipePair> make_pipe(int flags) {
+  int fds[2];
+  if (::pipe2(fds, flags) < 0) return fail_errno("create a pipe");
+  return PipePair{Fd(fds[0]), Fd(fds[1])};
+}
+
+Result<Fd> duplicate(int fd) {
+  int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return fail_errno("duplicate a descriptor");
+  return Fd(copy);
+}
+
+Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) {
+  std::string data;
+  struct stat st;
+  uint64_t expect = ::fstat(fd, &st) == 0 && st.st_size > 0 ? static_cast<uint64_t>(st.st_size) : 4096;
+  if (expect > limit) return fail(std::string(name) + ": larger than the limit of " + std::to_string(limit) + " bytes", EFBIG);
+  data.resize(expect + 1);
+  size_t used = 0;
+  for (;;) {
+    ssize_t n = ::read(fd, data.data() + used, data.size() - used);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(name);
+    if (n == 0) break;
+    used += static_cast<size_t>(n);
+    if (used > limit) return fail(std::string(name) + ": larger than the limit of " + std::to_string(limit) + " bytes", EFBIG);
+    if (used == data.size()) data.resize(data.size() * 2);
+  }
+  data.resize(used);
+  return data;
+}
+
+Result<std::string> read_file(const std::string& path, uint64_t limit) {
+  Fd fd = TRY(open_file(path, O_RDONLY));
+  return read_fd(fd.get(), path, limit);
+}
+
+Result<> write_all(int fd, std::string_view data) {
+  while (!data.empty()) {
+    ssize_t n = ::write(fd, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("write");
+    data.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<> write_at(int dir, const std::string& path, std::string_view data) {
+  Fd fd = TRY(open_at(dir, path, O_WRONLY));
+  ssize_t n;
+  do {
+    n = ::write(fd.get(), data.data(), data.size());
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return fail_errno("write \"" + std::string(data.substr(0, 64)) + "\" to " + path);
+  return {};
+}
+
+Result<> write_file(const std::string& path, std::string_view data) { return write_at(AT_FDCWD, path, data); }
+
+namespace {
+Result<> replace(const std::string& path, std::string_view data, mode_t mode, bool durable) {
+  std::string temporary = path + ".tmp." + random_hex(8);
+  Fd fd = TRY(open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, mode));
+  auto written = write_all(fd.get(), data);
+  if (written && durable && ::fsync(fd.get()) < 0) written = fail_errno("fsync");
+  if (written && ::rename(temporary.c_str(), path.c_str()) < 0) written = fail_errno("rename into place");
+  if (!written) {
+    ::unlink(temporary.c_str());
+    return detail::propagate(std::move(written).error(), path);
+  }
+  if (durable) return sync_dir(path.substr(0, path.rfind('/')));
+  return {};
+}
+}  // namespace
+
+Result<> write_file_durably(const std::string& path, std::string_view data, mode_t mode) {
+  return replace(path, data, mode, true);
+}
+Result<> replace_file(const std::string& path, std::string_view data, mode_t mode) { return replace(path, data, mode, false); }
+
+Result<> make_dirs(const std::string& path, mode_t mode) {
+  if (::mkdir(path.c_str(), mode) == 0) return {};
+  if (errno == EEXIST) {
+    struct stat st;
+    if (::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return {};
+    return fail_errno("create folder " + path, ENOTDIR);
+  }
+  size_t slash = path.rfind('/');
+  if (errno != ENOENT || slash == std::string::npos || slash == 0) return fail_errno("create folder " + path);
+  TRY(make_dirs(path.substr(0, slash), mode));
+  if (::mkdir(path.c_str(), mode) < 0 && errno != EEXIST) return fail_errno("create folder " + path);
+  return {};
+}
+
+Result<> sync_dir(const std::string& path) {
+  Fd fd = TRY(open_file(path.empty() ? "/" : path, O_RDONLY | O_DIRECTORY));
+  if (::fsync(fd.get()) < 0) return fail_errno("fsync " + path);
+  return {};
+}
+
+namespace {
+Result<> remove_at(int dir, const std::string& name, dev_t device, const std::string& shown) {
+  struct stat st;
+  if (::fstatat(dir, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno("remove " + shown);
+  }
+  if (S_ISDIR(st.st_mode)) {
+    if (device != 0 && st.st_dev != device) return fail("remove " + shown + ": another file system is mounted there", EBUSY);
+    Fd fd = TRY(open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), "remove " + shown);
+    DIR* stream = ::fdopendir(::dup(fd.get()));
+    if (stream == nullptr) return fail_errno("remove " + shown);
+    std::vector<std::string> names;
+    while (dirent* entry = ::readdir(stream)) {
+      std::string_view n = entry->d_name;
+      if (n != "." && n != "..") names.emplace_back(n);
+    }
+    ::closedir(stream);
+    for (const auto& n : names) TRY(remove_at(fd.get(), n, st.st_dev, shown + "/" + n));
+    if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) < 0 && errno != ENOENT) return fail_errno("remove " + shown);
+    return {};
+  }
+  if (::unlinkat(dir, name.c_str(), 0) < 0 && errno != ENOENT) return fail_errno("remove " + shown);
+  return {};
+}
+}  // namespace
+
+Result<> remove_tree(const std::string& path) { return remove_at(AT_FDCWD, path, 0, path); }
+
+bool exists(const std::string& path) {
+  struct stat st;
+  return ::lstat(path.c_str(), &st) == 0;
+}
+
+Result<std::vector<std::string>> list_dir(const std::string& path) {
+  DIR* stream = ::opendir(path.c_str());
+  if (stream == nullptr) return fail_errno(path);
+  std::vector<std::string> names;
+  while (dirent* entry = ::readdir(stream)) {
+    std::string_view n = entry->d_name;
+    if (n != "." && n != "..") names.emplace_back(n);
+  }
+  ::closedir(stream);
+  return names;
+}
+
+Result<> set_nonblocking(int fd) {
+  int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) return fail_errno("set non-blocking");
+  return {};
+}
+
+Result<FileLock> FileLock::acquire(const std::string& path, bool shared) {
+  Fd fd = TRY(open_file(path, O_RDWR | O_CREAT, 0600), "lock");
+  while (::flock(fd.get(), shared ? LOCK_SH : LOCK_EX) < 0)
+    if (errno != EINTR) return fail_errno("lock " + path);
+  return FileLock(std::move(fd));
+}
+
+Result<FileLock> FileLock::try_acquire(const std::string& path) {
+  Fd fd = TRY(open_file(path, O_RDWR | O_CREAT, 0600), "lock");
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) return fail_errno("lock " + path);
+  return FileLock(std::move(fd));
+}
+
+}  // namespace caisson

@@ -1,0 +1,252 @@
+#include "cgroups/cgroup.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "sys/mount.h"
+
+namespace caisson::cgroups {
+
+Result<std::vector<Hierarchy>> find_hierarchies() {
+  auto mounts = TRY(sys::read_mountinfo());
+  std::vector<Hierarchy> out;
+  for (const auto& m : mounts) {
+    if (m.type != "cgroup" && m.type != "cgroup2") continue;
+    Hierarchy h;
+    h.mount_point = m.mount_point;
+    h.mount_root = m.root;
+    h.v2 = m.type == "cgroup2";
+    if (!h.v2) {
+      for (auto& option : split(m.super_options, ','))
+        if (option != "rw" && option != "ro" && option != "xattr" && !option.starts_with("release_agent=") && option != "noprefix" &&
+            option != "clone_children" && option != "favordynmods")
+          h.controllers.push_back(std::move(option));
+    } else if (auto offered = read_file(h.mount_point + "/cgroup.controllers"); offered) {
+      h.controllers = split(trim(*offered), ' ', true);
+    }
+    // The same hierarchy mounted twice counts once.
+    bool seen = std::any_of(out.begin(), out.end(), [&](const Hierarchy& o) { return o.v2 == h.v2 && o.controllers == h.controllers; });
+    if (!seen) out.push_back(std::move(h));
+  }
+  if (out.empty()) return fail("no cgroup file system is mounted: mount one at /sys/fs/cgroup");
+  return out;
+}
+
+Result<Cgroup> Cgroup::at(const std::string& path, const std::string& id) {
+  Cgroup cgroup;
+  if (path.find("..") != std::string::npos && clean_path(path) != path) return fail("linux.cgroupsPath: \"" + path + "\" must not contain \"..\"", EINVAL);
+  if (path.find(':') != std::string::npos && path[0] != '/')
+    return fail("linux.cgroupsPath: \"" + path + "\" is for the systemd cgroup driver, which is not supported", ENOTSUP);
+  if (path.empty())
+    cgroup.path_ = "/caisson/" + id;
+  else
+    cgroup.path_ = clean_path(path[0] == '/' ? path : "/caisson/" + path);
+  cgroup.hierarchies_ = TRY(find_hierarchies());
+  return cgroup;
+}
+
+bool Cgroup::pure_v2() const { return hierarchies_.size() == 1 && hierarchies_[0].v2; }
+
+std::string Cgroup::unified() const {
+  for (const auto& h : hierarchies_)
+    if (h.v2) return h.mount_point + path_;
+  return {};
+}
+
+std::string Cgroup::folder(const std::string& controller) const {
+  for (const auto& h : hierarchies_)
+    if (std::find(h.controllers.begin(), h.controllers.end(), controller) != h.controllers.end()) return h.mount_point + path_;
+  return {};
+}
+
+Result<Fd> Cgroup::v2_fd() const {
+  if (!pure_v2()) return Fd();
+  return open_file(unified(), O_PATH | O_DIRECTORY);
+}
+
+namespace {
+
+/// v2: hands the controllers down to each folder on the way (no internal
+/// process rule: cgroup-v2.rst, "Enabling and Disabling").
+Result<> delegate_v2(const Hierarchy& h, const std::string& path) {
+  std::string folder = h.mount_point;
+  for (const auto& part : split(path, '/', true)) {
+    auto offered = TRY(read_file(folder + "/cgroup.controllers"));
+    auto enabled = TRY(read_file(folder + "/cgroup.subtree_control"));
+    auto have = split(trim(enabled), ' ', true);
+    for (const auto& controller : split(trim(offered), ' ', true))
+      if (std::find(have.begin(), have.end(), controller) == have.end())
+        if (auto ok = write_file(folder + "/cgroup.subtree_control", "+" + controller); !ok)
+          log::debug("cgroup: cannot hand down " + controller + ": " + ok.error().message);
+    folder += "/" + part;
+    if (::mkdir(folder.c_str(), 0755) < 0 && errno != EEXIST) return fail_errno("create cgroup " + folder);
+  }
+  return {};
+}
+
+/// cpuset of v1 starts empty, and a process cannot join it like that: copy
+/// the parent's values on the way down (cgroup-v1/cpusets.rst).
+Result<> fill_cpuset(const std::string& mount_point, const std::string& path) {
+  std::string parent = mount_point;
+  for (const auto& part : split(path, '/', true)) {
+    std::string folder = parent + "/" + part;
+    for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
+      auto value = TRY(read_file(folder + file));
+      if (!trim(value).empty()) continue;
+      auto inherited = TRY(read_file(parent + file));
+      TRY(write_file(folder + file, trim(inherited)));
+    }
+    parent = folder;
+  }
+  return {};
+}
+
+bool is_cpuset(const Hierarchy& h) { return std::find(h.controllers.begin(), h.controllers.end(), "cpuset") != h.controllers.end(); }
+
+}  // namespace
+
+Result<> Cgroup::create(const oci::Resources& resources) {
+  for (const auto& h : hierarchies_) {
+    std::string folder = h.mount_point + path_;
+    if (h.v2 && pure_v2()) {
+      TRY(delegate_v2(h, path_));
+      continue;
+    }
+    if (::mkdir(folder.c_str(), 0755) == 0) {
+    } else if (errno == ENOENT) {
+      TRY(make_dirs(folder), "create cgroup");
+    } else if (errno == EROFS || errno == EACCES || errno == EPERM) {
+      return fail_errno("create cgroup " + folder + " (needs root and a writable cgroup mount)");
+    } else if (errno != EEXIST) {
+      return fail_errno("create cgroup " + folder);
+    }
+    if (is_cpuset(h)) TRY(fill_cpuset(h.mount_point, path_), "cgroup cpuset");
+  }
+  return apply(resources);
+}
+
+Result<> Cgroup::update(const oci::Resources& resources) const { return apply(resources); }
+
+Result<> Cgroup::join(pid_t pid) const {
+  std::string text = std::to_string(pid);
+  for (const auto& h : hierarchies_) TRY(write_file(h.mount_point + path_ + "/cgroup.procs", text), "join cgroup");
+  return {};
+}
+
+namespace {
+Result<std::vector<pid_t>> read_pids(const std::string& file) {
+  auto text = TRY(read_file(file, 16u << 20));
+  std::vector<pid_t> pids;
+  for (const auto& line : split(text, '\n', true)) pids.push_back(std::atoi(line.c_str()));
+  return pids;
+}
+
+void collect_pids(const std::string& folder, std::vector<pid_t>& out) {
+  if (auto pids = read_pids(folder + "/cgroup.procs"); pids) out.insert(out.end(), pids->begin(), pids->end());
+  auto names = list_dir(folder);
+  if (!names) return;
+  for (const auto& name : *names) {
+    struct stat st;
+    std::string inner = folder + "/" + name;
+    if (::lstat(inner.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) collect_pids(inner, out);
+  }
+}
+
+Result<> remove_cgroup_tree(const std::string& folder) {
+  if (::rmdir(folder.c_str()) == 0 || errno == ENOENT) return {};
+  if (auto names = list_dir(folder); names)
+    for (const auto& name : *names) {
+      struct stat st;
+      std::string inner = folder + "/" + name;
+      if (::lstat(inner.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) TRY(remove_cgroup_tree(inner));
+    }
+  for (int attempt = 0; attempt < 200; ++attempt) {
+    if (::rmdir(folder.c_str()) == 0 || errno == ENOENT) return {};
+    if (errno != EBUSY) break;
+    struct timespec pause = {0, attempt < 20 ? 500'000 : 10'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+  return fail_errno("remove cgroup " + folder);
+}
+}  // namespace
+
+Result<std::vector<pid_t>> Cgroup::processes() const {
+  std::vector<pid_t> pids;
+  for (const char* controller : {"pids", "freezer", "memory", "devices", "name=systemd"})
+    if (std::string where = folder(controller); !where.empty()) {
+      collect_pids(where, pids);
+      return pids;
+    }
+  for (const auto& h : hierarchies_) {
+    collect_pids(h.mount_point + path_, pids);
+    if (!pids.empty()) break;
+  }
+  return pids;
+}
+
+Result<> Cgroup::kill_all(int signal) const {
+  if (signal == SIGKILL)
+    if (std::string kill = unified() + "/cgroup.kill"; pure_v2() && exists(kill)) return write_file(kill, "1");
+  auto pids = TRY(processes());
+  for (pid_t pid : pids)
+    if (::kill(pid, signal) < 0 && errno != ESRCH) return fail_errno("signal process " + std::to_string(pid));
+  return {};
+}
+
+Result<> Cgroup::freeze(bool freeze) const {
+  if (std::string where = folder("freezer"); !where.empty()) {
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      TRY(write_file(where + "/freezer.state", freeze ? "FROZEN" : "THAWED"));
+      auto state = TRY(read_file(where + "/freezer.state"));
+      if (trim(state) == (freeze ? "FROZEN" : "THAWED")) return {};
+      struct timespec pause = {0, 1'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
+    return fail("freeze " + where + ": the processes did not stop in time");
+  }
+  std::string where = unified();
+  if (where.empty()) return fail("pause needs the freezer controller, which this host does not have");
+  TRY(write_file(where + "/cgroup.freeze", freeze ? "1" : "0"));
+  for (int attempt = 0; attempt < 2000; ++attempt) {
+    auto events = TRY(read_file(where + "/cgroup.events"));
+    if ((events.find("frozen 1") != std::string::npos) == freeze) return {};
+    struct timespec pause = {0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+  return fail("freeze " + where + ": the processes did not stop in time");
+}
+
+bool Cgroup::frozen() const {
+  if (std::string where = folder("freezer"); !where.empty()) {
+    auto state = read_file(where + "/freezer.state");
+    return state && trim(*state) != "THAWED";
+  }
+  auto state = read_file(unified() + "/cgroup.freeze");
+  return state && trim(*state) == "1";
+}
+
+Result<> Cgroup::destroy() const {
+  if (auto pids = processes(); pids && !pids->empty()) {
+    (void)freeze(false);
+    for (int attempt = 0; attempt < 500; ++attempt) {
+      (void)kill_all(SIGKILL);
+      auto left = TRY(processes());
+      if (left.empty()) break;
+      struct timespec pause = {0, 2'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
+  }
+  Result<> first;
+  for (const auto& h : hierarchies_)
+    if (auto removed = remove_cgroup_tree(h.mount_point + path_); !removed && first) first = std::move(removed);
+  return first;
+}
+
+}  // namespace caisson::cgroups

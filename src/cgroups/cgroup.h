@@ -1,0 +1,86 @@
+// A container's cgroup on whatever the host has: v2, v1, or both mounted
+// beside each other (hybrid).
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "oci/spec.h"
+
+namespace caisson::cgroups {
+
+struct Hierarchy {
+  std::string mount_point;               ///< "/sys/fs/cgroup/memory"
+  std::vector<std::string> controllers;  ///< "cpu", "cpuacct", "name=systemd"; v2: those it offers
+  std::string mount_root = "/";          ///< what the mount shows of the hierarchy
+  bool v2 = false;
+};
+
+/// The hierarchies mounted here, from mountinfo. In a pure v2 host there is one.
+[[nodiscard]] Result<std::vector<Hierarchy>> find_hierarchies();
+
+struct Stats {
+  uint64_t memory_usage = 0, memory_limit = 0;  ///< bytes; limit 0: none
+  uint64_t memory_cache = 0;                    ///< inactive file pages, bytes
+  uint64_t cpu_usage_ns = 0;
+  uint64_t pids = 0, pids_limit = 0;
+  uint64_t read_bytes = 0, write_bytes = 0;
+  uint64_t oom_kills = 0;
+};
+
+/// One cgroup path in every hierarchy. Copyable description; the cgroup lives
+/// in the kernel until destroy().
+class Cgroup {
+ public:
+  Cgroup() = default;
+  /// `path` as cgroupsPath in config.json: absolute from the hierarchies'
+  /// roots; relative or empty below "/caisson".
+  [[nodiscard]] static Result<Cgroup> at(const std::string& path, const std::string& id);
+
+  /// Makes the folders and sets the limits. A limit whose controller the host
+  /// lacks is an error that names it.
+  [[nodiscard]] Result<> create(const oci::Resources& resources);
+  [[nodiscard]] Result<> update(const oci::Resources& resources) const;
+  /// Moves a process in. On pure v2, prefer v2_fd() with CLONE_INTO_CGROUP.
+  [[nodiscard]] Result<> join(pid_t pid) const;
+  /// The folder of a pure v2 host's cgroup; invalid elsewhere.
+  [[nodiscard]] Result<Fd> v2_fd() const;
+  [[nodiscard]] bool pure_v2() const;
+
+  [[nodiscard]] Result<std::vector<pid_t>> processes() const;
+  /// Kills everything in it and waits (at most some seconds) until it is empty.
+  [[nodiscard]] Result<> kill_all(int signal) const;
+  [[nodiscard]] Result<> freeze(bool frozen) const;
+  [[nodiscard]] bool frozen() const;
+  /// Removes the folders, killing what is left inside.
+  [[nodiscard]] Result<> destroy() const;
+  [[nodiscard]] Result<Stats> stats() const;
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::vector<Hierarchy>& hierarchies() const { return hierarchies_; }
+  /// "/sys/fs/cgroup/memory/caisson/ID" of a v1 controller, or the v2 folder; "" where the host has none.
+  [[nodiscard]] std::string folder(const std::string& controller) const;
+
+ private:
+  [[nodiscard]] Result<> apply(const oci::Resources& resources) const;
+  [[nodiscard]] Result<> apply_v1(const oci::Resources& resources) const;
+  [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;
+  [[nodiscard]] std::string unified() const;
+
+  std::string path_;
+  std::vector<Hierarchy> hierarchies_;
+};
+
+/// Weight of cgroup v2 for shares of v1, as runc and crun convert them.
+[[nodiscard]] uint64_t shares_to_weight(uint64_t shares);
+
+/// Attaches a BPF device program with these rules to a v2 cgroup (cgroup-v2.rst, "Device controller").
+[[nodiscard]] Result<> attach_device_program(int cgroup_fd, const std::vector<oci::DeviceRule>& rules);
+
+}  // namespace caisson::cgroups

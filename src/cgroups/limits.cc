@@ -1,0 +1,246 @@
+// Writing limits: config-linux.md, "Control groups", onto v1 and v2 files.
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "cgroups/cgroup.h"
+
+namespace caisson::cgroups {
+namespace {
+
+/// The files of one controller's folder; an absent folder turns every write
+/// into an error that names the controller.
+class Files {
+ public:
+  Files(std::string controller, std::string folder) : controller_(std::move(controller)), folder_(std::move(folder)) {}
+
+  Result<> write(const std::string& file, const std::string& value) const {
+    if (folder_.empty()) return fail("this host has no " + controller_ + " cgroup controller, which " + file + " needs");
+    TRY(write_file(folder_ + "/" + file, value), "set limit");
+    return {};
+  }
+  template <class T>
+  Result<> write(const std::string& file, const std::optional<T>& value) const {
+    if (!value) return {};
+    if constexpr (std::is_same_v<T, std::string>)
+      return value->empty() ? Result<>{} : write(file, *value);
+    else
+      return write(file, std::to_string(*value));
+  }
+  Result<> throttle(const std::string& file, const std::vector<oci::ThrottleDevice>& devices) const {
+    for (const auto& d : devices) TRY(write(file, std::to_string(d.major) + ":" + std::to_string(d.minor) + " " + std::to_string(d.rate)));
+    return {};
+  }
+  [[nodiscard]] bool has(const std::string& file) const { return !folder_.empty() && exists(folder_ + "/" + file); }
+  [[nodiscard]] const std::string& folder() const { return folder_; }
+
+ private:
+  std::string controller_, folder_;
+};
+
+std::string device_rule(const oci::DeviceRule& rule) {
+  auto number = [](const std::optional<int64_t>& n) { return n ? std::to_string(*n) : std::string("*"); };
+  std::string type = rule.type == "u" ? "c" : rule.type;
+  return type + " " + number(rule.major) + ":" + number(rule.minor) + " " + (rule.access.empty() ? "rwm" : rule.access);
+}
+
+std::string max_or(int64_t value) { return value < 0 ? "max" : std::to_string(value); }
+
+}  // namespace
+
+uint64_t shares_to_weight(uint64_t shares) {
+  if (shares == 0) return 0;
+  shares = std::clamp<uint64_t>(shares, 2, 262144);
+  return 1 + ((shares - 2) * 9999) / 262142;
+}
+
+Result<> Cgroup::apply(const oci::Resources& resources) const {
+  if (pure_v2()) return apply_v2(resources);
+  TRY(apply_v1(resources));
+  if (!resources.unified.empty()) {
+    Files files("unified", unified());
+    for (const auto& [file, value] : resources.unified) TRY(files.write(file, value));
+  }
+  return {};
+}
+
+Result<> Cgroup::apply_v1(const oci::Resources& r) const {
+  Files devices("devices", folder("devices"));
+  for (const auto& rule : r.devices) {
+    if (devices.folder().empty()) {
+      log::warning("this host has no devices cgroup controller: device rules are not enforced");
+      break;
+    }
+    TRY(devices.write(rule.allow ? "devices.allow" : "devices.deny", rule.type == "a" ? "a" : device_rule(rule)));
+  }
+
+  Files memory("memory", folder("memory"));
+  if (r.memory.limit) {
+    // A swap limit below the memory limit is refused by the kernel, so the
+    // order depends on whether the limit grows or shrinks.
+    bool swap_first = false;
+    if (auto current = read_file(memory.folder() + "/memory.memsw.limit_in_bytes"); current && r.memory.swap)
+      if (auto value = parse_uint(trim(*current)); value) swap_first = *r.memory.swap < 0 || static_cast<uint64_t>(*r.memory.swap) > *value;
+    if (swap_first) TRY(memory.write("memory.memsw.limit_in_bytes", r.memory.swap));
+    TRY(memory.write("memory.limit_in_bytes", r.memory.limit));
+    if (!swap_first && r.memory.swap) TRY(memory.write("memory.memsw.limit_in_bytes", r.memory.swap));
+  } else if (r.memory.swap) {
+    TRY(memory.write("memory.memsw.limit_in_bytes", r.memory.swap));
+  }
+  TRY(memory.write("memory.soft_limit_in_bytes", r.memory.reservation));
+  TRY(memory.write("memory.kmem.tcp.limit_in_bytes", r.memory.kernel_tcp));
+  TRY(memory.write("memory.swappiness", r.memory.swappiness));
+  if (r.memory.disable_oom_killer) TRY(memory.write("memory.oom_control", *r.memory.disable_oom_killer ? "1" : "0"));
+  if (r.memory.kernel) log::warning("linux.resources.memory.kernel is ignored: kernels since 5.16 have no such limit");
+
+  Files cpu("cpu", folder("cpu"));
+  TRY(cpu.write("cpu.shares", r.cpu.shares));
+  TRY(cpu.write("cpu.cfs_period_us", r.cpu.period));
+  TRY(cpu.write("cpu.cfs_quota_us", r.cpu.quota));
+  TRY(cpu.write("cpu.cfs_burst_us", r.cpu.burst));
+  TRY(cpu.write("cpu.rt_period_us", r.cpu.realtime_period));
+  TRY(cpu.write("cpu.rt_runtime_us", r.cpu.realtime_runtime));
+  TRY(cpu.write("cpu.idle", r.cpu.idle));
+
+  Files cpuset("cpuset", folder("cpuset"));
+  TRY(cpuset.write("cpuset.cpus", r.cpu.cpus));
+  TRY(cpuset.write("cpuset.mems", r.cpu.mems));
+
+  if (r.pids_limit) TRY(Files("pids", folder("pids")).write("pids.max", *r.pids_limit <= 0 ? "max" : std::to_string(*r.pids_limit)));
+
+  Files blkio("blkio", folder("blkio"));
+  if (r.block_io.weight) TRY(blkio.write(blkio.has("blkio.bfq.weight") ? "blkio.bfq.weight" : "blkio.weight", r.block_io.weight));
+  TRY(blkio.write("blkio.leaf_weight", r.block_io.leaf_weight));
+  TRY(blkio.throttle("blkio.weight_device", r.block_io.weight_device));
+  TRY(blkio.throttle("blkio.throttle.read_bps_device", r.block_io.read_bps));
+  TRY(blkio.throttle("blkio.throttle.write_bps_device", r.block_io.write_bps));
+  TRY(blkio.throttle("blkio.throttle.read_iops_device", r.block_io.read_iops));
+  TRY(blkio.throttle("blkio.throttle.write_iops_device", r.block_io.write_iops));
+
+  for (const auto& [size, limit] : r.hugepage_limits) {
+    std::string where = folder("hugetlb");
+    bool v2 = where == unified();
+    TRY(Files("hugetlb", where).write("hugetlb." + size + (v2 ? ".max" : ".limit_in_bytes"), std::to_string(limit)));
+  }
+  TRY(Files("net_cls", folder("net_cls")).write("net_cls.classid", r.network.class_id));
+  for (const auto& [name, priority] : r.network.priorities)
+    TRY(Files("net_prio", folder("net_prio")).write("net_prio.ifpriomap", name + " " + std::to_string(priority)));
+  for (const auto& [name, limits] : r.rdma) {
+    std::string line = name;
+    if (limits.handles) line += " hca_handle=" + std::to_string(*limits.handles);
+    if (limits.objects) line += " hca_object=" + std::to_string(*limits.objects);
+    TRY(Files("rdma", folder("rdma")).write("rdma.max", line));
+  }
+  return {};
+}
+
+Result<> Cgroup::apply_v2(const oci::Resources& r) const {
+  Files files("unified", unified());
+  auto need = [&](const char* controller) -> Result<> {
+    if (folder(controller).empty()) return fail(std::string("this host has no ") + controller + " cgroup controller, which a limit asked for needs");
+    return {};
+  };
+  if (r.memory.limit || r.memory.swap || r.memory.reservation) TRY(need("memory"));
+  if (r.memory.limit) TRY(files.write("memory.max", max_or(*r.memory.limit)));
+  if (r.memory.swap) {
+    // v1 counts memory and swap together, v2 swap alone.
+    if (*r.memory.swap >= 0 && !r.memory.limit) return fail("linux.resources.memory.swap: needs memory.limit on cgroup v2", EINVAL);
+    int64_t swap = *r.memory.swap < 0 ? -1 : *r.memory.swap - *r.memory.limit;
+    if (swap < -1) return fail("linux.resources.memory.swap: must not be below memory.limit", EINVAL);
+    if (files.has("memory.swap.max")) TRY(files.write("memory.swap.max", max_or(swap)));
+  }
+  if (r.memory.reservation) TRY(files.write("memory.low", max_or(*r.memory.reservation)));
+  if (r.memory.disable_oom_killer.value_or(false)) return fail("linux.resources.memory.disableOOMKiller: cgroup v2 has no such setting", ENOTSUP);
+  if (r.cpu.shares && *r.cpu.shares != 0) TRY(files.write("cpu.weight", std::to_string(shares_to_weight(*r.cpu.shares))));
+  if (r.cpu.idle) TRY(files.write("cpu.idle", r.cpu.idle));
+  if (r.cpu.quota || r.cpu.period) {
+    std::string line = r.cpu.quota && *r.cpu.quota > 0 ? std::to_string(*r.cpu.quota) : "max";
+    TRY(files.write("cpu.max", line + " " + std::to_string(r.cpu.period.value_or(100000))));
+  }
+  TRY(files.write("cpu.max.burst", r.cpu.burst));
+  if (r.cpu.realtime_runtime || r.cpu.realtime_period) return fail("linux.resources.cpu.realtimeRuntime: cgroup v2 has no such setting", ENOTSUP);
+  TRY(files.write("cpuset.cpus", r.cpu.cpus));
+  TRY(files.write("cpuset.mems", r.cpu.mems));
+  if (r.pids_limit) TRY(files.write("pids.max", *r.pids_limit <= 0 ? "max" : std::to_string(*r.pids_limit)));
+  if (r.block_io.weight) {
+    if (files.has("io.bfq.weight"))
+      TRY(files.write("io.bfq.weight", r.block_io.weight));
+    else
+      TRY(files.write("io.weight", "default " + std::to_string(1 + (std::max(*r.block_io.weight, 10u) - 10) * 9999 / 990)));
+  }
+  auto io_max = [&](const char* key, const std::vector<oci::ThrottleDevice>& devices) -> Result<> {
+    for (const auto& d : devices)
+      TRY(files.write("io.max", std::to_string(d.major) + ":" + std::to_string(d.minor) + " " + key + "=" + (d.rate == 0 ? "max" : std::to_string(d.rate))));
+    return {};
+  };
+  TRY(io_max("rbps", r.block_io.read_bps));
+  TRY(io_max("wbps", r.block_io.write_bps));
+  TRY(io_max("riops", r.block_io.read_iops));
+  TRY(io_max("wiops", r.block_io.write_iops));
+  for (const auto& [size, limit] : r.hugepage_limits) TRY(files.write("hugetlb." + size + ".max", std::to_string(limit)));
+  for (const auto& [file, value] : r.unified)
+    for (const auto& line : split(value, '\n', true)) TRY(files.write(file, line));
+  if (!r.devices.empty()) {
+    Fd fd = TRY(open_file(unified(), O_RDONLY | O_DIRECTORY));
+    TRY(attach_device_program(fd.get(), r.devices));
+  }
+  return {};
+}
+
+namespace {
+std::optional<uint64_t> number_in(const std::string& path) {
+  auto text = read_file(path);
+  if (!text) return {};
+  auto value = parse_uint(trim(*text));
+  return value ? std::optional<uint64_t>(*value) : std::nullopt;
+}
+
+uint64_t field_in(const std::string& path, std::string_view key) {
+  auto text = read_file(path);
+  if (!text) return 0;
+  for (const auto& line : split(*text, '\n', true)) {
+    auto fields = split(line, ' ');
+    if (fields.size() == 2 && fields[0] == key) return parse_uint(fields[1]).value_or(0);
+  }
+  return 0;
+}
+}  // namespace
+
+Result<Stats> Cgroup::stats() const {
+  Stats s;
+  if (pure_v2()) {
+    std::string where = unified();
+    s.memory_usage = number_in(where + "/memory.current").value_or(0);
+    s.memory_limit = number_in(where + "/memory.max").value_or(0);
+    s.memory_cache = field_in(where + "/memory.stat", "inactive_file");
+    s.cpu_usage_ns = field_in(where + "/cpu.stat", "usage_usec") * 1000;
+    s.pids = number_in(where + "/pids.current").value_or(0);
+    s.pids_limit = number_in(where + "/pids.max").value_or(0);
+    s.oom_kills = field_in(where + "/memory.events", "oom_kill");
+    if (auto text = read_file(where + "/io.stat"); text)
+      for (const auto& word : split(*text, ' ')) {
+        if (word.starts_with("rbytes=")) s.read_bytes += parse_uint(word.substr(7)).value_or(0);
+        if (word.starts_with("wbytes=")) s.write_bytes += parse_uint(word.substr(7)).value_or(0);
+      }
+    return s;
+  }
+  std::string memory = folder("memory");
+  s.memory_usage = number_in(memory + "/memory.usage_in_bytes").value_or(0);
+  s.memory_limit = number_in(memory + "/memory.limit_in_bytes").value_or(0);
+  if (s.memory_limit >= (1ull << 62)) s.memory_limit = 0;
+  s.memory_cache = field_in(memory + "/memory.stat", "total_inactive_file");
+  s.oom_kills = field_in(memory + "/memory.oom_control", "oom_kill");
+  s.cpu_usage_ns = number_in(folder("cpuacct") + "/cpuacct.usage").value_or(0);
+  s.pids = number_in(folder("pids") + "/pids.current").value_or(0);
+  s.pids_limit = number_in(folder("pids") + "/pids.max").value_or(0);
+  if (auto text = read_file(folder("blkio") + "/blkio.throttle.io_service_bytes"); text)
+    for (const auto& line : split(*text, '\n', true)) {
+      auto fields = split(line, ' ');
+      if (fields.size() != 3) continue;
+      if (fields[1] == "Read") s.read_bytes += parse_uint(fields[2]).value_or(0);
+      if (fields[1] == "Write") s.write_bytes += parse_uint(fields[2]).value_or(0);
+    }
+  return s;
+}
+
+}  // namespace caisson::cgroups

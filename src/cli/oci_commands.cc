@@ -1,0 +1,400 @@
+// `caisson oci …`: the low-level runtime with runc's command line.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/process.h"
+#include "base/strings.h"
+#include "cli/oci.h"
+#include "cli/terminal.h"
+#include "runtime/runtime.h"
+
+namespace caisson::cli {
+namespace {
+
+using runtime::LaunchOptions;
+using runtime::Runtime;
+using runtime::Status;
+
+Result<std::string> absolute(const std::string& path) {
+  char resolved[PATH_MAX];
+  if (::realpath(path.c_str(), resolved) == nullptr) return fail_errno(path);
+  return std::string(resolved);
+}
+
+/// The pty's way from the container to here (foreground) or to the socket
+/// that the caller named.
+struct Console {
+  Fd sender;    ///< what the container's process uses
+  Fd receiver;  ///< foreground only
+};
+Result<Console> open_console(bool terminal, bool detached, const std::string& socket_path) {
+  Console console;
+  if (!terminal) {
+    if (!socket_path.empty()) return fail("cannot use console socket if runc will not detach or allocate tty");
+    return console;
+  }
+  if (!socket_path.empty()) {
+    console.sender = TRY(connect_unix(socket_path, SOCK_STREAM), "--console-socket");
+    return console;
+  }
+  if (detached) return fail("cannot allocate tty if runc will detach without setting console socket");
+  int fds[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
+  console.sender.reset(fds[0]);
+  console.receiver.reset(fds[1]);
+  return console;
+}
+
+Result<> write_pid_file(const Args& args, pid_t pid) {
+  if (!args.has("pid-file")) return {};
+  return replace_file(args.get("pid-file"), std::to_string(pid), 0644);
+}
+
+Result<int> preserve_fds(const Args& args) {
+  int count = 0;
+  if (args.has("preserve-fds")) count = static_cast<int>(TRY(parse_uint(args.get("preserve-fds"), 65536), "--preserve-fds"));
+  // sd_listen_fds(3): the caller's sockets start at 3 as well.
+  if (const char* listen = ::getenv("LISTEN_FDS"); listen != nullptr) count += static_cast<int>(TRY(parse_uint(listen, 65536), "LISTEN_FDS"));
+  for (int fd = 3; fd < 3 + count; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0) return fail_errno("--preserve-fds: descriptor " + std::to_string(fd));
+  return count;
+}
+
+Result<oci::Spec> bundle_spec(const std::string& bundle) {
+  auto spec = oci::load_spec(bundle + "/config.json");
+  if (!spec && spec.error().code == ENOENT) return fail("JSON specification file config.json not found in " + bundle, ENOENT);
+  if (spec && ::getenv("LISTEN_FDS") != nullptr && spec->process) {
+    spec->process->env.push_back(std::string("LISTEN_FDS=") + ::getenv("LISTEN_FDS"));
+    spec->process->env.push_back("LISTEN_PID=1");
+  }
+  return spec;
+}
+
+Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
+  Runtime rt(globals.root);
+  std::string id = args.rest()[0];
+  std::string bundle = TRY(absolute(args.get("bundle", ".")), "--bundle");
+  if (args.flag("no-pivot")) return fail("--no-pivot is not supported: the root is always changed with pivot_root");
+  bool detached = !run || args.flag("detach");
+  oci::Spec spec = TRY(bundle_spec(bundle));
+  bool terminal = spec.process && spec.process->terminal;
+  Console console = TRY(open_console(terminal, detached, args.get("console-socket")));
+  LaunchOptions options;
+  options.id = id;
+  options.bundle = bundle;
+  options.console_socket = console.sender.get();
+  options.preserve_fds = TRY(preserve_fds(args));
+  options.new_keyring = !args.flag("no-new-keyring");
+  options.start = run;
+  auto launched = TRY(rt.create(spec, std::move(options)));
+  if (auto written = write_pid_file(args, launched.pid); !written) {
+    (void)rt.remove(id, true);
+    return detail::propagate(std::move(written).error(), "--pid-file");
+  }
+  if (detached) return 0;
+  console.sender.reset();
+  Fd pty;
+  if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
+  int code = TRY(relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty)));
+  if (!args.flag("keep")) TRY(rt.remove(id, true));
+  return code;
+}
+
+constexpr Option kCreateOptions[] = {
+    {"-b,--bundle", "DIR", "path to the bundle (default: the current directory)"},
+    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
+    {"--pid-file", "FILE", "write the container's process id there"},
+    {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
+    {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
+    {"--no-new-keyring", "", "keep the caller's session keyring"},
+};
+constexpr Option kRunOptions[] = {
+    {"-b,--bundle", "DIR", "path to the bundle (default: the current directory)"},
+    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
+    {"-d,--detach", "", "leave the container running in the background"},
+    {"--keep", "", "do not delete the container when it ends"},
+    {"--pid-file", "FILE", "write the container's process id there"},
+    {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
+    {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
+    {"--no-new-keyring", "", "keep the caller's session keyring"},
+    {"--no-subreaper", "", "accepted for compatibility: nothing here makes itself a subreaper"},
+};
+
+Result<int> cmd_create(const Globals& g, const Args& a) { return create_or_run(g, a, false); }
+Result<int> cmd_run(const Globals& g, const Args& a) { return create_or_run(g, a, true); }
+
+Result<int> cmd_start(const Globals& globals, const Args& args) {
+  TRY(Runtime(globals.root).start(args.rest()[0]));
+  return 0;
+}
+
+Result<int> cmd_state(const Globals& globals, const Args& args) {
+  Runtime rt(globals.root);
+  auto state = TRY(rt.load(args.rest()[0]));
+  std::printf("%s\n", runtime::state_document(state, rt.status(state)).dump(2).c_str());
+  return 0;
+}
+
+Result<int> cmd_kill(const Globals& globals, const Args& args) {
+  int signal = TRY(oci::parse_signal(args.rest().size() > 1 ? args.rest()[1] : "SIGTERM"));
+  TRY(Runtime(globals.root).kill(args.rest()[0], signal, args.flag("all")));
+  return 0;
+}
+
+Result<int> cmd_delete(const Globals& globals, const Args& args) {
+  TRY(Runtime(globals.root).remove(args.rest()[0], args.flag("force")));
+  return 0;
+}
+
+Result<int> cmd_pause(const Globals& globals, const Args& args) {
+  TRY(Runtime(globals.root).pause(args.rest()[0], true));
+  return 0;
+}
+Result<int> cmd_resume(const Globals& globals, const Args& args) {
+  TRY(Runtime(globals.root).pause(args.rest()[0], false));
+  return 0;
+}
+
+Result<int> cmd_list(const Globals& globals, const Args& args) {
+  Runtime rt(globals.root);
+  auto states = TRY(rt.list());
+  std::sort(states.begin(), states.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  std::string format = args.get("format", "table");
+  if (format == "json") {
+    Json out = Json::array();
+    for (const auto& s : states) out.push_back(runtime::state_document(s, rt.status(s)));
+    std::printf("%s\n", states.empty() ? "null" : out.dump().c_str());
+  } else if (args.flag("quiet")) {
+    for (const auto& s : states) std::printf("%s\n", s.id.c_str());
+  } else if (format == "table") {
+    std::printf("%-24s %-10s %-10s %-40s %-30s %s\n", "ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER");
+    for (const auto& s : states) {
+      Status status = rt.status(s);
+      std::printf("%-24s %-10d %-10s %-40s %-30s %s\n", s.id.c_str(), status == Status::stopped ? 0 : s.pid, std::string(to_string(status)).c_str(), s.bundle.c_str(), s.created.c_str(), s.owner.c_str());
+    }
+  } else {
+    return fail("--format: \"" + format + "\" is neither table nor json");
+  }
+  return 0;
+}
+
+constexpr Option kExecOptions[] = {
+    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
+    {"--cwd", "DIR", "working directory in the container"},
+    {"-e,--env", "NAME=VALUE", "add an environment variable"},
+    {"-t,--tty", "", "give the process a terminal"},
+    {"-u,--user", "UID[:GID]", "numeric user and group"},
+    {"-g,--additional-gids", "GID", "add a supplementary group"},
+    {"-p,--process", "FILE", "read the process from this JSON document"},
+    {"-d,--detach", "", "do not wait for the process"},
+    {"--pid-file", "FILE", "write the process id there"},
+    {"--no-new-privs", "", "set no_new_privs"},
+    {"-c,--cap", "CAPABILITY", "add a capability"},
+    {"--preserve-fds", "N", "pass N more descriptors (3 and up)"},
+    {"--ignore-paused", "", "execute even in a paused container"},
+};
+
+Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
+  const std::string& id = args.rest()[0];
+  if (args.has("process")) {
+    Json document = TRY(read_json(args.get("process")), "--process");
+    auto process = TRY(oci::parse_process(document));
+    if (args.flag("tty")) process.terminal = true;
+    return process;
+  }
+  if (args.rest().size() < 2) return fail("exec: give a command, or --process FILE");
+  oci::Spec spec = TRY(rt.spec(id));
+  oci::Process process = spec.process.value_or(oci::Process{});
+  process.args.assign(args.rest().begin() + 1, args.rest().end());
+  process.terminal = args.flag("tty");
+  process.scheduler.reset();
+  for (const auto& e : args.all("env")) {
+    if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
+    process.env.push_back(e);
+  }
+  if (args.has("cwd")) process.cwd = args.get("cwd");
+  if (args.flag("no-new-privs")) process.no_new_privileges = true;
+  if (args.has("user")) {
+    auto parts = split(args.get("user"), ':');
+    if (parts.size() > 2) return fail("--user: expected UID[:GID]");
+    process.user.uid = static_cast<uint32_t>(TRY(parse_uint(parts[0], UINT32_MAX - 1), "--user"));
+    process.user.gid = parts.size() > 1 ? static_cast<uint32_t>(TRY(parse_uint(parts[1], UINT32_MAX - 1), "--user")) : process.user.gid;
+  }
+  for (const auto& gid : args.all("additional-gids")) process.user.additional_gids.push_back(static_cast<uint32_t>(TRY(parse_uint(gid, UINT32_MAX - 1), "--additional-gids")));
+  for (std::string cap : args.all("cap")) {
+    if (!cap.starts_with("CAP_")) cap = "CAP_" + cap;
+    if (oci::capability_number(cap) < 0) return fail("--cap: unknown capability \"" + cap + "\"");
+    if (!process.capabilities) process.capabilities.emplace();
+    // Never inheritable (CVE-2022-24769 and its kin).
+    for (auto* set : {&process.capabilities->bounding, &process.capabilities->effective, &process.capabilities->permitted}) set->push_back(cap);
+  }
+  return process;
+}
+
+Result<int> cmd_exec(const Globals& globals, const Args& args) {
+  Runtime rt(globals.root);
+  oci::Process process = TRY(exec_process(rt, args));
+  Console console = TRY(open_console(process.terminal, args.flag("detach"), args.get("console-socket")));
+  LaunchOptions options;
+  options.console_socket = console.sender.get();
+  options.preserve_fds = TRY(preserve_fds(args));
+  auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), args.flag("ignore-paused")));
+  TRY(write_pid_file(args, launched.pid), "--pid-file");
+  if (args.flag("detach")) return 0;
+  console.sender.reset();
+  Fd pty;
+  if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
+  return relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty));
+}
+
+Result<int> cmd_ps(const Globals& globals, const Args& args) {
+  Runtime rt(globals.root);
+  auto state = TRY(rt.load(args.rest()[0]));
+  auto group = TRY(rt.cgroup(state));
+  auto pids = TRY(group.processes());
+  std::sort(pids.begin(), pids.end());
+  if (args.get("format", "table") == "json") {
+    std::printf("%s\n", Json(pids).dump().c_str());
+    return 0;
+  }
+  std::printf("%-10s %-10s %-6s %s\n", "PID", "PPID", "STATE", "CMD");
+  for (pid_t pid : pids) {
+    auto stat = read_file("/proc/" + std::to_string(pid) + "/stat");
+    auto cmdline = read_file("/proc/" + std::to_string(pid) + "/cmdline");
+    if (!stat || !cmdline) continue;
+    std::replace(cmdline->begin(), cmdline->end(), '\0', ' ');
+    auto fields = split(std::string_view(*stat).substr(stat->rfind(')') + 2), ' ');
+    std::printf("%-10d %-10s %-6s %s\n", pid, fields[1].c_str(), fields[0].c_str(), cmdline->c_str());
+  }
+  return 0;
+}
+
+Result<int> cmd_update(const Globals& globals, const Args& args) {
+  oci::Resources r;
+  if (args.has("resources")) {
+    std::string path = args.get("resources");
+    std::string text = path == "-" ? TRY(read_fd(0, "stdin")) : TRY(read_file(path));
+    r = TRY(oci::parse_resources(TRY(parse_json(text, path))));
+  }
+  auto number = [&](const char* name) -> Result<int64_t> {
+    std::string text = args.get(name);
+    if (text.starts_with('-')) return -static_cast<int64_t>(TRY(parse_uint(text.substr(1), INT64_MAX), std::string("--") + name));
+    return static_cast<int64_t>(TRY(parse_size(text), std::string("--") + name));
+  };
+  if (args.has("memory")) r.memory.limit = TRY(number("memory"));
+  if (args.has("memory-reservation")) r.memory.reservation = TRY(number("memory-reservation"));
+  if (args.has("memory-swap")) r.memory.swap = TRY(number("memory-swap"));
+  if (args.has("cpu-period")) r.cpu.period = static_cast<uint64_t>(TRY(number("cpu-period")));
+  if (args.has("cpu-quota")) r.cpu.quota = TRY(number("cpu-quota"));
+  if (args.has("cpu-share")) r.cpu.shares = static_cast<uint64_t>(TRY(number("cpu-share")));
+  if (args.has("cpuset-cpus")) r.cpu.cpus = args.get("cpuset-cpus");
+  if (args.has("cpuset-mems")) r.cpu.mems = args.get("cpuset-mems");
+  if (args.has("pids-limit")) r.pids_limit = TRY(number("pids-limit"));
+  if (args.has("blkio-weight")) r.block_io.weight = static_cast<uint32_t>(TRY(number("blkio-weight")));
+  TRY(Runtime(globals.root).update(args.rest()[0], r));
+  return 0;
+}
+
+constexpr Option kUpdateOptions[] = {
+    {"-r,--resources", "FILE", "resources document, or - for stdin"},
+    {"--memory", "BYTES", "memory limit"},
+    {"--memory-reservation", "BYTES", "memory soft limit"},
+    {"--memory-swap", "BYTES", "memory and swap together; -1: no limit"},
+    {"--cpu-period", "MICROSECONDS", "CPU period"},
+    {"--cpu-quota", "MICROSECONDS", "CPU time per period"},
+    {"--cpu-share", "SHARES", "relative CPU weight"},
+    {"--cpuset-cpus", "LIST", "CPUs to run on"},
+    {"--cpuset-mems", "LIST", "memory nodes to use"},
+    {"--pids-limit", "N", "number of processes; -1: no limit"},
+    {"--blkio-weight", "N", "block I/O weight"},
+};
+
+Result<int> cmd_spec(const Globals&, const Args& args) {
+  std::string path = args.get("bundle", ".") + "/config.json";
+  if (exists(path)) return fail("File " + path + " exists. Remove it first");
+  oci::Spec spec = oci::default_spec();
+  if (args.flag("rootless")) return fail("--rootless is not supported");
+  Json document = oci::to_json(spec);
+  Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0644));
+  TRY(write_all(fd.get(), document.dump(2) + "\n"), path);
+  return 0;
+}
+
+Result<int> cmd_features(const Globals&, const Args&) {
+  Json out{{"ociVersionMin", "1.0.0"},
+           {"ociVersionMax", oci::kSpecVersion},
+           {"hooks", {"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}},
+           {"mountOptions", {"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud", "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnosuid", "rnosymfollow", "ro", "rprivate", "rro", "rrw", "rshared", "rslave", "rsuid", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "sync", "unbindable"}}};
+  Json linux{{"namespaces", {"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}},
+             {"capabilities", oci::capability_names()},
+             {"cgroup", {{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}, {"rdma", true}}},
+             {"seccomp", {{"enabled", true}, {"actions", {"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"}},
+                          {"operators", {"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"}}}},
+             {"apparmor", {{"enabled", false}}},
+             {"selinux", {{"enabled", false}}},
+             {"intelRdt", {{"enabled", false}}},
+             {"mountExtensions", {{"idmap", {{"enabled", false}}}}}};
+  out["linux"] = std::move(linux);
+  std::printf("%s\n", out.dump(2).c_str());
+  return 0;
+}
+
+constexpr Option kKillOptions[] = {{"-a,--all", "", "signal every process of the container"}};
+constexpr Option kDeleteOptions[] = {{"-f,--force", "", "kill the container first if it still runs"}};
+constexpr Option kListOptions[] = {{"-f,--format", "table|json", "how to print"}, {"-q,--quiet", "", "ids only"}};
+constexpr Option kPsOptions[] = {{"-f,--format", "table|json", "how to print"}};
+constexpr Option kSpecOptions[] = {{"-b,--bundle", "DIR", "where to write config.json"}, {"--rootless", "", "refused: not supported"}};
+
+constexpr Command kCreate{"create", "CONTAINER-ID", "create a container", "caisson oci create --bundle /bundles/web web", kCreateOptions, 1, 1, false, false, cmd_create};
+constexpr Command kStart{"start", "CONTAINER-ID", "start a created container", "caisson oci start web", {}, 1, 1, false, false, cmd_start};
+constexpr Command kRun{"run", "CONTAINER-ID", "create and start a container", "caisson oci run --bundle /bundles/web web", kRunOptions, 1, 1, false, false, cmd_run};
+constexpr Command kExec{"exec", "CONTAINER-ID COMMAND [ARGS]", "run one more process in a container", "caisson oci exec web ls -l /", kExecOptions, 1, SIZE_MAX, true, false, cmd_exec};
+constexpr Command kState{"state", "CONTAINER-ID", "print a container's state", "caisson oci state web", {}, 1, 1, false, false, cmd_state};
+constexpr Command kKill{"kill", "CONTAINER-ID [SIGNAL]", "send a signal (default: TERM)", "caisson oci kill web KILL", kKillOptions, 1, 2, false, false, cmd_kill};
+constexpr Command kDelete{"delete", "CONTAINER-ID", "delete a stopped container", "caisson oci delete --force web", kDeleteOptions, 1, 1, false, false, cmd_delete};
+constexpr Command kPause{"pause", "CONTAINER-ID", "suspend all processes", "caisson oci pause web", {}, 1, 1, false, false, cmd_pause};
+constexpr Command kResume{"resume", "CONTAINER-ID", "resume all processes", "caisson oci resume web", {}, 1, 1, false, false, cmd_resume};
+constexpr Command kList{"list", "", "list the containers", "caisson oci list --format json", kListOptions, 0, 0, false, false, cmd_list};
+constexpr Command kPs{"ps", "CONTAINER-ID", "list the processes of a container", "caisson oci ps web", kPsOptions, 1, SIZE_MAX, false, false, cmd_ps};
+constexpr Command kUpdate{"update", "CONTAINER-ID", "change limits", "caisson oci update --memory 64m web", kUpdateOptions, 1, 1, false, false, cmd_update};
+constexpr Command kSpec{"spec", "", "write a default config.json", "caisson oci spec --bundle /bundles/web", kSpecOptions, 0, 0, false, false, cmd_spec};
+constexpr Command kFeatures{"features", "", "print what this runtime supports", "caisson oci features", {}, 0, 0, false, false, cmd_features};
+
+constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kSpec, &kFeatures};
+constexpr Option kGlobals[] = {
+    {"--root", "DIR", "where the containers' state is kept"},
+    {"--log", "FILE", "write log messages there"},
+    {"--log-format", "text|json", "format of log messages"},
+    {"--debug", "", "log more"},
+    {"--systemd-cgroup", "", "refused: the systemd cgroup driver is not supported"},
+    {"--rootless", "BOOL", "accepted for compatibility; detected by itself"},
+};
+
+}  // namespace
+
+int run_oci(const std::vector<std::string>& arguments) {
+  Program program{"caisson oci", "The low-level container runtime, with runc's command line.", kGlobals, kCommands};
+  for (const auto& a : arguments) {
+    if (a == "--systemd-cgroup") {
+      log::error("error: --systemd-cgroup is not supported: use the cgroupfs driver");
+      return 1;
+    }
+    if (!a.starts_with("-")) break;
+  }
+  Globals defaults;
+  defaults.root = "/run/caisson/oci";
+  return run_program(program, arguments, defaults);
+}
+
+}  // namespace caisson::cli

@@ -1,0 +1,190 @@
+// The container's first process between clone and exec of the init.
+//
+//   parent                                child
+//   clone3 ───────────────────────────────▶ join namespaces by path
+//   write id maps, join the v1 cgroups
+//   'C' ──────────────────────────────────▶ unshare the cgroup namespace
+//                                           host name, rootfs, console
+//   run createRuntime hooks ◀──────── 'H'   (only where there are such hooks)
+//   'h' ──────────────────────────────────▶ createContainer hooks, pivot_root
+//                                           execveat(init)
+//   save the state ◀───────────────── 'R'   init: the program exists
+//   'G' park on exec.fifo, or 'S' start ──▶ init: drop privileges, execve
+//   end of file = the application runs, 'E' = it does not
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "base/strings.h"
+#include "runtime/internal.h"
+#include "sys/clone.h"
+
+namespace caisson::runtime {
+namespace {
+
+Result<> await(int sync, char wanted) {
+  char byte = 0;
+  ssize_t n;
+  do {
+    n = ::recv(sync, &byte, 1, 0);
+  } while (n < 0 && errno == EINTR);
+  if (n != 1 || byte != wanted) ::_exit(1);  // the runtime died: so does this
+  return {};
+}
+
+Result<> send_byte(int sync, char byte) {
+  if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) ::_exit(1);
+  return {};
+}
+
+Result<> set_scheduler(const oci::Scheduler& s) {
+  static const std::map<std::string_view, uint32_t> policies{{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3},
+                                                             {"SCHED_ISO", 4},   {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
+  static const std::map<std::string_view, uint64_t> flags{{"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2},      {"SCHED_FLAG_DL_OVERRUN", 4},
+                                                          {"SCHED_FLAG_KEEP_POLICY", 8},   {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32},
+                                                          {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
+  struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } attr{};
+  attr.size = sizeof attr;
+  auto policy = policies.find(s.policy);
+  if (policy == policies.end()) return fail("process.scheduler.policy: unknown policy \"" + s.policy + "\"");
+  attr.policy = policy->second;
+  for (const auto& name : s.flags) {
+    auto flag = flags.find(name);
+    if (flag == flags.end()) return fail("process.scheduler.flags: unknown flag \"" + name + "\"");
+    attr.flags |= flag->second;
+  }
+  attr.nice = s.nice;
+  attr.priority = static_cast<uint32_t>(s.priority);
+  attr.runtime = s.runtime;
+  attr.deadline = s.deadline;
+  attr.period = s.period;
+  if (::syscall(SYS_sched_setattr, 0, &attr, 0) < 0) return fail_errno("set process.scheduler");
+  return {};
+}
+
+Result<> apply_process_attributes(const ChildPlan& plan) {
+  const auto& process = *plan.process;
+  if (process.scheduler) TRY(set_scheduler(*process.scheduler));
+  if (process.io_priority) {
+    int io_class = process.io_priority->first == "IOPRIO_CLASS_RT" ? 1 : process.io_priority->first == "IOPRIO_CLASS_BE" ? 2 : 3;
+    if (::syscall(SYS_ioprio_set, 1, 0, io_class << 13 | process.io_priority->second) < 0) return fail_errno("set process.ioPriority");
+  }
+  if (plan.spec != nullptr && plan.spec->linux.personality)
+    if (::personality(*plan.spec->linux.personality) < 0) return fail_errno("set linux.personality");
+  return {};
+}
+
+Result<> set_up_container(ChildPlan& plan) {
+  for (const auto& ns : plan.namespaces)
+    if (::setns(ns.get(), 0) < 0) return fail_errno("join a namespace by its path");
+  TRY(await(plan.sync.get(), kGo));
+  if (plan.user_namespace) {
+    if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
+    ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  }
+  if (plan.unshare_flags != 0 && ::unshare(static_cast<int>(plan.unshare_flags)) < 0) return fail_errno("unshare namespaces");
+
+  const oci::Spec& spec = *plan.spec;
+  if (!spec.hostname.empty() && ::sethostname(spec.hostname.c_str(), spec.hostname.size()) < 0) return fail_errno("set the host name");
+  if (!spec.domainname.empty() && ::setdomainname(spec.domainname.c_str(), spec.domainname.size()) < 0) return fail_errno("set the domain name");
+
+  sys::RootDir root(TRY(duplicate(plan.rootfs.get())));
+  if (spec.find_namespace("mount") == nullptr) return fail("linux.namespaces: a container without a mount namespace is not supported");
+  TRY(set_up_rootfs(plan, root));
+  if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");
+  if (plan.runtime_hooks) {
+    TRY(send_byte(plan.sync.get(), kHooksNow));
+    TRY(await(plan.sync.get(), kHooksDone));
+  }
+  if (plan.container_hooks) TRY(run_hooks(spec.hooks.create_container, plan.hook_state, "createContainer"));
+  TRY(enter_rootfs(plan, root));
+  return {};
+}
+
+Result<> join_container(ChildPlan& plan) {
+  TRY(await(plan.sync.get(), kGo));
+  if (::setns(plan.join_pidfd, static_cast<int>(plan.join_flags)) < 0) return fail_errno("join the container's namespaces");
+  if (plan.user_namespace && (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)) return fail_errno("become root of the container's user namespace");
+  if (plan.process->terminal) {
+    sys::RootDir root = TRY(sys::RootDir::open("/"));
+    TRY(set_up_console(plan, root), "terminal");
+  }
+  return {};
+}
+
+Result<> execute_init(ChildPlan& plan) {
+  TRY(apply_process_attributes(plan));
+  if (!plan.process->terminal)
+    for (int i = 0; i < 3; ++i)
+      if (plan.stdio[i] >= 0 && plan.stdio[i] != i && ::dup2(plan.stdio[i], i) < 0) return fail_errno("set up stdio");
+  if (plan.process->terminal || plan.spec != nullptr) {
+    if (::getsid(0) != ::getpid()) ::setsid();
+  }
+  Fd program = TRY(open_init());
+  // The three descriptors the init needs move out of the way of those that
+  // the caller passes through (3 … 2 + preserve_fds).
+  int first_free = 3 + plan.preserve_fds;
+  auto lift = [&](Fd& fd) -> Result<> {
+    if (!fd.valid() || fd.get() >= first_free) return {};
+    int moved = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, first_free);
+    if (moved < 0) return fail_errno("move a descriptor");
+    fd.reset(moved);
+    return {};
+  };
+  TRY(lift(plan.sync));
+  TRY(lift(plan.fifo));
+  Fd document(::memfd_create("plan", MFD_CLOEXEC));
+  if (!document.valid()) return fail_errno("memfd");
+  TRY(lift(document));
+  TRY(lift(program));
+  TRY(write_all(document.get(), build_init_plan(plan)));
+  ::syscall(SYS_close_range, first_free, ~0u, CLOSE_RANGE_CLOEXEC);
+  for (int fd = 3; fd < first_free; ++fd) ::fcntl(fd, F_SETFD, 0);
+  for (const Fd* fd : {&plan.sync, &plan.fifo, &document})
+    if (fd->valid()) ::fcntl(fd->get(), F_SETFD, 0);
+  std::string number = std::to_string(document.get());
+  char name[] = "caisson-init";
+  char* const argv[] = {name, number.data(), nullptr};
+  char* const envp[] = {nullptr};
+  ::syscall(SYS_execveat, program.get(), "", argv, envp, AT_EMPTY_PATH);
+  return fail_errno("execute the init");
+}
+
+}  // namespace
+
+void run_child(ChildPlan& plan) {
+  // Closed to ptrace and /proc/PID/fd from inside (CVE-2016-9962), except
+  // while the parent must still write the id maps.
+  if (!plan.user_namespace) ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  auto done = plan.spec != nullptr ? set_up_container(plan) : join_container(plan);
+  if (done) done = execute_init(plan);
+  std::string record(1, init::kError);
+  int32_t code = done.error().code;
+  record.append(reinterpret_cast<const char*>(&code), sizeof code);
+  // The init's errors get their errno text from the parent; these carry it already.
+  record += '\0';
+  record += done.error().message;
+  ::send(plan.sync.get(), record.data(), std::min<size_t>(record.size(), 4096), MSG_NOSIGNAL);
+  ::_exit(1);
+}
+
+}  // namespace caisson::runtime

@@ -1,0 +1,36 @@
+#include <poll.h>
+#include <signal.h>
+
+#include "runtime/internal.h"
+
+namespace caisson::runtime {
+
+Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind) {
+  for (const auto& hook : hooks) {
+    std::string name = std::string(kind) + " hook " + hook.path;
+    auto input = TRY(make_pipe());
+    SpawnOptions options;
+    options.argv = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
+    if (!options.argv.empty()) options.argv[0] = hook.path;
+    options.env = hook.env;
+    options.stdin_fd = input.read.get();
+    Child child = TRY(spawn(options), name);
+    input.read.reset();
+    // The document is smaller than a pipe's buffer; a hook that does not read
+    // it makes EPIPE, which is no error.
+    struct sigaction ignore = {}, before;
+    ignore.sa_handler = SIG_IGN;
+    ::sigaction(SIGPIPE, &ignore, &before);
+    (void)write_all(input.write.get(), state);
+    ::sigaction(SIGPIPE, &before, nullptr);
+    input.write.reset();
+    struct pollfd poll = {child.pidfd(), POLLIN, 0};
+    int ready = ::poll(&poll, 1, hook.timeout ? *hook.timeout * 1000 : -1);
+    if (ready == 0) return fail(name + ": ran longer than its timeout of " + std::to_string(*hook.timeout) + " s");
+    ExitStatus status = TRY(child.wait(), name);
+    if (status.code != 0) return fail(name + ": exit status " + std::to_string(status.code));
+  }
+  return {};
+}
+
+}  // namespace caisson::runtime

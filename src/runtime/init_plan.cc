@@ -1,0 +1,125 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <map>
+
+#include "runtime/internal.h"
+
+extern "C" const unsigned char caisson_exec_init_begin[], caisson_exec_init_end[];
+
+namespace caisson::runtime {
+namespace {
+
+class Builder {
+ public:
+  Builder() : data_(sizeof(init::Plan), '\0') {}
+
+  uint64_t bytes(const void* source, size_t size) {
+    data_.resize((data_.size() + 7) & ~size_t{7});
+    uint64_t offset = data_.size();
+    data_.append(static_cast<const char*>(source), size);
+    return offset;
+  }
+  uint64_t text(const std::string& s) { return bytes(s.c_str(), s.size() + 1); }
+  uint64_t table(const std::vector<std::string>& list) {
+    std::vector<uint64_t> offsets;
+    for (const auto& s : list) offsets.push_back(text(s));
+    offsets.push_back(0);
+    return bytes(offsets.data(), offsets.size() * sizeof(uint64_t));
+  }
+  std::string finish(init::Plan plan) {
+    plan.magic = init::kMagic;
+    plan.size = data_.size();
+    std::memcpy(data_.data(), &plan, sizeof plan);
+    return std::move(data_);
+  }
+
+ private:
+  std::string data_;
+};
+
+uint64_t capability_mask(const std::vector<std::string>& names, uint32_t last) {
+  uint64_t mask = 0;
+  for (const auto& name : names)
+    if (int number = oci::capability_number(name); number >= 0 && static_cast<uint32_t>(number) <= last) mask |= uint64_t{1} << number;
+  return mask;
+}
+
+int rlimit_number(const std::string& type) {
+  static const std::map<std::string_view, int> known{
+      {"RLIMIT_AS", RLIMIT_AS},         {"RLIMIT_CORE", RLIMIT_CORE},     {"RLIMIT_CPU", RLIMIT_CPU},
+      {"RLIMIT_DATA", RLIMIT_DATA},     {"RLIMIT_FSIZE", RLIMIT_FSIZE},   {"RLIMIT_LOCKS", RLIMIT_LOCKS},
+      {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK}, {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", RLIMIT_NICE},
+      {"RLIMIT_NOFILE", RLIMIT_NOFILE}, {"RLIMIT_NPROC", RLIMIT_NPROC},   {"RLIMIT_RSS", RLIMIT_RSS},
+      {"RLIMIT_RTPRIO", RLIMIT_RTPRIO}, {"RLIMIT_RTTIME", RLIMIT_RTTIME}, {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING},
+      {"RLIMIT_STACK", RLIMIT_STACK}};
+  auto it = known.find(type);
+  return it == known.end() ? -1 : it->second;
+}
+
+}  // namespace
+
+std::string build_init_plan(const ChildPlan& plan) {
+  const oci::Process& process = *plan.process;
+  Builder b;
+  init::Plan p = {};
+  if (process.no_new_privileges) p.flags |= init::kNoNewPrivs;
+  if (plan.new_keyring) p.flags |= init::kNewKeyring;
+  if (process.capabilities) {
+    const auto& caps = *process.capabilities;
+    p.flags |= init::kSetCapabilities;
+    p.bounding = capability_mask(caps.bounding, plan.last_capability);
+    p.effective = capability_mask(caps.effective, plan.last_capability);
+    p.inheritable = capability_mask(caps.inheritable, plan.last_capability);
+    p.permitted = capability_mask(caps.permitted, plan.last_capability);
+    p.ambient = capability_mask(caps.ambient, plan.last_capability);
+  }
+  p.uid = process.user.uid;
+  p.gid = process.user.gid;
+  p.umask = process.user.umask.value_or(0xffffffff);
+  p.last_capability = plan.last_capability;
+  p.sync_fd = plan.sync.get();
+  p.fifo_fd = plan.fifo.valid() ? plan.fifo.get() : -1;
+  p.group_count = static_cast<uint32_t>(process.user.additional_gids.size());
+  p.groups = b.bytes(process.user.additional_gids.data(), p.group_count * sizeof(uint32_t));
+  p.argv = b.table(process.args);
+  p.envp = b.table(process.env);
+  p.cwd = b.text(process.cwd);
+  std::string path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  for (const auto& e : process.env)
+    if (e.starts_with("PATH=")) path = e.substr(5);
+  p.search_path = b.text(path);
+  if (plan.seccomp) {
+    p.seccomp_count = static_cast<uint32_t>(plan.seccomp->filter.size());
+    p.seccomp = b.bytes(plan.seccomp->filter.data(), plan.seccomp->filter.size() * sizeof(sock_filter));
+    p.seccomp_flags = plan.seccomp->flags;
+    p.listener = plan.seccomp->notify ? 1 : 0;
+  }
+  std::vector<init::Limit> limits;
+  for (const auto& l : process.rlimits) limits.push_back({static_cast<uint32_t>(rlimit_number(l.type)), 0, l.soft, l.hard});
+  p.limit_count = static_cast<uint32_t>(limits.size());
+  p.limits = b.bytes(limits.data(), limits.size() * sizeof(init::Limit));
+  std::vector<init::HookEntry> hooks;
+  for (const auto& h : plan.start_hooks)
+    hooks.push_back({b.text(h.path), b.table(h.args.empty() ? std::vector<std::string>{h.path} : h.args), b.table(h.env), h.timeout.value_or(0)});
+  p.hook_count = static_cast<uint32_t>(hooks.size());
+  p.hooks = b.bytes(hooks.data(), hooks.size() * sizeof(init::HookEntry));
+  p.state = b.text(plan.hook_state);
+  return b.finish(p);
+}
+
+Result<Fd> open_init() {
+  Fd fd(::memfd_create("init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.valid()) return fail_errno("memfd for the init");
+  auto size = static_cast<size_t>(caisson_exec_init_end - caisson_exec_init_begin);
+  TRY(write_all(fd.get(), std::string_view(reinterpret_cast<const char*>(caisson_exec_init_begin), size)));
+  ::fchmod(fd.get(), 0555);
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) return fail_errno("seal the init");
+  return fd;
+}
+
+}  // namespace caisson::runtime

@@ -1,0 +1,71 @@
+// What the parts of the runtime share with each other and nobody else.
+#pragma once
+
+#include <optional>
+
+#include "init/plan.h"
+#include "runtime/runtime.h"
+#include "sys/in_root.h"
+#include "sys/seccomp.h"
+
+namespace caisson::runtime {
+
+[[nodiscard]] Result<> save_state(const std::string& folder, const State& state);
+
+/// Everything the child needs, computed before it exists. Plain data and held
+/// descriptors; the child is a copy of this process and reads it in place.
+struct ChildPlan {
+  const oci::Spec* spec = nullptr;        ///< null for exec
+  const oci::Process* process = nullptr;
+  const cgroups::Cgroup* cgroup = nullptr;
+  std::vector<Fd> namespaces;             ///< to join, in order
+  uint64_t unshare_flags = 0;             ///< namespaces to make after the cgroup was joined
+  int join_pidfd = -1;                    ///< exec: the container's init
+  uint64_t join_flags = 0;
+  bool user_namespace = false;            ///< a new one: wait for its maps
+  Fd rootfs;                              ///< detached mount of the root
+  std::vector<Fd> bind_sources;           ///< user namespace: sources cloned by the parent; parallel to spec->mounts
+  std::optional<sys::SeccompProgram> seccomp;
+  std::vector<oci::Hook> start_hooks;
+  bool container_hooks = false, runtime_hooks = false;
+  std::string bundle;                     ///< base of relative bind sources
+  std::string hook_state;
+  Fd sync;                                ///< the child's end
+  Fd fifo;
+  int console_socket = -1;
+  int preserve_fds = 0;
+  bool new_keyring = true;
+  int stdio[3] = {-1, -1, -1};
+  uint32_t last_capability = 40;
+};
+
+// Messages between parent and child before the init takes over (init/plan.h
+// has the rest). The socket keeps message boundaries.
+inline constexpr char kGo = 'C';          ///< parent → child: cgroup joined, id maps written
+inline constexpr char kHooksNow = 'H';    ///< child → parent: namespaces exist, run the runtime hooks
+inline constexpr char kHooksDone = 'h';
+
+/// Runs in: the container child, from clone to exec of the init. Never returns.
+[[noreturn]] void run_child(ChildPlan& plan);
+
+/// Mounts, devices, links, masks below the root; leaves the process with the
+/// container's root as "/". Runs in: the container child.
+[[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
+[[nodiscard]] Result<> enter_rootfs(const ChildPlan& plan, const sys::RootDir& root);
+/// Opens a pty in the container's devpts, makes it the controlling terminal
+/// and stdio, sends the primary end over the console socket.
+[[nodiscard]] Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root);
+
+/// Serialises the last steps for the init. `environment` is the final one.
+[[nodiscard]] std::string build_init_plan(const ChildPlan& plan);
+/// The embedded init as a sealed memfd, ready for execveat(2).
+[[nodiscard]] Result<Fd> open_init();
+
+/// Runs the hooks in order with the state document on stdin and, of the
+/// environment, only what each hook names.
+[[nodiscard]] Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind);
+
+/// Compiles the policy, or takes the compiled program from the cache folder.
+[[nodiscard]] Result<sys::SeccompProgram> seccomp_program(const oci::Seccomp& policy, const std::string& cache_folder);
+
+}  // namespace caisson::runtime

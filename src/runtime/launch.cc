@@ -1,0 +1,325 @@
+// The parent's side of making a container and of executing in one. child.cc
+// draws the handshake.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/rollback.h"
+#include "base/strings.h"
+#include "runtime/internal.h"
+#include "sys/clone.h"
+#include "sys/mount.h"
+
+namespace caisson::runtime {
+namespace {
+
+struct SocketPair {
+  Fd parent, child;
+};
+Result<SocketPair> make_sync() {
+  int fds[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
+  return SocketPair{Fd(fds[0]), Fd(fds[1])};
+}
+
+/// The next message of the child; an 'E' record becomes the error.
+Result<char> receive(int sync) {
+  char buffer[4096 + 8];
+  ssize_t n;
+  do {
+    n = ::recv(sync, buffer, sizeof buffer, 0);
+  } while (n < 0 && errno == EINTR);
+  if (n <= 0) return fail("the container's first process ended early (killed, or out of memory under its own limit)");
+  if (buffer[0] != init::kError || n < 5) return buffer[0];
+  int32_t code;
+  std::memcpy(&code, buffer + 1, sizeof code);
+  std::string text(buffer + 5, static_cast<size_t>(n - 5));
+  if (!text.empty() && text[0] == '\0') return fail(text.substr(1), code);  // carries its errno text
+  if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
+  return fail_errno(text, code);
+}
+
+Result<> send_byte(int sync, char byte) {
+  if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) return fail_errno("speak to the container's first process");
+  return {};
+}
+
+Result<> write_maps(pid_t pid, const oci::Linux& linux) {
+  auto text = [](const std::vector<oci::IdMapping>& list) {
+    std::string out;
+    for (const auto& m : list) out += std::to_string(m.container_id) + " " + std::to_string(m.host_id) + " " + std::to_string(m.size) + "\n";
+    return out;
+  };
+  std::string proc = "/proc/" + std::to_string(pid);
+  if (::geteuid() != 0) TRY(write_file(proc + "/setgroups", "deny"));
+  TRY(write_file(proc + "/uid_map", text(linux.uid_mappings)), "linux.uidMappings");
+  TRY(write_file(proc + "/gid_map", text(linux.gid_mappings)), "linux.gidMappings");
+  return {};
+}
+
+/// deny all, then what config.json says, then the devices every container has
+/// (config-linux.md, "Default Devices").
+std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
+  std::vector<oci::DeviceRule> rules;
+  if (resources.devices.empty() || resources.devices[0].type != "a") rules.push_back({.allow = false, .type = "a", .major = {}, .minor = {}, .access = "rwm"});
+  rules.insert(rules.end(), resources.devices.begin(), resources.devices.end());
+  rules.push_back({.allow = true, .type = "c", .major = {}, .minor = {}, .access = "m"});
+  rules.push_back({.allow = true, .type = "b", .major = {}, .minor = {}, .access = "m"});
+  const std::pair<int64_t, int64_t> devices[] = {{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}, {136, -1}};
+  for (auto [major, minor] : devices)
+    rules.push_back({.allow = true, .type = "c", .major = major, .minor = minor < 0 ? std::optional<int64_t>() : minor, .access = "rwm"});
+  return rules;
+}
+
+Result<uint32_t> last_capability() {
+  auto text = TRY(read_file("/proc/sys/kernel/cap_last_cap"));
+  return static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
+}
+
+Result<> check_process(const oci::Process& process) {
+  if (process.args.empty()) return fail("process.args: must not be empty");
+  for (const auto& l : process.rlimits)
+    if (!l.type.starts_with("RLIMIT_")) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
+  if (!process.apparmor_profile.empty() && !exists("/sys/kernel/security/apparmor")) return fail("process.apparmorProfile: this host has no AppArmor", ENOTSUP);
+  if (!process.apparmor_profile.empty()) return fail("process.apparmorProfile: not supported", ENOTSUP);
+  if (!process.selinux_label.empty()) return fail("process.selinuxLabel: not supported", ENOTSUP);
+  return {};
+}
+
+/// Reaps a child that failed during set-up.
+void put_down(const sys::Cloned& child) {
+  (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
+  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+Result<> set_oom_score(pid_t pid, const oci::Process& process) {
+  if (!process.oom_score_adj) return {};
+  return write_file("/proc/" + std::to_string(pid) + "/oom_score_adj", std::to_string(*process.oom_score_adj));
+}
+
+/// Waits for the seccomp listener, where there is one, and then for the end
+/// of file that says the application runs.
+Result<> await_exec(int sync) {
+  char byte;
+  ssize_t n;
+  do {
+    n = ::recv(sync, &byte, 1, MSG_PEEK);
+  } while (n < 0 && errno == EINTR);
+  if (n == 0) return {};
+  TRY(receive(sync));
+  return fail("unexpected message from the init");
+}
+
+}  // namespace
+
+Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) const {
+  TRY(check_id(options.id));
+  if (!spec.process && options.start) return fail("config.json: process: is required to start");
+  static const oci::Process placeholder{.args = {"/"}};
+  const oci::Process& process = spec.process ? *spec.process : placeholder;
+  TRY(check_process(process), "config.json");
+
+  ChildPlan plan;
+  plan.spec = &spec;
+  plan.process = &process;
+  plan.bundle = options.bundle;
+  plan.console_socket = options.console_socket;
+  plan.preserve_fds = options.preserve_fds;
+  plan.new_keyring = options.new_keyring;
+  std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
+  plan.last_capability = TRY(last_capability());
+  plan.start_hooks = spec.hooks.start_container;
+  plan.container_hooks = !spec.hooks.create_container.empty();
+  plan.runtime_hooks = !spec.hooks.prestart.empty() || !spec.hooks.create_runtime.empty();
+  if (process.terminal && options.console_socket < 0) return fail("process.terminal is true: give a console socket, or run in the foreground");
+
+  State state;
+  state.id = options.id;
+  state.bundle = options.bundle;
+  state.rootfs = spec.root_path[0] == '/' ? spec.root_path : options.bundle + "/" + spec.root_path;
+  state.created = rfc3339_now();
+  state.owner = ::geteuid() == 0 ? "root" : std::to_string(::geteuid());
+  state.annotations = spec.annotations;
+  state.version = spec.version;
+
+  uint64_t clone_flags = 0;
+  bool user_path = false;
+  for (const auto& ns : spec.linux.namespaces) {
+    uint64_t flag = sys::namespace_flag(ns.type);
+    state.namespaces.push_back(ns.type);
+    if (ns.path.empty()) {
+      clone_flags |= flag;
+      continue;
+    }
+    Fd fd = TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type);
+    if (ns.type == "user") user_path = true;
+    if (ns.type == "pid" || ns.type == "time") {
+      // Only children enter these, so this process prepares the next clone.
+      if (::setns(fd.get(), 0) < 0) return fail_errno("join the " + ns.type + " namespace " + ns.path);
+      continue;
+    }
+    plan.namespaces.push_back(std::move(fd));
+  }
+  if (user_path) return fail("linux.namespaces: joining a user namespace by its path is not supported", ENOTSUP);
+  plan.user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
+  if (plan.user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
+
+  // --- the container's folder: from here on the id is taken
+  TRY(make_dirs(root_, 0700));
+  std::string folder = this->folder(options.id);
+  if (::mkdir(folder.c_str(), 0711) < 0) {
+    if (errno == EEXIST) return fail("container with id \"" + options.id + "\" already exists", EEXIST);
+    return fail_errno("create " + folder);
+  }
+  Rollback undo;
+  undo.on_failure([&] { (void)remove_tree(folder); });
+  FileLock lock = TRY(FileLock::acquire(folder + "/lock"));
+  auto cgroup = TRY(cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
+  state.cgroup_path = cgroup.path();
+  TRY(save_state(folder, state));
+  TRY(replace_file(folder + "/config.json", oci::to_json(spec).dump()));
+
+  plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
+  if (plan.user_namespace)
+    for (const auto& mount : spec.mounts) {
+      auto& source = plan.bind_sources.emplace_back();
+      auto parsed = sys::parse_mount_options(mount.options);
+      if (parsed.bind || mount.type == "bind") source = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : options.bundle + "/" + mount.source, parsed.recursive), "mount " + mount.destination);
+    }
+  if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
+  if (plan.seccomp && plan.seccomp->notify) return fail("linux.seccomp: action SCMP_ACT_NOTIFY is not supported", ENOTSUP);
+
+  plan.cgroup = &cgroup;
+  oci::Resources resources = spec.linux.resources;
+  resources.devices = device_rules(spec.linux.resources);
+  TRY(cgroup.create(resources));
+  undo.on_failure([&] { (void)cgroup.destroy(); });
+  Fd cgroup_fd = TRY(cgroup.v2_fd());
+
+  if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
+  // Both ways, so that neither opening it nor reading from it ever sees the
+  // end of the other side.
+  plan.fifo = TRY(open_file(folder + "/exec.fifo", O_RDWR));
+  auto sync = TRY(make_sync());
+  plan.sync = std::move(sync.child);
+
+  // A cgroup namespace shows the cgroup that its maker is in: on v1 that is
+  // right only after the child was moved.
+  if (!cgroup_fd.valid()) {
+    plan.unshare_flags = clone_flags & CLONE_NEWCGROUP;
+    clone_flags &= ~static_cast<uint64_t>(CLONE_NEWCGROUP);
+  }
+  if (clone_flags & CLONE_NEWTIME) {
+    if (::unshare(CLONE_NEWTIME) < 0) return fail_errno("create a time namespace");
+    std::string offsets;
+    for (const auto& [clock, offset] : spec.linux.time_offsets) offsets += clock + " " + std::to_string(offset.secs) + " " + std::to_string(offset.nanosecs) + "\n";
+    if (!offsets.empty()) TRY(write_file("/proc/self/timens_offsets", offsets), "linux.timeOffsets");
+    clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
+  }
+  plan.hook_state = state_document(state, Status::creating).dump();
+  auto child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
+  if (child.pid == 0) run_child(plan);
+  undo.on_failure([&] { put_down(child); });
+  plan.sync.reset();
+
+  if (plan.user_namespace) TRY(write_maps(child.pid, spec.linux));
+  if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
+  TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
+  state.pid = child.pid;
+  state.start_time = TRY(process_start_time(child.pid));
+  TRY(send_byte(sync.parent.get(), kGo));
+  char message = TRY(receive(sync.parent.get()));
+  if (message == kHooksNow) {
+    std::string document = state_document(state, Status::creating).dump();
+    TRY(run_hooks(spec.hooks.prestart, document, "prestart"));
+    TRY(run_hooks(spec.hooks.create_runtime, document, "createRuntime"));
+    TRY(send_byte(sync.parent.get(), kHooksDone));
+    message = TRY(receive(sync.parent.get()));
+  }
+  if (message != init::kReady) return fail("unexpected message from the container");
+  if (options.start && ::unlink((folder + "/exec.fifo").c_str()) < 0) return fail_errno("remove exec.fifo");
+  TRY(save_state(folder, state));
+  TRY(send_byte(sync.parent.get(), options.start ? init::kStart : init::kPark));
+  if (options.start) {
+    TRY(await_exec(sync.parent.get()));
+    if (auto ok = run_hooks(spec.hooks.poststart, state_document(state, Status::running).dump(), "poststart"); !ok) return detail::propagate(std::move(ok).error());
+  }
+  undo.keep();
+  return Launched{child.pid, std::move(child.pidfd)};
+}
+
+Result<> Runtime::start(const std::string& id) const {
+  State state = TRY(load(id));
+  FileLock lock = TRY(FileLock::acquire(folder(id) + "/lock"));
+  Status now = status(state);
+  if (now == Status::stopped) return fail("cannot start a container that has stopped");
+  if (now != Status::created) return fail("cannot start an already running container");
+  oci::Spec spec = TRY(this->spec(id));
+  if (!spec.process) return fail("cannot start: config.json has no process");
+  std::string path = folder(id) + "/exec.fifo";
+  Fd fifo = TRY(open_file(path, O_WRONLY | O_NONBLOCK), "start container " + id);
+  // Gone before the go-ahead: a start that dies here leaves a container that
+  // is stopped by delete, never one that starts twice.
+  TRY(write_all(fifo.get(), "1"));
+  if (::unlink(path.c_str()) < 0) return fail_errno("remove " + path);
+  return run_hooks(spec.hooks.poststart, state_document(state, Status::running).dump(), "poststart");
+}
+
+Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, bool ignore_paused) const {
+  State state = TRY(load(id));
+  Status now = status(state);
+  if (now == Status::stopped) return fail("cannot exec in a stopped container");
+  if (now == Status::creating) return fail("cannot exec in a container that is being created");
+  if (now == Status::paused && !ignore_paused) return fail("cannot exec in a paused container (use --ignore-paused to override)");
+  TRY(check_process(process));
+  if (process.terminal && options.console_socket < 0) return fail("a terminal needs a console socket");
+  oci::Spec spec = TRY(this->spec(id));
+
+  Fd init = TRY(open_pidfd(state.pid), "container " + id);
+  if (!process_alive(state.pid, state.start_time)) return fail("cannot exec in a stopped container");
+  auto cgroup = TRY(this->cgroup(state));
+  ChildPlan plan;
+  plan.process = &process;
+  plan.join_pidfd = init.get();
+  plan.console_socket = options.console_socket;
+  plan.preserve_fds = options.preserve_fds;
+  plan.last_capability = TRY(last_capability());
+  plan.new_keyring = false;
+  std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
+  for (const auto& type : state.namespaces) {
+    if (type == "user") plan.user_namespace = true;
+    if (type != "pid") plan.join_flags |= sys::namespace_flag(type);
+  }
+  if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
+  if (std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end())
+    if (::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
+
+  auto sync = TRY(make_sync());
+  plan.sync = std::move(sync.child);
+  Fd cgroup_fd = TRY(cgroup.v2_fd());
+  auto child = TRY(sys::clone_process(0, cgroup_fd.get()));
+  if (child.pid == 0) run_child(plan);
+  plan.sync.reset();
+  Rollback undo;
+  undo.on_failure([&] { put_down(child); });
+  if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
+  TRY(set_oom_score(child.pid, process));
+  TRY(send_byte(sync.parent.get(), kGo));
+  if (TRY(receive(sync.parent.get())) != init::kReady) return fail("unexpected message from the container");
+  TRY(send_byte(sync.parent.get(), init::kStart));
+  TRY(await_exec(sync.parent.get()));
+  undo.keep();
+  return Launched{child.pid, std::move(child.pidfd)};
+}
+
+}  // namespace caisson::runtime

@@ -1,0 +1,91 @@
+// The low-level runtime: containers as the OCI runtime-spec defines them
+// (runtime.md, "Lifecycle"). Knows bundles, never images.
+//
+// Every call needs a single-threaded caller: the container's first process is
+// a copy of it until it executes the embedded init.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/process.h"
+#include "cgroups/cgroup.h"
+#include "oci/spec.h"
+
+namespace caisson::runtime {
+
+enum class Status { creating, created, running, paused, stopped };
+[[nodiscard]] std::string_view to_string(Status status);
+
+/// What <root>/<id>/state.json holds. Writer: this module.
+struct State {
+  std::string id;
+  std::string bundle, rootfs;
+  std::string created;  ///< RFC 3339
+  std::string owner;    ///< name of the user who made it
+  pid_t pid = 0;        ///< of the container's init; 0 until there is one
+  uint64_t start_time = 0;  ///< of that pid, in clock ticks since boot
+  std::string cgroup_path;
+  std::map<std::string, std::string> annotations;
+  std::string version;
+  std::vector<std::string> namespaces;  ///< types the container has of its own
+};
+
+struct LaunchOptions {
+  std::string id;
+  std::string bundle;              ///< absolute
+  int console_socket = -1;         ///< connected unix socket that gets the pty's primary end
+  int preserve_fds = 0;            ///< descriptors 3 … 2+n pass through
+  bool new_keyring = true;
+  bool start = false;              ///< run at once instead of waiting for start()
+  int stdio[3] = {-1, -1, -1};     ///< -1: the caller's own
+  Fd rootfs_mount;                 ///< a detached mount to use in place of spec.root_path
+};
+
+struct Launched {
+  pid_t pid = 0;
+  Fd pidfd;
+};
+
+/// The containers below one state folder (runc's --root).
+class Runtime {
+ public:
+  explicit Runtime(std::string root) : root_(std::move(root)) {}
+
+  [[nodiscard]] Result<Launched> create(const oci::Spec& spec, LaunchOptions options) const;
+  [[nodiscard]] Result<> start(const std::string& id) const;
+  /// Runs one more process inside. The result is a child of the caller.
+  [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, bool ignore_paused = false) const;
+  [[nodiscard]] Result<> kill(const std::string& id, int signal, bool all) const;
+  /// Deletes a stopped container; with `force`, kills it first. A half-made
+  /// one counts as stopped, whatever step its maker died in.
+  [[nodiscard]] Result<> remove(const std::string& id, bool force) const;
+  [[nodiscard]] Result<> pause(const std::string& id, bool paused) const;
+  [[nodiscard]] Result<> update(const std::string& id, const oci::Resources& resources) const;
+
+  [[nodiscard]] Result<State> load(const std::string& id) const;
+  [[nodiscard]] Result<std::vector<State>> list() const;
+  [[nodiscard]] Status status(const State& state) const;
+  [[nodiscard]] Result<cgroups::Cgroup> cgroup(const State& state) const;
+  /// The config.json the container was made from.
+  [[nodiscard]] Result<oci::Spec> spec(const std::string& id) const;
+  [[nodiscard]] std::string folder(const std::string& id) const { return root_ + "/" + id; }
+  [[nodiscard]] const std::string& root() const { return root_; }
+
+ private:
+  std::string root_;
+};
+
+/// Letters, digits and "_+-." only (as runc), at most 1024 of them, not "." or "..".
+[[nodiscard]] Result<> check_id(const std::string& id);
+/// The state document of runtime.md, "State".
+[[nodiscard]] Json state_document(const State& state, Status status);
+/// Whether `pid` is still the process that started at `start_time` and not a zombie.
+[[nodiscard]] bool process_alive(pid_t pid, uint64_t start_time);
+
+}  // namespace caisson::runtime

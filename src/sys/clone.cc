@@ -1,0 +1,50 @@
+#include "sys/clone.h"
+
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace caisson::sys {
+
+Result<Cloned> clone_process(uint64_t flags, int cgroup_fd) {
+  int pidfd = -1;
+  struct clone_args args = {};
+  args.flags = flags | CLONE_PIDFD;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  args.exit_signal = SIGCHLD;
+  if (cgroup_fd >= 0) {
+    args.flags |= CLONE_INTO_CGROUP;
+    args.cgroup = static_cast<uint64_t>(cgroup_fd);
+  }
+  long pid = ::syscall(SYS_clone3, &args, sizeof args);
+  if (pid < 0) return fail_errno("create a process with new namespaces");
+  if (pid == 0) return Cloned{0, Fd()};
+  return Cloned{static_cast<pid_t>(pid), Fd(pidfd)};
+}
+
+namespace {
+struct Kind {
+  std::string_view type, file;
+  uint64_t flag;
+};
+constexpr Kind kKinds[] = {
+    {"pid", "pid", CLONE_NEWPID}, {"network", "net", CLONE_NEWNET}, {"mount", "mnt", CLONE_NEWNS},          {"ipc", "ipc", CLONE_NEWIPC},
+    {"uts", "uts", CLONE_NEWUTS}, {"user", "user", CLONE_NEWUSER},  {"cgroup", "cgroup", CLONE_NEWCGROUP}, {"time", "time", CLONE_NEWTIME},
+};
+}  // namespace
+
+uint64_t namespace_flag(std::string_view type) {
+  for (const auto& kind : kKinds)
+    if (kind.type == type) return kind.flag;
+  return 0;
+}
+
+std::string_view namespace_file(std::string_view type) {
+  for (const auto& kind : kKinds)
+    if (kind.type == type) return kind.file;
+  return {};
+}
+
+}  // namespace caisson::sys
