@@ -3,11 +3,12 @@
 #include <vector>
 
 #include "base/strings.h"
+#include "cli/commands.h"
 #include "cli/oci.h"
 
 int main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (caisson::base_name(argv[0]) == "caisson-oci") return caisson::cli::run_oci(arguments);
   if (!arguments.empty() && arguments[0] == "oci") return caisson::cli::run_oci({arguments.begin() + 1, arguments.end()});
-  return 1;
+  return caisson::cli::run_caisson(arguments);
 }

@@ -9,7 +9,9 @@
 
 #include "runtime/internal.h"
 
-extern "C" const unsigned char caisson_exec_init_begin[], caisson_exec_init_end[];
+#include "runtime/embedded.h"
+
+extern "C" const unsigned char caisson_exec_init_begin[], caisson_exec_init_end[], caisson_supervisor_begin[], caisson_supervisor_end[];
 
 namespace caisson::runtime {
 namespace {
@@ -120,6 +122,11 @@ Result<Fd> open_init() {
   ::fchmod(fd.get(), 0555);
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) return fail_errno("seal the init");
   return fd;
+}
+
+Result<> write_supervisor(const std::string& path) {
+  auto size = static_cast<size_t>(caisson_supervisor_end - caisson_supervisor_begin);
+  return replace_file(path, std::string_view(reinterpret_cast<const char*>(caisson_supervisor_begin), size), 0555);
 }
 
 }  // namespace caisson::runtime

@@ -1,0 +1,23 @@
+// The commands of `caisson`, each defined beside its code.
+#pragma once
+
+#include "cli/command.h"
+
+namespace caisson::cli {
+
+// container_commands.cc
+extern const Command kRunCommand, kCreateCommand, kStartCommand, kStopCommand, kRestartCommand, kKillCommand, kRmCommand, kWaitCommand, kAttachCommand, kExecCommand,
+    kRenameCommand, kPauseCommand, kUnpauseCommand, kMonitorCommand;
+// report_commands.cc
+extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, kTopCommand, kPortCommand;
+// image_commands.cc
+extern const Command kImagesCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
+// resource_commands.cc
+extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
+// copy_command.cc
+extern const Command kCpCommand;
+
+/// Runs `caisson` with the arguments after its name.
+int run_caisson(const std::vector<std::string>& arguments);
+
+}  // namespace caisson::cli

@@ -1,0 +1,599 @@
+#include "engine/monitor.h"
+
+#include <fcntl.h>
+#include <linux/nsfs.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <deque>
+#include <list>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/rollback.h"
+#include "base/strings.h"
+#include "engine/attach.h"
+#include "engine/container_log.h"
+#include "engine/containers.h"
+#include "engine/exit_code.h"
+#include "engine/remove.h"
+#include "engine/rootfs.h"
+#include "engine/spec_builder.h"
+#include "network/proxy.h"
+#include "network/resolver.h"
+#include "runtime/runtime.h"
+
+namespace caisson::engine {
+namespace {
+
+constexpr size_t kQueueLimit = 1u << 20;  // bytes waiting for one client
+
+class Monitor {
+ public:
+  Monitor(const MonitorOptions& options, EventLoop loop)
+      : options_(options), loop_(std::move(loop)), containers_(options.root, options.run_root), networks_(options.root), runtime_(options.run_root + "/oci") {}
+
+  Result<int> run() {
+    container_ = TRY(containers_.load(options_.id));
+    run_folder_ = containers_.run_folder(options_.id);
+    TRY(make_dirs(run_folder_, 0700));
+    // Held as long as this process lives: this is how others see it.
+    lock_ = TRY(FileLock::try_acquire(run_folder_ + "/monitor.lock"), "container " + container_.config.name + " has a monitor already");
+    ::prctl(PR_SET_NAME, "caisson-monitor");
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+    sigset_t set;
+    sigfillset(&set);
+    ::sigprocmask(SIG_SETMASK, &set, nullptr);
+    signals_.reset(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    TRY(loop_.add(signals_.get(), EPOLLIN, [this](uint32_t) { drain_signals(); }));
+    log_ = TRY(ContainerLog::open(containers_.folder(options_.id) + "/log"));
+    TRY(listen_for_clients());
+    if (options_.client_fd >= 0) TRY(add_client(Fd(options_.client_fd)));
+
+    auto begun = options_.adopt ? adopt() : start();
+    if (!begun) {
+      report(begun.error().message);
+      fail_start(begun.error());
+      return detail::propagate(std::move(begun).error());
+    }
+    report("ok");
+    TRY(loop_.run());
+    return exit_code_;
+  }
+
+ private:
+  struct Client {
+    Fd fd;
+    std::deque<std::string> queue;
+    size_t queued = 0;
+    bool closing = false;
+  };
+
+  // --- beginning
+
+  Result<> start() {
+    const ContainerConfig& config = container_.config;
+    Rollback undo;
+    undo.on_failure([&] { tear_down(); });
+    // Left by a life that ended badly.
+    TRY(runtime_.remove(config.id, true));
+    TRY(set_up_network());
+    auto layers = TRY(layer_folders(options_.root, config));
+    std::string base = containers_.folder(config.id);
+    Fd rootfs = TRY(mount_rootfs(layers, base + "/upper", base + "/work"));
+    sys::RootDir root(TRY(duplicate(rootfs.get())));
+    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.valid() ? netns_.get() : -1};
+    oci::Spec spec = TRY(build_spec(inputs));
+    runtime::LaunchOptions launch;
+    launch.id = config.id;
+    launch.bundle = run_folder_;
+    launch.start = true;
+    launch.rootfs_mount = std::move(rootfs);
+    Fd console_ours, console_theirs, stdio[3];
+    if (config.tty) {
+      int pair[2];
+      if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) return fail_errno("socketpair");
+      console_ours.reset(pair[0]);
+      console_theirs.reset(pair[1]);
+      launch.console_socket = console_theirs.get();
+    } else {
+      TRY(make_stdio(spec.process->user, stdio));
+      for (int i = 0; i < 3; ++i) launch.stdio[i] = stdio[i].get();
+    }
+    auto launched = TRY(runtime_.create(spec, std::move(launch)));
+    pid_ = launched.pid;
+    pidfd_ = std::move(launched.pidfd);
+    if (config.tty) {
+      console_theirs.reset();
+      TRY(take_terminal(console_ours.get()));
+    }
+    undo.keep();
+    Status& s = container_.status;
+    s.state = "running";
+    s.pid = pid_;
+    s.start_time = TRY(process_start_time(pid_));
+    s.started = rfc3339_now();
+    s.finished.clear();
+    s.error.clear();
+    s.exit_code = 0;
+    s.oom_killed = false;
+    s.stopped_by_user = false;
+    s.boot_id = boot_id();
+    TRY(containers_.save_status(config.id, s));
+    started_at_ = monotonic_ms();
+    return watch();
+  }
+
+  Result<> adopt() {
+    Status& s = container_.status;
+    pidfd_ = TRY(open_pidfd(s.pid));
+    if (!runtime::process_alive(s.pid, s.start_time)) return fail("container " + container_.config.name + " is not running any more", ESRCH);
+    pid_ = s.pid;
+    adopted_ = true;
+    if (!container_.endpoint.ip.empty()) {
+      netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
+      TRY(serve_network());
+    }
+    if (!container_.config.tty) {
+      Fd none[3];
+      TRY(make_stdio({}, none));
+    }
+    started_at_ = monotonic_ms();
+    return watch();
+  }
+
+  Result<> watch() {
+    TRY(loop_.add(pidfd_.get(), EPOLLIN, [this](uint32_t) { ended(); }));
+    for (auto& [fd, type] : {std::pair<Fd&, char>(stdout_, kStdout), {stderr_, kStderr}, {pty_, kStdout}})
+      if (fd.valid()) {
+        int number = fd.get();
+        char kind = type;
+        TRY(set_nonblocking(number));
+        TRY(loop_.add(number, EPOLLIN, [this, number, kind](uint32_t) { output(number, kind); }));
+      }
+    return {};
+  }
+
+  // --- network
+
+  Result<> set_up_network() {
+    const ContainerConfig& config = container_.config;
+    if (config.network == "host") return {};
+    if (config.network.starts_with("container:")) {
+      Container other = TRY(containers_.find(config.network.substr(10)), "--network");
+      if (other.status.state != "running") return fail("--network: container " + other.config.name + " is not running");
+      netns_ = TRY(open_file("/proc/" + std::to_string(other.status.pid) + "/ns/net", O_RDONLY));
+      return {};
+    }
+    Fd own = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+    if (::unshare(CLONE_NEWNET) < 0) return fail_errno("create a network namespace");
+    netns_ = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+    // Nobody may turn this container's traffic elsewhere by announcing itself
+    // as a router (CVE-2020-13401).
+    for (const char* which : {"all", "default"}) (void)write_file("/proc/sys/net/ipv6/conf/" + std::string(which) + "/accept_ra", "0");
+    if (::setns(own.get(), CLONE_NEWNET) < 0) return fail_errno("return to the host's network namespace");
+    if (config.network == "none") return network::loopback_up(netns_.get());
+
+    auto net = TRY(networks_.find(config.network));
+    // The lease may have been swept after a long time on another boot.
+    if (container_.endpoint.ip.empty()) return fail("container " + config.name + " has no address in network " + config.network);
+    TRY(network::bring_up(net));
+    TRY(network::connect(net, container_.endpoint, netns_.get(), "eth0", config.id, {config.limits.net_rate_in, config.limits.net_rate_out}));
+    return serve_network();
+  }
+
+  Result<> serve_network() {
+    const ContainerConfig& config = container_.config;
+    resolver_ = std::make_unique<network::Resolver>(
+        loop_, [this](const std::string& name) { return look_up(name); }, [this](const std::string& ip) { return look_up_address(ip); },
+        config.dns.empty() ? network::host_name_servers() : config.dns);
+    TRY(network::inside(netns_.get(), [&] { return resolver_->open(); }));
+    proxy_ = std::make_unique<network::Proxy>(loop_);
+    std::vector<PortMapping> wanted = adopted_ ? container_.status.ports : config.ports;
+    container_.status.ports.clear();
+    for (auto& p : wanted) {
+      network::PublishedPort port{p.host_ip, p.host_port, p.container_port, p.protocol};
+      TRY(proxy_->publish(port, container_.endpoint.ip));
+      p.host_port = port.host_port;
+      container_.status.ports.push_back(p);
+    }
+    return {};
+  }
+
+  std::optional<network::Addresses> look_up(const std::string& name) {
+    std::string plain = name;
+    while (plain.ends_with('.')) plain.pop_back();
+    auto direct = containers_.find(plain);
+    if (direct && direct->endpoint.network == container_.config.network && (direct->config.name == plain || direct->config.id.starts_with(plain)))
+      return network::Addresses{direct->endpoint.ip, direct->endpoint.ip6};
+    for (const auto& [ip, id] : networks_.leases(container_.config.network)) {
+      auto other = containers_.load(id);
+      if (!other) continue;
+      bool match = other->config.hostname == plain;
+      for (const auto& alias : other->config.aliases) match |= alias == plain;
+      if (match) return network::Addresses{other->endpoint.ip, other->endpoint.ip6};
+    }
+    return {};
+  }
+
+  std::string look_up_address(const std::string& ip) {
+    for (const auto& [address, id] : networks_.leases(container_.config.network))
+      if (address == ip)
+        if (auto other = containers_.load(id); other) return other->config.name;
+    return {};
+  }
+
+  // --- stdio
+
+  /// Named pipes, opened for both directions by the application: they survive
+  /// the death of the monitor without a broken pipe, and adoption goes on
+  /// reading where it stopped.
+  Result<> make_stdio(const oci::User& user, Fd (&theirs)[3]) {
+    const char* names[3] = {"stdin", "stdout", "stderr"};
+    Fd* ours[3] = {&stdin_, &stdout_, &stderr_};
+    for (int i = 0; i < 3; ++i) {
+      if (i == 0 && !container_.config.stdin_open) {
+        theirs[0] = TRY(open_file("/dev/null", O_RDONLY));
+        continue;
+      }
+      std::string path = run_folder_ + "/" + names[i];
+      if (!adopted_) {
+        ::unlink(path.c_str());
+        if (::mkfifo(path.c_str(), 0600) < 0) return fail_errno("create " + path);
+        if (::chown(path.c_str(), user.uid, user.gid) < 0) return fail_errno("own " + path);
+      }
+      // Standard input must see its end, so only the monitor holds that side.
+      if (i == 0) {
+        if (!adopted_) theirs[0] = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
+        *ours[0] = TRY(open_file(path, O_WRONLY | O_NONBLOCK));
+        if (!adopted_) ::fcntl(theirs[0].get(), F_SETFL, 0);
+      } else {
+        *ours[i] = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
+        if (!adopted_) theirs[i] = TRY(open_file(path, O_RDWR));
+      }
+    }
+    return {};
+  }
+
+  Result<> take_terminal(int socket) {
+    char byte[256];
+    struct iovec iov = {byte, sizeof byte};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    struct msghdr message = {};
+    message.msg_iov = &iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) <= 0 || CMSG_FIRSTHDR(&message) == nullptr) return fail("the container sent no terminal");
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    pty_.reset(fd);
+    return {};
+  }
+
+  /// Reads what the application wrote. False once there is no more to come.
+  bool output(int fd, char type) {
+    char buffer[kAttachMessage];
+    buffer[0] = type;
+    ssize_t n = ::read(fd, buffer + 1, sizeof buffer - 1);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    if (n <= 0) {
+      loop_.remove(fd);
+      return false;
+    }
+    log_->write(type == kStderr ? "stderr" : "stdout", std::string_view(buffer + 1, static_cast<size_t>(n)));
+    for (auto it = clients_.begin(); it != clients_.end();) {
+      auto next = std::next(it);
+      send(it, std::string(buffer, static_cast<size_t>(n) + 1));
+      it = next;
+    }
+    return true;
+  }
+
+  // --- clients
+
+  Result<> listen_for_clients() {
+    std::string path = run_folder_ + "/attach.sock";
+    ::unlink(path.c_str());
+    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    // Through the folder's descriptor: the path may be longer than a socket
+    // address can hold.
+    Fd folder = TRY(open_file(run_folder_, O_PATH | O_DIRECTORY));
+    struct sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    std::string short_path = "/proc/self/fd/" + std::to_string(folder.get()) + "/attach.sock";
+    short_path.copy(address.sun_path, sizeof address.sun_path - 1);
+    mode_t before = ::umask(0177);
+    int rc = ::bind(listener_.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address);
+    ::umask(before);
+    if (rc < 0 || ::listen(listener_.get(), 16) < 0) return fail_errno("listen on " + path);
+    return loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) {
+      Fd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (client.valid()) (void)add_client(std::move(client));
+    });
+  }
+
+  Result<> add_client(Fd fd) {
+    TRY(set_nonblocking(fd.get()));
+    int number = fd.get();
+    clients_.push_back({std::move(fd), {}, 0, false});
+    auto it = std::prev(clients_.end());
+    return loop_.add(number, EPOLLIN, [this, it](uint32_t events) {
+      if (events & EPOLLOUT) flush(it);
+      if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) from_client(it);
+    });
+  }
+
+  using ClientIt = std::list<Client>::iterator;
+
+  void drop(ClientIt it) {
+    loop_.remove(it->fd.get());
+    clients_.erase(it);
+    resume_reading();
+  }
+
+  void from_client(ClientIt it) {
+    char buffer[kAttachMessage];
+    ssize_t n = ::recv(it->fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) return drop(it);
+    std::string_view data(buffer + 1, static_cast<size_t>(n - 1));
+    switch (buffer[0]) {
+      case kStdin:
+        if (pty_.valid())
+          (void)write_all(pty_.get(), data);
+        else if (stdin_.valid())
+          feed_stdin(data);
+        break;
+      case kCloseStdin:
+        close_stdin_when_empty_ = true;
+        if (stdin_queue_.empty()) stdin_.reset();
+        break;
+      case kWindowSize:
+        if (data.size() == 4 && pty_.valid()) {
+          uint16_t size[2];
+          std::memcpy(size, data.data(), 4);
+          struct winsize window = {size[0], size[1], 0, 0};
+          ::ioctl(pty_.get(), TIOCSWINSZ, &window);
+        }
+        break;
+      case kSignal:
+        if (data.size() == 4 && pid_ > 0) {
+          int number;
+          std::memcpy(&number, data.data(), 4);
+          (void)runtime_.kill(options_.id, number, false);
+        }
+        break;
+      default: drop(it);
+    }
+  }
+
+  void feed_stdin(std::string_view data) {
+    stdin_queue_.append(data);
+    pump_stdin();
+  }
+
+  void pump_stdin() {
+    while (!stdin_queue_.empty()) {
+      ssize_t n = ::write(stdin_.get(), stdin_queue_.data(), stdin_queue_.size());
+      if (n < 0 && errno == EAGAIN) {
+        // The application is slow: try again shortly, hold the clients back.
+        loop_.after(10, [this] {
+          if (stdin_.valid()) pump_stdin();
+        });
+        return;
+      }
+      if (n < 0) {
+        stdin_queue_.clear();
+        break;
+      }
+      stdin_queue_.erase(0, static_cast<size_t>(n));
+    }
+    if (close_stdin_when_empty_) stdin_.reset();
+  }
+
+  void send(ClientIt it, std::string message) {
+    if (it->queue.empty()) {
+      ssize_t n = ::send(it->fd.get(), message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n >= 0) return;
+      if (errno != EAGAIN && errno != ENOBUFS) return drop(it);
+    }
+    it->queued += message.size();
+    it->queue.push_back(std::move(message));
+    loop_.change(it->fd.get(), EPOLLIN | EPOLLOUT);
+    if (it->queued > kQueueLimit) pause_reading();
+  }
+
+  void flush(ClientIt it) {
+    while (!it->queue.empty()) {
+      ssize_t n = ::send(it->fd.get(), it->queue.front().data(), it->queue.front().size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (n < 0) return;
+      it->queued -= it->queue.front().size();
+      it->queue.pop_front();
+    }
+    loop_.change(it->fd.get(), EPOLLIN);
+    resume_reading();
+  }
+
+  /// A client that does not read slows the application down rather than
+  /// losing its output or growing this process.
+  void pause_reading() {
+    for (Fd* fd : {&stdout_, &stderr_, &pty_})
+      if (fd->valid()) loop_.change(fd->get(), 0);
+  }
+  void resume_reading() {
+    for (const auto& c : clients_)
+      if (c.queued > kQueueLimit) return;
+    for (Fd* fd : {&stdout_, &stderr_, &pty_})
+      if (fd->valid()) loop_.change(fd->get(), EPOLLIN);
+  }
+
+  // --- end
+
+  void drain_signals() {
+    struct signalfd_siginfo info;
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      if (info.ssi_signo == SIGCHLD) {
+        // Strays of the container; its own first process is waited for by ended().
+        for (;;) {
+          siginfo_t child = {};
+          if (::waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) < 0 || child.si_pid == 0 || child.si_pid == pid_) break;
+          ::waitpid(child.si_pid, nullptr, WNOHANG);
+        }
+      }
+  }
+
+  void ended() {
+    loop_.remove(pidfd_.get());
+    if (adopted_) {
+      exit_code_ = exit_code_of(pidfd_.get()).value_or(255);
+    } else {
+      int status = 0;
+      while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+      }
+      exit_code_ = decode_wait_status(status).code;
+    }
+    // What was written before the end is read to the end.
+    for (auto& [fd, type] : {std::pair<Fd&, char>(stdout_, kStdout), {stderr_, kStderr}, {pty_, kStdout}})
+      if (fd.valid())
+        while (output(fd.get(), type)) {
+        }
+    log_->flush();
+    Status& s = container_.status;
+    if (auto state = runtime_.load(options_.id); state)
+      if (auto group = runtime_.cgroup(*state); group)
+        if (auto stats = group->stats(); stats) s.oom_killed = stats->oom_kills > 0;
+    if (auto latest = containers_.load(options_.id); latest) container_.config = latest->config;  // renamed meanwhile
+    s.stopped_by_user = exists(run_folder_ + "/stopping");
+    s.state = "exited";
+    s.exit_code = exit_code_;
+    s.finished = rfc3339_now();
+    s.pid = 0;
+    tear_down();
+    bool again = wants_restart();
+    (void)containers_.save_status(options_.id, s);
+    if (again) {
+      int64_t delay = backoff_;
+      if (monotonic_ms() - started_at_ > 10'000) backoff_ = delay = 100;
+      backoff_ = std::min<int64_t>(backoff_ * 2, 60'000);
+      ++s.restart_count;
+      log::debug("restart in " + std::to_string(delay) + " ms");
+      loop_.after(delay, [this] { restart(); });
+      return;
+    }
+    finish();
+  }
+
+  bool wants_restart() const {
+    const RestartPolicy& policy = container_.config.restart;
+    if (container_.status.stopped_by_user) return false;
+    if (policy.name == "always" || policy.name == "unless-stopped") return true;
+    return policy.name == "on-failure" && exit_code_ != 0 && (policy.max_retries == 0 || container_.status.restart_count < policy.max_retries);
+  }
+
+  void restart() {
+    if (exists(run_folder_ + "/stopping")) {
+      container_.status.stopped_by_user = true;
+      (void)containers_.save_status(options_.id, container_.status);
+      return finish();
+    }
+    adopted_ = false;
+    close_stdin_when_empty_ = false;
+    auto begun = start();
+    if (begun) return;
+    log_->write("stderr", "caisson: restart failed: " + begun.error().message + "\n");
+    container_.status.error = begun.error().message;
+    exit_code_ = 127;
+    (void)containers_.save_status(options_.id, container_.status);
+    finish();
+  }
+
+  void finish() {
+    if (container_.config.auto_remove) (void)remove_container(containers_, networks_, runtime_, options_.root, container_);
+    std::string message(1, kExited);
+    int32_t code = exit_code_;
+    message.append(reinterpret_cast<const char*>(&code), sizeof code);
+    for (auto& c : clients_) {
+      ::fcntl(c.fd.get(), F_SETFL, 0);
+      struct timeval limit = {5, 0};
+      ::setsockopt(c.fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+      for (const auto& m : c.queue) ::send(c.fd.get(), m.data(), m.size(), MSG_NOSIGNAL);
+      ::send(c.fd.get(), message.data(), message.size(), MSG_NOSIGNAL);
+    }
+    loop_.stop();
+  }
+
+  /// Everything that a life of the container had, so that the next one can begin.
+  void tear_down() {
+    for (Fd* fd : {&stdout_, &stderr_, &pty_})
+      if (fd->valid()) {
+        loop_.remove(fd->get());
+        fd->reset();
+      }
+    stdin_.reset();
+    stdin_queue_.clear();
+    resolver_.reset();
+    proxy_.reset();
+    if (auto removed = runtime_.remove(options_.id, true); !removed) log::warning(removed.error().message);
+    netns_.reset();
+    pidfd_.reset();
+    pid_ = 0;
+  }
+
+  void fail_start(const Error& error) {
+    Status& s = container_.status;
+    if (options_.adopt) return;
+    s.state = s.started.empty() ? "created" : "exited";
+    s.error = error.message;
+    s.exit_code = error.code == ENOENT ? 127 : error.code == EACCES ? 126 : 128;
+    s.finished = rfc3339_now();
+    s.pid = 0;
+    (void)containers_.save_status(options_.id, s);
+  }
+
+  void report(const std::string& text) {
+    if (options_.report_fd < 0) return;
+    (void)!::write(options_.report_fd, text.data(), text.size());
+    ::close(options_.report_fd);
+  }
+
+  MonitorOptions options_;
+  EventLoop loop_;
+  Containers containers_;
+  network::Networks networks_;
+  runtime::Runtime runtime_;
+  Container container_;
+  std::string run_folder_;
+  std::optional<FileLock> lock_;
+  std::optional<ContainerLog> log_;
+  Fd signals_, listener_, netns_, pidfd_, stdin_, stdout_, stderr_, pty_;
+  std::string stdin_queue_;
+  bool close_stdin_when_empty_ = false, adopted_ = false;
+  pid_t pid_ = 0;
+  int exit_code_ = 0;
+  int64_t started_at_ = 0, backoff_ = 100;
+  std::list<Client> clients_;
+  std::unique_ptr<network::Resolver> resolver_;
+  std::unique_ptr<network::Proxy> proxy_;
+};
+
+}  // namespace
+
+Result<int> run_monitor(const MonitorOptions& options) {
+  EventLoop loop = TRY(EventLoop::create());
+  return Monitor(options, std::move(loop)).run();
+}
+
+}  // namespace caisson::engine

@@ -1,0 +1,17 @@
+// A container's root: the image's layers below, its own writable layer above.
+#pragma once
+
+#include "base/fd.h"
+#include "engine/containers.h"
+#include "image/store.h"
+
+namespace caisson::engine {
+
+/// Mounts the overlay as a detached mount: it belongs to the descriptor and
+/// is gone when the last user is, so a killed process leaves nothing mounted.
+[[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const std::string& upper, const std::string& work);
+
+/// The folders of a container's layers; an error names what is missing.
+[[nodiscard]] Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config);
+
+}  // namespace caisson::engine

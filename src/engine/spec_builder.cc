@@ -1,0 +1,307 @@
+#include "engine/spec_builder.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "oci/default_policy.h"
+#include "runtime/embedded.h"
+#include "sys/user_db.h"
+#include "volumes/volumes.h"
+
+namespace caisson::engine {
+namespace {
+
+std::string full_capability(std::string name) {
+  for (char& c : name) c = static_cast<char>(::toupper(c));
+  return name.starts_with("CAP_") ? name : "CAP_" + name;
+}
+
+bool has_env(const std::vector<std::string>& env, std::string_view name) {
+  return std::any_of(env.begin(), env.end(), [&](const std::string& e) { return e.starts_with(std::string(name) + "="); });
+}
+
+void complete_env(std::vector<std::string>& env, const ContainerConfig& config, const std::string& home, bool tty) {
+  if (!has_env(env, "PATH")) env.insert(env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+  if (!has_env(env, "HOSTNAME") && !config.hostname.empty()) env.push_back("HOSTNAME=" + config.hostname);
+  if (!has_env(env, "HOME")) env.push_back("HOME=" + home);
+  if (tty && !has_env(env, "TERM")) env.push_back("TERM=xterm");
+}
+
+Result<std::vector<oci::ThrottleDevice>> throttle(const std::vector<std::string>& list, const char* option) {
+  std::vector<oci::ThrottleDevice> out;
+  for (const auto& item : list) {
+    size_t colon = item.rfind(':');
+    if (colon == std::string::npos) return fail(std::string(option) + ": \"" + item + "\": write DEVICE:RATE");
+    struct stat st;
+    std::string path = item.substr(0, colon);
+    if (::stat(path.c_str(), &st) < 0) return fail_errno(std::string(option) + ": " + path);
+    if (!S_ISBLK(st.st_mode)) return fail(std::string(option) + ": " + path + " is not a block device");
+    out.push_back({major(st.st_rdev), minor(st.st_rdev), TRY(parse_size(item.substr(colon + 1)), option)});
+  }
+  return out;
+}
+
+Result<> add_limits(const ContainerConfig& config, oci::Spec& spec) {
+  const Limits& l = config.limits;
+  auto& r = spec.linux.resources;
+  r.memory.limit = l.memory;
+  // As with Docker: memory alone allows as much swap again.
+  if (l.memory_swap)
+    r.memory.swap = l.memory_swap;
+  else if (l.memory && exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"))
+    r.memory.swap = *l.memory * 2;
+  r.memory.reservation = l.memory_reservation;
+  if (l.cpus) {
+    r.cpu.period = 100000;
+    r.cpu.quota = static_cast<int64_t>(*l.cpus * 100000);
+    if (*r.cpu.quota < 1000) return fail("--cpus: at least 0.01");
+  }
+  r.cpu.shares = l.cpu_shares;
+  if (!l.cpuset_cpus.empty()) r.cpu.cpus = l.cpuset_cpus;
+  if (!l.cpuset_mems.empty()) r.cpu.mems = l.cpuset_mems;
+  r.pids_limit = l.pids;
+  r.block_io.read_bps = TRY(throttle(l.device_read_bps, "--device-read-bps"));
+  r.block_io.write_bps = TRY(throttle(l.device_write_bps, "--device-write-bps"));
+  r.block_io.read_iops = TRY(throttle(l.device_read_iops, "--device-read-iops"));
+  r.block_io.write_iops = TRY(throttle(l.device_write_iops, "--device-write-iops"));
+  for (const auto& text : config.ulimits) {
+    size_t equals = text.find('=');
+    if (equals == std::string::npos) return fail("--ulimit: \"" + text + "\": write NAME=SOFT[:HARD]");
+    oci::Rlimit limit;
+    limit.type = "RLIMIT_" + text.substr(0, equals);
+    for (char& c : limit.type) c = static_cast<char>(::toupper(c));
+    auto values = split(text.substr(equals + 1), ':');
+    auto value = [](const std::string& t) -> Result<uint64_t> { return t == "-1" || t == "unlimited" ? Result<uint64_t>(UINT64_MAX) : parse_uint(t); };
+    limit.soft = TRY(value(values[0]), "--ulimit");
+    limit.hard = values.size() > 1 ? TRY(value(values[1]), "--ulimit") : limit.soft;
+    spec.process->rlimits.push_back(std::move(limit));
+  }
+  return {};
+}
+
+/// Upstream name servers for a container on the host's network.
+std::string host_resolv_conf() {
+  auto text = read_file("/etc/resolv.conf", 64u << 10);
+  return text ? *text : "";
+}
+
+Result<> add_files(const SpecInputs& in, oci::Spec& spec) {
+  const ContainerConfig& config = in.container->config;
+  const auto& endpoint = in.container->endpoint;
+  std::string hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+  if (!endpoint.ip.empty()) hosts += endpoint.ip + "\t" + config.hostname + " " + config.name + "\n";
+  for (const auto& entry : config.add_hosts) {
+    size_t colon = entry.find(':');
+    if (colon == std::string::npos) return fail("--add-host: \"" + entry + "\": write NAME:ADDRESS");
+    std::string address = entry.substr(colon + 1);
+    if (address == "host-gateway") address = endpoint.gateway;
+    hosts += address + "\t" + entry.substr(0, colon) + "\n";
+  }
+  std::string resolv = endpoint.ip.empty() ? host_resolv_conf() : "nameserver 127.0.0.11\noptions ndots:0\n";
+  const std::pair<const char*, std::string> files[] = {{"hosts", hosts}, {"hostname", config.hostname + "\n"}, {"resolv.conf", resolv}};
+  for (const auto& [name, content] : files) {
+    TRY(replace_file(in.run_folder + "/" + name, content, 0644));
+    spec.mounts.push_back({std::string("/etc/") + name, "bind", in.run_folder + "/" + name, {"bind", "rprivate"}, {}, {}});
+  }
+  return {};
+}
+
+Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
+  const ContainerConfig& config = in.container->config;
+  volumes::Volumes volumes(in.root);
+  for (const auto& m : config.mounts) {
+    oci::Mount mount;
+    mount.destination = m.target;
+    if (m.type == "tmpfs") {
+      mount.type = mount.source = "tmpfs";
+      mount.options = {"nosuid", "nodev", "noexec"};
+      mount.options.insert(mount.options.end(), m.options.begin(), m.options.end());
+    } else {
+      mount.type = "bind";
+      mount.source = m.source;
+      if (m.type == "volume") mount.source = TRY(volumes.create(m.source)).mountpoint;
+      if (m.type == "bind" && !exists(m.source)) {
+        // -v makes the folder, as Docker's does; --mount refuses earlier.
+        TRY(make_dirs(m.source), "--volume");
+      }
+      mount.options = {"rbind"};
+      bool propagation = false;
+      for (const auto& o : m.options) {
+        propagation |= o.ends_with("private") || o.ends_with("shared") || o.ends_with("slave");
+        // A read-only volume is so all the way down.
+        mount.options.push_back(o == "ro" ? "rro" : o);
+      }
+      if (!propagation) mount.options.push_back("rprivate");
+    }
+    spec.mounts.push_back(std::move(mount));
+  }
+  // What lies deeper goes on top of what lies above it.
+  std::stable_sort(spec.mounts.begin(), spec.mounts.end(), [](const oci::Mount& a, const oci::Mount& b) {
+    auto depth = [](const std::string& p) { return std::count(p.begin(), p.end(), '/'); };
+    return depth(clean_path(a.destination)) < depth(clean_path(b.destination));
+  });
+  return {};
+}
+
+/// The plan of the supervising init: see init/supervisor.cc for the format.
+Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
+  std::string out;
+  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port) {
+    out += "start " + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(who.groups.size());
+    for (uint32_t g : who.groups) out += " " + std::to_string(g);
+    out += '\0';
+    out += (cwd.empty() ? "/" : cwd) + '\0';
+    for (const auto& a : args) out += a + '\0';
+    out += '\0';
+  };
+  if (config.start.empty()) {
+    command(config.args, user, config.cwd, 0);
+  } else {
+    for (const auto& s : config.start) command(s.args, s.user.empty() ? user : TRY(sys::resolve_user(rootfs, s.user)), s.cwd.empty() ? config.cwd : s.cwd, s.ready_port);
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> effective_capabilities(const ContainerConfig& config) {
+  std::set<std::string> set(oci::default_capabilities().begin(), oci::default_capabilities().end());
+  if (config.privileged) set.insert(oci::capability_names().begin(), oci::capability_names().end());
+  auto check = [](const std::string& name, const char* option) -> Result<> {
+    if (name != "CAP_ALL" && oci::capability_number(name) < 0) return fail(std::string(option) + ": unknown capability \"" + name + "\"", EINVAL);
+    return {};
+  };
+  bool drop_all = false;
+  for (const auto& raw : config.cap_drop)
+    if (full_capability(raw) == "CAP_ALL") drop_all = true;
+  if (drop_all) set.clear();
+  for (const auto& raw : config.cap_add) {
+    std::string name = full_capability(raw);
+    TRY(check(name, "--cap-add"));
+    if (name == "CAP_ALL")
+      set.insert(oci::capability_names().begin(), oci::capability_names().end());
+    else
+      set.insert(name);
+  }
+  for (const auto& raw : config.cap_drop) {
+    std::string name = full_capability(raw);
+    TRY(check(name, "--cap-drop"));
+    if (name != "CAP_ALL") set.erase(name);
+  }
+  return std::vector<std::string>(set.begin(), set.end());
+}
+
+Result<oci::Spec> build_spec(const SpecInputs& in) {
+  const ContainerConfig& config = in.container->config;
+  oci::Spec spec = oci::default_spec();
+  spec.root_path = "rootfs";
+  spec.root_readonly = config.read_only;
+  spec.hostname = config.hostname;
+  spec.annotations = config.annotations;
+  for (const auto& [key, value] : config.labels) spec.annotations.emplace(key, value);
+
+  auto user = TRY(sys::resolve_user(*in.rootfs, config.user), "--user");
+  for (const auto& g : config.extra_groups) user.groups.push_back(TRY(sys::resolve_group(*in.rootfs, g), "--group-add"));
+  oci::Process& p = *spec.process;
+  p.terminal = config.tty;
+  p.args = config.args;
+  p.env = config.env;
+  complete_env(p.env, config, user.home, config.tty);
+  p.cwd = config.cwd.empty() ? "/" : config.cwd;
+  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = user.groups};
+  p.rlimits.clear();
+  auto caps = TRY(effective_capabilities(config));
+  // A user that is not root gets its capabilities only in the bounding set,
+  // as an exec would leave them.
+  p.capabilities = user.uid == 0 ? oci::Capabilities{caps, caps, {}, caps, {}} : oci::Capabilities{caps, {}, {}, {}, {}};
+  p.no_new_privileges = true;
+  spec.linux.seccomp = oci::default_seccomp(caps);
+  for (const auto& option : config.security_opt) {
+    if (option == "no-new-privileges" || option == "no-new-privileges=true" || option == "no-new-privileges:true")
+      p.no_new_privileges = true;
+    else if (option == "no-new-privileges=false" || option == "no-new-privileges:false")
+      p.no_new_privileges = false;
+    else if (option == "seccomp=unconfined" || option == "seccomp:unconfined")
+      spec.linux.seccomp.reset();
+    else if (option.starts_with("seccomp=")) {
+      Json policy = TRY(read_json(option.substr(8)), "--security-opt");
+      Json wrapped{{"ociVersion", "1.0.0"}, {"root", {{"path", "/"}}}, {"linux", {{"seccomp", policy}}}};
+      spec.linux.seccomp = TRY(oci::parse_spec(wrapped), "--security-opt seccomp").linux.seccomp;
+    } else if (option == "systempaths=unconfined") {
+      spec.linux.masked_paths.clear();
+      spec.linux.readonly_paths.clear();
+    } else if (option != "label=disable" && option != "apparmor=unconfined") {
+      return fail("--security-opt: \"" + option + "\" is not supported", ENOTSUP);
+    }
+  }
+  if (config.privileged) {
+    spec.linux.seccomp.reset();
+    p.no_new_privileges = false;
+    spec.linux.masked_paths.clear();
+    spec.linux.readonly_paths.clear();
+    spec.linux.resources.devices = {{.allow = true, .type = "a", .major = {}, .minor = {}, .access = "rwm"}};
+    for (auto& m : spec.mounts)
+      if (m.destination == "/sys" || m.destination == "/sys/fs/cgroup") std::erase(m.options, "ro");
+  } else {
+    spec.linux.masked_paths.insert(spec.linux.masked_paths.end(), {"/proc/interrupts", "/sys/devices/virtual/powercap"});
+  }
+  for (auto& m : spec.mounts)
+    if (m.destination == "/dev/shm") m.options = {"nosuid", "noexec", "nodev", "mode=1777", "size=" + std::to_string(config.limits.shm_size)};
+
+  spec.linux.cgroups_path = "/caisson/" + config.id;
+  spec.linux.sysctl = config.sysctls;
+  std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "network"; });
+  if (in.netns >= 0) {
+    spec.linux.namespaces.push_back({"network", "/proc/self/fd/" + std::to_string(in.netns)});
+    // The application may serve on port 80 and ping whoever it runs as.
+    spec.linux.sysctl.emplace("net.ipv4.ip_unprivileged_port_start", "0");
+    spec.linux.sysctl.emplace("net.ipv4.ping_group_range", "0 2147483647");
+  }
+  TRY(add_limits(config, spec));
+  TRY(add_files(in, spec));
+  TRY(add_mounts(in, spec));
+  if (config.init || !config.start.empty()) {
+    TRY(runtime::write_supervisor(in.run_folder + "/init"));
+    std::string plan = TRY(supervisor_plan(config, *in.rootfs, user));
+    TRY(replace_file(in.run_folder + "/plan", plan, 0444));
+    spec.mounts.push_back({"/run/caisson/init", "bind", in.run_folder + "/init", {"bind", "ro", "nosuid", "nodev"}, {}, {}});
+    spec.mounts.push_back({"/run/caisson/plan", "bind", in.run_folder + "/plan", {"bind", "ro", "nosuid", "nodev", "noexec"}, {}, {}});
+    p.args = {"/run/caisson/init", "/run/caisson/plan"};
+    // It changes to each program's user itself; with one program for one
+    // ordinary user, it already runs as that user.
+    bool changes_user = std::any_of(config.start.begin(), config.start.end(), [](const StartCommand& s) { return !s.user.empty(); });
+    if (changes_user) {
+      p.user = {};
+      p.capabilities = oci::Capabilities{caps, caps, {}, caps, {}};
+    }
+  }
+  return spec;
+}
+
+Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDir& rootfs, const ExecRequest& request) {
+  auto user = TRY(sys::resolve_user(rootfs, request.user.empty() ? config.user : request.user), "--user");
+  oci::Process p;
+  p.terminal = request.tty;
+  p.args = request.args;
+  p.env = config.env;
+  for (const auto& e : request.env) {
+    std::string name = e.substr(0, e.find('=') + 1);
+    std::erase_if(p.env, [&](const std::string& old) { return old.starts_with(name); });
+    p.env.push_back(e);
+  }
+  complete_env(p.env, config, user.home, request.tty);
+  p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/" : config.cwd;
+  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = user.groups};
+  auto caps = request.privileged ? oci::capability_names() : TRY(effective_capabilities(config));
+  p.capabilities = user.uid == 0 ? oci::Capabilities{caps, caps, {}, caps, {}} : oci::Capabilities{caps, {}, {}, {}, {}};
+  p.no_new_privileges = !config.privileged && !request.privileged &&
+                        std::none_of(config.security_opt.begin(), config.security_opt.end(), [](const std::string& o) { return o.starts_with("no-new-privileges") && o.ends_with("false"); });
+  return p;
+}
+
+}  // namespace caisson::engine

@@ -1,0 +1,31 @@
+// From what was asked for to the document that the runtime carries out.
+#pragma once
+
+#include "engine/containers.h"
+#include "oci/spec.h"
+#include "sys/in_root.h"
+
+namespace caisson::engine {
+
+struct SpecInputs {
+  const Container* container = nullptr;
+  const sys::RootDir* rootfs = nullptr;  ///< the mounted root, to look up users in
+  std::string root;                      ///< data root: volumes live there
+  std::string run_folder;                ///< of the container: hosts, resolv.conf, hostname
+  int netns = -1;                        ///< network namespace made for it; -1: the host's
+};
+/// Makes the spec, and the files in the run folder that it mounts.
+[[nodiscard]] Result<oci::Spec> build_spec(const SpecInputs& inputs);
+
+/// The capabilities after --cap-add and --cap-drop.
+[[nodiscard]] Result<std::vector<std::string>> effective_capabilities(const ContainerConfig& config);
+
+/// One more process in the container (`caisson exec`).
+struct ExecRequest {
+  std::vector<std::string> args, env;
+  std::string user, cwd;
+  bool tty = false, privileged = false;
+};
+[[nodiscard]] Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDir& rootfs, const ExecRequest& request);
+
+}  // namespace caisson::engine

@@ -1,0 +1,29 @@
+// Layers as folders: unpacking a tar into overlayfs form, and writing a
+// folder as a tar.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "image/tar.h"
+
+namespace caisson::image {
+
+struct UnpackOptions {
+  uint64_t bytes = 256ull << 30;  ///< of file data in one layer
+  bool whiteouts = true;          ///< give ".wh." names their meaning
+};
+
+/// Unpacks a layer (image-spec, layer.md) into an empty folder. Whiteouts
+/// become overlayfs whiteouts; nothing is written outside the folder, whatever
+/// the archive says. Of extended attributes only user.* and
+/// security.capability are kept: trusted.overlay.* would steer the mount.
+[[nodiscard]] Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions options = {});
+
+/// Writes a folder as a tar: sorted, links kept, overlayfs whiteouts turned
+/// back into layer whiteouts where `whiteouts` is set.
+/// Writes one file or folder under the name `as`.
+[[nodiscard]] Result<> pack_node(int parent, const std::string& name, const std::string& as, TarWriter& tar);
+[[nodiscard]] Result<> pack_folder(const std::string& folder, TarWriter& tar, bool whiteouts);
+
+}  // namespace caisson::image

@@ -1,0 +1,311 @@
+#include "image/store.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "image/layer.h"
+
+namespace caisson::image {
+
+uint64_t Image::size() const {
+  uint64_t total = descriptor.size + manifest.config.size;
+  for (const auto& layer : manifest.layers) total += layer.size;
+  return total;
+}
+
+Result<std::string> normal_name(const std::string& name) {
+  auto ref = TRY(oci::parse_reference(name));
+  if (ref.digest) return fail("\"" + name + "\": a name with a digest cannot be given to an image", EINVAL);
+  return ref.str();
+}
+
+Result<Store> Store::open(const std::string& root) {
+  Store store(root);
+  std::string layout = store.images_ + "/oci-layout";
+  if (exists(layout)) return store;
+  TRY(make_dirs(root, 0711), "open image store");
+  TRY(make_dirs(store.images_, 0700), "open image store");
+  TRY(make_dirs(store.images_ + "/blobs/sha256", 0700), "open image store");
+  TRY(make_dirs(store.layers_, 0700), "open image store");
+  FileLock lock = TRY(FileLock::acquire(store.images_ + "/lock"));
+  if (!exists(store.images_ + "/index.json")) TRY(store.write_index({}), "open image store");
+  TRY(write_file_durably(layout, "{\"imageLayoutVersion\":\"1.0.0\"}", 0644), "open image store");
+  return store;
+}
+
+Result<oci::Index> Store::read_index() const {
+  std::string text = TRY(read_file(images_ + "/index.json", 64u << 20));
+  return oci::parse_index(text, images_ + "/index.json");
+}
+
+Result<> Store::write_index(const oci::Index& index) const { return write_file_durably(images_ + "/index.json", oci::to_json(index).dump(), 0644); }
+
+Result<std::string> Store::read_blob(const oci::Digest& digest, uint64_t limit) const {
+  std::string data = TRY(read_file(blob_path(digest), limit));
+  if (oci::Digest::of(data) != digest) return fail("blob " + digest.str() + " is damaged: load the image again");
+  return data;
+}
+
+Result<Image> Store::load(const oci::Descriptor& descriptor) const {
+  Image image;
+  image.descriptor = descriptor;
+  std::string manifest = TRY(read_blob(descriptor.digest));
+  image.manifest = TRY(oci::parse_manifest(manifest, "manifest " + descriptor.digest.str()));
+  std::string config = TRY(read_blob(image.manifest.config.digest));
+  image.config = TRY(oci::parse_image_config(config, "image config " + image.manifest.config.digest.str()));
+  if (image.config.diff_ids.size() != image.manifest.layers.size())
+    return fail("image " + image.id().str() + ": the manifest has " + std::to_string(image.manifest.layers.size()) + " layers and the config " + std::to_string(image.config.diff_ids.size()));
+  return image;
+}
+
+Result<std::vector<Image>> Store::list() const {
+  auto index = TRY(read_index());
+  std::vector<Image> images;
+  for (const auto& d : index.manifests) {
+    auto same = std::find_if(images.begin(), images.end(), [&](const Image& i) { return i.descriptor.digest == d.digest; });
+    if (same == images.end()) {
+      auto loaded = load(d);
+      if (!loaded) {
+        log::warning("image store: " + loaded.error().message);
+        continue;
+      }
+      images.push_back(std::move(*loaded));
+      same = images.end() - 1;
+    }
+    if (auto name = d.annotations.find(std::string(oci::kAnnotationRefName)); name != d.annotations.end()) same->names.push_back(name->second);
+  }
+  return images;
+}
+
+Result<Image> Store::find(const std::string& name) const {
+  auto index = TRY(read_index());
+  auto with_names = [&](const oci::Descriptor& d) -> Result<Image> {
+    Image image = TRY(load(d));
+    for (const auto& other : index.manifests)
+      if (other.digest == d.digest)
+        if (auto n = other.annotations.find(std::string(oci::kAnnotationRefName)); n != other.annotations.end()) image.names.push_back(n->second);
+    return image;
+  };
+  auto ref = oci::parse_reference(name);
+  if (ref) {
+    for (const auto& d : index.manifests) {
+      auto annotated = d.annotations.find(std::string(oci::kAnnotationRefName));
+      if (annotated == d.annotations.end()) continue;
+      if (ref->digest ? *ref->digest == d.digest && annotated->second.starts_with(ref->name()) : annotated->second == ref->str()) return with_names(d);
+    }
+  }
+  std::string hex = name.starts_with("sha256:") ? name.substr(7) : name;
+  if (hex.size() >= 4 && hex.find_first_not_of("0123456789abcdef") == std::string::npos) {
+    std::vector<Image> matches;
+    for (auto& image : TRY(list()))
+      if (image.id().hex().starts_with(hex) || image.descriptor.digest.hex().starts_with(hex)) matches.push_back(std::move(image));
+    if (matches.size() > 1) return fail("image id \"" + name + "\" is ambiguous: give more digits", EINVAL);
+    if (matches.size() == 1) return std::move(matches[0]);
+  }
+  if (!ref) return detail::propagate(std::move(ref).error());
+  return fail("no such image: " + name + " (see \"caisson images\"; \"caisson load\" and \"caisson capture\" make images)", ENOENT);
+}
+
+namespace {
+void set_name(oci::Index& index, oci::Descriptor d, const std::string& name) {
+  std::string key(oci::kAnnotationRefName);
+  // The name moves: what had it before stays, untagged where it was its last.
+  for (auto& other : index.manifests) {
+    auto it = other.annotations.find(key);
+    if (it == other.annotations.end() || it->second != name) continue;
+    other.annotations.erase(it);
+  }
+  auto same = [&](const oci::Descriptor& o) { return o.digest == d.digest; };
+  // An untagged entry is dropped once the same manifest has a name elsewhere.
+  std::erase_if(index.manifests, [&](const oci::Descriptor& o) { return same(o) && !o.annotations.contains(key); });
+  d.annotations[key] = name;
+  index.manifests.push_back(std::move(d));
+  // Untagged twins of the manifest that lost the name.
+  std::set<std::string> named;
+  for (const auto& o : index.manifests)
+    if (o.annotations.contains(key)) named.insert(o.digest.hex());
+  std::erase_if(index.manifests, [&](const oci::Descriptor& o) { return !o.annotations.contains(key) && named.contains(o.digest.hex()); });
+}
+}  // namespace
+
+Result<> Store::tag(const std::string& name, const std::string& new_name) {
+  std::string normal = TRY(normal_name(new_name));
+  FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
+  Image image = TRY(find(name));
+  auto index = TRY(read_index());
+  oci::Descriptor d = image.descriptor;
+  d.annotations.clear();
+  set_name(index, std::move(d), normal);
+  return write_index(index);
+}
+
+Result<std::vector<std::string>> Store::remove(const std::string& name, bool force) {
+  FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
+  Image image = TRY(find(name));
+  auto index = TRY(read_index());
+  std::string key(oci::kAnnotationRefName);
+  std::vector<std::string> report;
+  auto ref = oci::parse_reference(name);
+  bool by_name = ref && std::find(image.names.begin(), image.names.end(), ref->str()) != image.names.end();
+  if (by_name) {
+    std::erase_if(index.manifests, [&](const oci::Descriptor& d) {
+      auto it = d.annotations.find(key);
+      return it != d.annotations.end() && it->second == ref->str();
+    });
+    report.push_back("Untagged: " + ref->str());
+  } else {
+    if (image.names.size() > 1 && !force) return fail("image " + name + " has several names (" + join(image.names, ", ") + "): remove them one by one, or use --force");
+    std::erase_if(index.manifests, [&](const oci::Descriptor& d) { return d.digest == image.descriptor.digest; });
+    for (const auto& n : image.names) report.push_back("Untagged: " + n);
+  }
+  TRY(write_index(index));
+  bool left = std::any_of(index.manifests.begin(), index.manifests.end(), [&](const oci::Descriptor& d) { return d.digest == image.descriptor.digest; });
+  if (!left) report.push_back("Deleted: " + image.id().str());
+  return report;
+}
+
+// --- writing
+
+Store::Writer::~Writer() {
+  if (committed_) return;
+  for (const auto& path : added_) ::unlink(path.c_str());
+}
+
+Result<Store::Writer> Store::begin() {
+  FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
+  return Writer(*this, std::move(lock));
+}
+
+Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, const oci::Digest* expected, const std::function<Result<>(Sink&)>& produce) {
+  std::string temporary = store_.images_ + "/blobs/tmp." + random_hex(8);
+  Fd fd = TRY(open_file(temporary, O_RDWR | O_CREAT | O_EXCL, 0600), "store a blob");
+  FdSink file(fd.get());
+  HashingSink sink(file);
+  auto written = produce(sink);
+  oci::Descriptor d;
+  d.media_type = media_type;
+  d.digest = sink.digest();
+  d.size = sink.size();
+  if (written && expected != nullptr && d.digest != *expected) written = fail("digest mismatch: expected " + expected->str() + ", the content has " + d.digest.str());
+  if (written && ::fsync(fd.get()) < 0) written = fail_errno("fsync a blob");
+  std::string path = store_.blob_path(d.digest);
+  bool there = exists(path);
+  if (written && ::rename(temporary.c_str(), path.c_str()) < 0) written = fail_errno("store blob " + d.digest.str());
+  if (!written) {
+    ::unlink(temporary.c_str());
+    return detail::propagate(std::move(written).error());
+  }
+  if (!there) added_.push_back(path);
+  return d;
+}
+
+Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, std::string_view content) {
+  return add_blob(media_type, nullptr, [&](Sink& sink) { return sink.write(content); });
+}
+
+Result<> Store::Writer::stage(const oci::Descriptor& manifest, const std::vector<std::string>& names) {
+  Image image = TRY(store_.load(manifest));
+  for (const auto& layer : image.manifest.layers) {
+    struct stat st;
+    if (::stat(store_.blob_path(layer.digest).c_str(), &st) < 0) return fail("layer " + layer.digest.str() + " is missing");
+    if (layer.size != static_cast<uint64_t>(st.st_size)) return fail("layer " + layer.digest.str() + " has " + std::to_string(st.st_size) + " bytes instead of " + std::to_string(layer.size));
+  }
+  std::vector<std::string> normal;
+  for (const auto& name : names) normal.push_back(TRY(normal_name(name)));
+  staged_.emplace_back(manifest, std::move(normal));
+  staged_.back().first.annotations.clear();
+  return {};
+}
+
+Result<> Store::Writer::commit() {
+  TRY(sync_dir(store_.images_ + "/blobs/sha256"));
+  auto index = TRY(store_.read_index());
+  for (auto& [d, names] : staged_) {
+    bool known = std::any_of(index.manifests.begin(), index.manifests.end(), [&](const oci::Descriptor& o) { return o.digest == d.digest; });
+    if (names.empty() && !known) index.manifests.push_back(d);
+    for (const auto& name : names) set_name(index, d, name);
+  }
+  TRY(store_.write_index(index));
+  committed_ = true;
+  return {};
+}
+
+// --- layers
+
+Result<> Store::unpack_one(const oci::Descriptor& layer, const oci::Digest& diff_id, const std::string& folder) {
+  Fd blob = TRY(open_file(blob_path(layer.digest), O_RDONLY));
+  FdSource file(blob.get(), "layer " + layer.digest.str());
+  HashingSource compressed(file);
+  auto plain = TRY(decompress(compressed));
+  HashingSource tar(*plain);
+  TRY(unpack_layer(tar, folder));
+  TRY(tar.drain());
+  TRY(compressed.drain());
+  if (compressed.digest() != layer.digest) return fail("layer " + layer.digest.str() + " is damaged: its digest does not match");
+  if (tar.digest() != diff_id) return fail("layer " + layer.digest.str() + ": its content does not have the diff id " + diff_id.str() + " that the image's config names");
+  Fd top = TRY(open_file(folder, O_RDONLY | O_DIRECTORY));
+  if (::syncfs(top.get()) < 0) return fail_errno("sync " + folder);
+  return {};
+}
+
+Result<std::vector<std::string>> Store::unpack(const Image& image) {
+  std::vector<std::string> folders;
+  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+    const oci::Digest& diff_id = image.config.diff_ids[i];
+    std::string folder = layers_ + "/" + diff_id.hex();
+    if (!exists(folder)) {
+      FileLock lock = TRY(FileLock::acquire(layers_ + "/lock"));
+      if (!exists(folder)) {
+        std::string temporary = layers_ + "/tmp." + random_hex(8);
+        if (::mkdir(temporary.c_str(), 0755) < 0) return fail_errno("create " + temporary);
+        auto done = unpack_one(image.manifest.layers[i], diff_id, temporary);
+        if (done && ::rename(temporary.c_str(), folder.c_str()) < 0) done = fail_errno("rename " + temporary);
+        if (!done) {
+          (void)remove_tree(temporary);
+          return detail::propagate(std::move(done).error(), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
+        }
+        TRY(sync_dir(layers_));
+      }
+    }
+    folders.push_back(std::move(folder));
+  }
+  return folders;
+}
+
+Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
+  FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
+  FileLock layer_lock = TRY(FileLock::acquire(layers_ + "/lock"));
+  std::set<std::string> blobs, layers = layers_in_use;
+  auto index = TRY(read_index());
+  for (const auto& d : index.manifests) {
+    blobs.insert(d.digest.hex());
+    // Without the documents it is not known what an image needs: keep all.
+    Image image = TRY(load(d), "collect");
+    blobs.insert(image.manifest.config.digest.hex());
+    for (const auto& layer : image.manifest.layers) blobs.insert(layer.digest.hex());
+    for (const auto& diff_id : image.config.diff_ids) layers.insert(diff_id.hex());
+  }
+  uint64_t freed = 0;
+  for (const auto& name : TRY(list_dir(images_ + "/blobs/sha256")))
+    if (!blobs.contains(name)) {
+      std::string path = images_ + "/blobs/sha256/" + name;
+      struct stat st;
+      if (::stat(path.c_str(), &st) == 0 && ::unlink(path.c_str()) == 0) freed += static_cast<uint64_t>(st.st_size);
+    }
+  for (const auto& name : TRY(list_dir(images_ + "/blobs")))
+    if (name.starts_with("tmp.")) ::unlink((images_ + "/blobs/" + name).c_str());
+  for (const auto& name : TRY(list_dir(layers_))) {
+    if (name == "lock" || layers.contains(name)) continue;
+    // Renamed first, so that a kill in the middle never leaves half a layer
+    // under its own name.
+    std::string doomed = layers_ + "/tmp." + random_hex(8);
+    if (::rename((layers_ + "/" + name).c_str(), doomed.c_str()) == 0) TRY(remove_tree(doomed));
+  }
+  return freed;
+}
+
+}  // namespace caisson::image

@@ -1,0 +1,96 @@
+// The image store: an OCI image layout (image-spec, image-layout.md) beside
+// the unpacked layers.
+//
+//   <root>/images/oci-layout, index.json, blobs/sha256/<hex>   the truth
+//   <root>/images/lock                                         writers hold it
+//   <root>/layers/<diff id>/          complete, read-only once there
+//   <root>/layers/tmp.<random>/       being unpacked; removed by collect()
+//
+// Data is on the disk before anything names it, so a kill or a power cut
+// leaves at most unreferenced files, which collect() removes.
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "image/stream.h"
+#include "oci/image.h"
+#include "oci/reference.h"
+
+namespace caisson::image {
+
+struct Image {
+  std::vector<std::string> names;  ///< "web:latest"; empty: untagged
+  oci::Descriptor descriptor;      ///< of the manifest
+  oci::Manifest manifest;
+  oci::ImageConfig config;
+  [[nodiscard]] const oci::Digest& id() const { return manifest.config.digest; }
+  [[nodiscard]] uint64_t size() const;  ///< compressed layers and documents, bytes
+};
+
+class Store {
+ public:
+  /// Opens, making the layout where there is none.
+  [[nodiscard]] static Result<Store> open(const std::string& root);
+
+  [[nodiscard]] Result<std::vector<Image>> list() const;
+  /// By name ("web", "web:1.0", "web@sha256:…") or by a prefix of the id (at
+  /// least 4 digits). Not found: ENOENT.
+  [[nodiscard]] Result<Image> find(const std::string& name) const;
+  [[nodiscard]] Result<> tag(const std::string& name, const std::string& new_name);
+  /// Removes one name; the last one removes the image. By id, all its names
+  /// go, which needs `force` where there are several.
+  [[nodiscard]] Result<std::vector<std::string>> remove(const std::string& name, bool force);
+
+  /// Adds blobs and names as one step: either all of it is there afterwards
+  /// or nothing. Holds the store's lock while it lives.
+  class Writer {
+   public:
+    explicit Writer(Store& store, FileLock lock) : store_(store), lock_(std::move(lock)) {}
+    Writer(Writer&&) = default;
+    ~Writer();
+    /// Stores what `produce` writes and returns its descriptor; where
+    /// `expected` is given, other content is an error.
+    [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, const oci::Digest* expected, const std::function<Result<>(Sink&)>& produce);
+    [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, std::string_view content);
+    /// Checks that every blob of the manifest is there; commit() will name it.
+    [[nodiscard]] Result<> stage(const oci::Descriptor& manifest, const std::vector<std::string>& names);
+    /// Makes everything staged visible at once.
+    [[nodiscard]] Result<> commit();
+
+   private:
+    Store& store_;
+    FileLock lock_;
+    std::vector<std::string> added_;
+    std::vector<std::pair<oci::Descriptor, std::vector<std::string>>> staged_;
+    bool committed_ = false;
+  };
+  [[nodiscard]] Result<Writer> begin();
+
+  /// Makes sure that all layers are unpacked; returns their folders, the
+  /// lowest first. Concurrent callers share the work.
+  [[nodiscard]] Result<std::vector<std::string>> unpack(const Image& image);
+  /// Removes blobs that no image and layers that neither an image nor
+  /// `layers_in_use` refers to. Returns the bytes freed.
+  [[nodiscard]] Result<uint64_t> collect(const std::set<std::string>& layers_in_use);
+
+  [[nodiscard]] Result<std::string> read_blob(const oci::Digest& digest, uint64_t limit = 8u << 20) const;
+  [[nodiscard]] std::string blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
+  [[nodiscard]] const std::string& root() const { return root_; }
+
+ private:
+  explicit Store(std::string root) : root_(std::move(root)), images_(root_ + "/images"), layers_(root_ + "/layers") {}
+  [[nodiscard]] Result<oci::Index> read_index() const;
+  [[nodiscard]] Result<> write_index(const oci::Index& index) const;
+  [[nodiscard]] Result<Image> load(const oci::Descriptor& descriptor) const;
+  [[nodiscard]] Result<> unpack_one(const oci::Descriptor& layer, const oci::Digest& diff_id, const std::string& folder);
+
+  std::string root_, images_, layers_;
+};
+
+/// A name with its tag: "web" → "web:latest".
+[[nodiscard]] Result<std::string> normal_name(const std::string& name);
+
+}  // namespace caisson::image

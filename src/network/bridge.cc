@@ -1,0 +1,225 @@
+// Links, addresses and routes (rtnetlink(7)).
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/if_addr.h>
+#include <linux/if_bridge.h>
+#include <linux/if_link.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <linux/veth.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/rollback.h"
+#include "base/strings.h"
+#include "network/firewall.h"
+#include "network/network.h"
+#include "sys/netlink.h"
+
+namespace caisson::network {
+namespace {
+
+using sys::NetlinkMessage;
+using sys::NetlinkSocket;
+
+std::string mac_bytes(const std::string& mac) {
+  std::string out;
+  for (const auto& part : split(mac, ':')) out += static_cast<char>(std::stoi(part, nullptr, 16));
+  return out;
+}
+
+struct ifinfomsg link(unsigned index = 0, unsigned flags = 0) {
+  struct ifinfomsg m = {};
+  m.ifi_family = AF_UNSPEC;
+  m.ifi_index = static_cast<int>(index);
+  m.ifi_flags = flags;
+  m.ifi_change = flags;
+  return m;
+}
+
+Result<unsigned> index_of(const std::string& name) {
+  unsigned index = ::if_nametoindex(name.c_str());
+  if (index == 0) return fail_errno("interface " + name);
+  return index;
+}
+
+Result<> set_up(NetlinkSocket& route, unsigned index) { return route.request(NetlinkMessage(RTM_NEWLINK, 0).header(link(index, IFF_UP)), "bring up an interface"); }
+
+Result<> add_address(NetlinkSocket& route, unsigned index, const std::string& ip, int prefix) {
+  bool v6 = ip.find(':') != std::string::npos;
+  struct ifaddrmsg m = {};
+  m.ifa_family = v6 ? AF_INET6 : AF_INET;
+  m.ifa_prefixlen = static_cast<unsigned char>(prefix);
+  // No duplicate address detection: the lease is what makes it unique, and
+  // the address is wanted before the application starts.
+  m.ifa_flags = v6 ? IFA_F_NODAD : 0;
+  m.ifa_index = index;
+  unsigned char raw[16];
+  if (::inet_pton(m.ifa_family, ip.c_str(), raw) != 1) return fail("bad address " + ip);
+  std::string_view bytes(reinterpret_cast<char*>(raw), v6 ? 16 : 4);
+  NetlinkMessage message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
+  message.header(m).attr(IFA_LOCAL, bytes).attr(IFA_ADDRESS, bytes);
+  if (!v6) {
+    uint32_t address;
+    std::memcpy(&address, raw, 4);
+    uint32_t broadcast = address | htonl(prefix == 32 ? 0 : 0xffffffffu >> prefix);
+    message.number(IFA_BROADCAST, broadcast);
+  }
+  auto done = route.request(message, "give address " + ip);
+  if (!done && done.error().code == EEXIST) return {};
+  return done;
+}
+
+Result<> default_route(NetlinkSocket& route, unsigned index, const std::string& gateway) {
+  bool v6 = gateway.find(':') != std::string::npos;
+  struct rtmsg m = {};
+  m.rtm_family = v6 ? AF_INET6 : AF_INET;
+  m.rtm_table = RT_TABLE_MAIN;
+  m.rtm_protocol = RTPROT_BOOT;
+  m.rtm_type = RTN_UNICAST;
+  unsigned char raw[16];
+  if (::inet_pton(m.rtm_family, gateway.c_str(), raw) != 1) return fail("bad gateway " + gateway);
+  return route.request(NetlinkMessage(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL).header(m).attr(RTA_GATEWAY, std::string_view(reinterpret_cast<char*>(raw), v6 ? 16 : 4)).number<uint32_t>(RTA_OIF, index),
+                       "set the default route");
+}
+
+/// A token bucket on an interface's way out: `rate` bytes per second.
+Result<> limit_rate(NetlinkSocket& route, unsigned index, uint64_t rate) {
+  struct tcmsg m = {};
+  m.tcm_family = AF_UNSPEC;
+  m.tcm_ifindex = static_cast<int>(index);
+  m.tcm_handle = 0x80010000;
+  m.tcm_parent = TC_H_ROOT;
+  // The bucket holds what passes in 20 ms, at least two large frames.
+  uint64_t burst = std::max<uint64_t>(rate / 50, 131072);
+  struct tc_tbf_qopt options = {};
+  options.rate.rate = static_cast<uint32_t>(std::min<uint64_t>(rate, UINT32_MAX));
+  options.rate.linklayer = 1;
+  options.limit = static_cast<uint32_t>(std::min<uint64_t>(burst + rate / 10, UINT32_MAX));
+  options.buffer = static_cast<uint32_t>(burst * 1'000'000 / rate * 16);  // psched ticks of 64 ns
+  return route.request(NetlinkMessage(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL).header(m).text(TCA_KIND, "tbf").nest(TCA_OPTIONS, [&](NetlinkMessage& o) {
+    o.number(TCA_TBF_PARMS, options);
+    o.number<uint32_t>(TCA_TBF_BURST, static_cast<uint32_t>(burst));
+    if (rate > UINT32_MAX) o.number<uint64_t>(TCA_TBF_RATE64, rate);
+  }), "limit the network rate");
+}
+
+/// "csn" and eleven digits of the container's id: unique and at most 15 characters.
+std::string host_side_name(const std::string& container) { return "csn" + container.substr(0, 11); }
+
+Result<> enable_forwarding() {
+  // Written only where it is off: these are the host's own settings.
+  for (const char* file : {"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"}) {
+    auto now = read_file(file);
+    if (!now || trim(*now) != "0") continue;
+    if (auto ok = write_file(file, "1"); !ok) log::warning("network: no way out of the containers: " + ok.error().message);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Fd> enter_netns(int netns) {
+  Fd back = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+  if (::setns(netns, CLONE_NEWNET) < 0) return fail_errno("enter the container's network namespace");
+  return back;
+}
+
+Result<> leave_netns(const Fd& back) {
+  if (::setns(back.get(), CLONE_NEWNET) < 0) return fail_errno("leave the container's network namespace");
+  return {};
+}
+
+Result<> bring_up(const Network& network) {
+  auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+  NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
+  message.header(link()).text(IFLA_IFNAME, network.bridge).nest(IFLA_LINKINFO, [](NetlinkMessage& info) { info.text(IFLA_INFO_KIND, "bridge"); });
+  auto made = route.request(message, "create bridge " + network.bridge);
+  if (!made && made.error().code == EPERM) return fail("create bridge " + network.bridge + ": needs root (CAP_NET_ADMIN), or use --network none", EPERM);
+  bool fresh = made.has_value();
+  if (!made && made.error().code != EEXIST) return made;
+  unsigned index = TRY(index_of(network.bridge));
+  // A maker that died half-way leaves a bridge without addresses, so all
+  // steps are done each time; each of them is harmless when repeated.
+  TRY(add_address(route, index, ip4_str(network.gateway), network.subnet.prefix));
+  if (exists("/proc/sys/net/ipv6")) {
+    std::string gateway6 = network.subnet6.substr(0, network.subnet6.find('/')) + "1";
+    if (auto ok = add_address(route, index, gateway6, 64); !ok) log::debug(ok.error().message);
+    if (fresh) (void)write_file("/proc/sys/net/ipv6/conf/" + network.bridge + "/accept_ra", "0");
+  }
+  TRY(set_up(route, index));
+  if (!network.internal) {
+    TRY(enable_forwarding());
+    TRY(open_firewall(network), "network " + network.name);
+  }
+  return {};
+}
+
+Result<> take_down(const Network& network) {
+  auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+  if (unsigned index = ::if_nametoindex(network.bridge.c_str()); index != 0)
+    TRY(route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(index)), "remove bridge " + network.bridge));
+  return close_firewall(network);
+}
+
+Result<> loopback_up(int netns) {
+  return inside(netns, []() -> Result<> {
+    auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+    return set_up(route, 1);
+  });
+}
+
+Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, Rates rates) {
+  auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+  unsigned bridge = TRY(index_of(network.bridge));
+  std::string outside = host_side_name(container);
+  // One left by a monitor that was killed before its namespace went away.
+  if (unsigned stale = ::if_nametoindex(outside.c_str()); stale != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(stale)), "remove a stale interface");
+  NetlinkMessage pair(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
+  pair.header(link(0, IFF_UP)).text(IFLA_IFNAME, outside).number<uint32_t>(IFLA_MASTER, bridge).nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
+    info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
+      data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
+        peer.header(link());
+        peer.text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, mac_bytes(endpoint.mac)).number<int>(IFLA_NET_NS_FD, netns);
+      });
+    });
+  });
+  TRY(route.request(pair, "create the container's network interface"));
+  Rollback undo;
+  undo.on_failure([&] {
+    if (unsigned index = ::if_nametoindex(outside.c_str()); index != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(index)), "remove an interface");
+  });
+  if (rates.in != 0) TRY(limit_rate(route, TRY(index_of(outside)), rates.in), "--net-rate-in");
+  auto configured = inside(netns, [&]() -> Result<> {
+    auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+    TRY(set_up(in, 1));
+    unsigned index = TRY(index_of(name));
+    bool v6 = exists("/proc/sys/net/ipv6");
+    // Router advertisements of a neighbour must not change the routes
+    // (CVE-2020-13401).
+    TRY(add_address(in, index, endpoint.ip, endpoint.prefix));
+    TRY(set_up(in, index));
+    if (v6) {
+      if (auto ok = add_address(in, index, endpoint.ip6, 64); !ok) {
+        log::debug(ok.error().message);
+        v6 = false;
+      }
+    }
+    if (!network.internal) {
+      TRY(default_route(in, index, endpoint.gateway));
+      if (v6) (void)default_route(in, index, endpoint.gateway6);
+    }
+    if (rates.out != 0) TRY(limit_rate(in, index, rates.out), "--net-rate-out");
+    return {};
+  });
+  TRY(std::move(configured));
+  undo.keep();
+  return {};
+}
+
+}  // namespace caisson::network
