@@ -14,6 +14,8 @@ extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, k
 extern const Command kImagesCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
 // resource_commands.cc
 extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
+// capture_command.cc
+extern const Command kCaptureCommand;
 // copy_command.cc
 extern const Command kCpCommand;
 

@@ -15,7 +15,7 @@ Json to_json(const ContainerConfig& c) {
            {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
   out["restart"] = {{"name", c.restart.name}, {"max_retries", c.restart.max_retries}};
   out["start"] = Json::array();
-  for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}});
+  for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}, {"forking", s.forking}});
   out["ports"] = Json::array();
   for (const auto& p : c.ports) out["ports"].push_back({{"host_ip", p.host_ip}, {"host_port", p.host_port}, {"container_port", p.container_port}, {"protocol", p.protocol}});
   out["mounts"] = Json::array();
@@ -86,6 +86,7 @@ Result<ContainerConfig> parse_container_config(const Json& document, std::string
     s.get("args", command.args);
     s.get("user", command.user);
     s.get("cwd", command.cwd);
+    s.get("forking", command.forking);
     port_number(s, "ready_port", command.ready_port);
   });
   r.each("ports", [&](JsonReader& p) {

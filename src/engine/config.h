@@ -37,6 +37,7 @@ struct StartCommand {
   std::vector<std::string> args;
   std::string user, cwd;
   uint16_t ready_port = 0;  ///< started once this TCP port accepts; 0: at once
+  bool forking = false;     ///< its first process ends and leaves a daemon that is meant
 };
 
 struct Limits {

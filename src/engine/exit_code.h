@@ -5,8 +5,9 @@
 
 namespace caisson::engine {
 
-/// Exit code (128 + signal) of the ended process behind a pidfd, by
-/// PIDFD_GET_INFO of Linux 6.15; empty on older kernels.
-[[nodiscard]] std::optional<int> exit_code_of(int pidfd);
+/// Exit code (128 + signal) of the ended process behind a pidfd: from
+/// /proc/PID/stat while it is a zombie, by PIDFD_GET_INFO (Linux 6.15) once it
+/// was reaped. Empty where neither knows.
+[[nodiscard]] std::optional<int> exit_code_of(int pid, int pidfd);
 
 }  // namespace caisson::engine

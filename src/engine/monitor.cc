@@ -458,7 +458,7 @@ class Monitor {
   void ended() {
     loop_.remove(pidfd_.get());
     if (adopted_) {
-      exit_code_ = exit_code_of(pidfd_.get()).value_or(255);
+      exit_code_ = exit_code_of(pid_, pidfd_.get()).value_or(255);
     } else {
       int status = 0;
       while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {

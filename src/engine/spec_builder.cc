@@ -151,8 +151,8 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
 /// The plan of the supervising init: see init/supervisor.cc for the format.
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
-  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port) {
-    out += "start " + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(who.groups.size());
+  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port, bool forking) {
+    out += (forking ? "forks " : "start ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(who.groups.size());
     for (uint32_t g : who.groups) out += " " + std::to_string(g);
     out += '\0';
     out += (cwd.empty() ? "/" : cwd) + '\0';
@@ -160,9 +160,9 @@ Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::Ro
     out += '\0';
   };
   if (config.start.empty()) {
-    command(config.args, user, config.cwd, 0);
+    command(config.args, user, config.cwd, 0, false);
   } else {
-    for (const auto& s : config.start) command(s.args, s.user.empty() ? user : TRY(sys::resolve_user(rootfs, s.user)), s.cwd.empty() ? config.cwd : s.cwd, s.ready_port);
+    for (const auto& s : config.start) command(s.args, s.user.empty() ? user : TRY(sys::resolve_user(rootfs, s.user)), s.cwd.empty() ? config.cwd : s.cwd, s.ready_port, s.forking);
   }
   return out;
 }

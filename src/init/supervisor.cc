@@ -4,7 +4,9 @@
 //
 // Plan file, one program after the other:
 //   "start UID GID PORT NGROUPS [GID…]" NUL  cwd NUL  arg NUL … arg NUL  NUL
-// PORT is the TCP port that tells it is ready, or 0.
+// PORT is the TCP port that tells it is ready, or 0. "forks" in place of
+// "start": the first process ends with 0 and leaves a daemon; what counts is
+// when the last process of the container ends.
 #include <linux/signal.h>
 #include <sys/syscall.h>
 
@@ -18,6 +20,7 @@ constexpr long kReadySeconds = 60, kStopSeconds = 8;
 constexpr int kTerm = 15, kKill = 9, kChild = 17, kInt = 2, kQuit = 3;
 
 struct Program {
+  bool forks;
   uint32_t uid, gid, port, group_count;
   uint32_t groups[kMaxGroups];
   const char* cwd;
@@ -28,7 +31,7 @@ struct Program {
 Program programs[kMaxPrograms];
 int program_count = 0;
 int exit_code = 0;
-bool stopping = false;
+bool stopping = false, daemons = false;
 char** environment;
 
 [[noreturn]] void quit(long code) {
@@ -51,7 +54,8 @@ uint32_t number(const char*& p) {
 void parse(char* at, char* end) {
   while (at < end && program_count < kMaxPrograms) {
     Program& p = programs[program_count++];
-    const char* fields = at + 5;  // past "start"
+    p.forks = *at == 'f';
+    const char* fields = at + 5;  // past "start" or "forks"
     p.uid = number(fields);
     p.gid = number(fields);
     p.port = number(fields);
@@ -133,10 +137,16 @@ void reap() {
   int status;
   for (;;) {
     long pid = call(SYS_wait4, -1, &status, 1 /* WNOHANG */, 0);
+    // ECHILD: the last daemon has ended as well.
+    if (pid < 0 && daemons) stopping = true;
     if (pid <= 0) return;
     for (int i = 0; i < program_count; ++i) {
       if (programs[i].pid != pid) continue;
       programs[i].pid = 0;
+      if (!stopping && programs[i].forks && status == 0) {
+        daemons = true;
+        continue;
+      }
       if (!stopping) {
         exit_code = (status & 0x7f) != 0 ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
         if (program_count > 1) say(Text().add(programs[i].argv[0]).add(" ended with ").add(static_cast<long>(exit_code)).add(", stopping the others"));
@@ -165,6 +175,10 @@ void handle(int number) {
     stopping = true;
     return;
   }
+  if (daemons) {
+    call(SYS_kill, -1, number);
+    return;
+  }
   for (int i = 0; i < program_count; ++i)
     if (programs[i].pid > 0) call(SYS_kill, programs[i].pid, number);
 }
@@ -190,6 +204,12 @@ void stop_in_reverse() {
     if (programs[i].pid > 0) call(SYS_kill, programs[i].pid, kKill);
     for (int tries = 0; programs[i].pid > 0 && tries < 100; ++tries) next_signal(50);
   }
+  if (!daemons) return;
+  // Daemons are nobody's known child: everything that is left is asked, then killed.
+  int status;
+  call(SYS_kill, -1, kTerm);
+  for (long waited = 0; waited < kStopSeconds * 1000 && call(SYS_wait4, -1, &status, 1, 0) >= 0; waited += 20) next_signal(20);
+  call(SYS_kill, -1, kKill);
 }
 
 }  // namespace
@@ -223,13 +243,13 @@ extern "C" [[noreturn]] void init_main(long argc, char** argv, char** envp) {
       handle(next_signal(20));
     }
   }
-  while (!stopping && running() > 0) {
+  while (!stopping && (running() > 0 || daemons)) {
     uint64_t wanted = ~uint64_t{0};
     long number = call(SYS_rt_sigtimedwait, &wanted, 0, 0, 8);
     reap();
     // With a single program, its own handlers decide what TERM means.
     if (number > 0 && number != kChild) {
-      if (program_count == 1)
+      if (program_count == 1 && !daemons)
         call(SYS_kill, programs[0].pid, number);
       else
         handle(static_cast<int>(number));

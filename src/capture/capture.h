@@ -1,0 +1,44 @@
+// Making an image out of an application that is on this machine.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "capture/closure.h"
+#include "image/store.h"
+
+namespace caisson::capture {
+
+struct CaptureRequest {
+  pid_t pid = 0;                      ///< a running application, or
+  std::vector<std::string> command;   ///< a command to run and watch, or
+  std::string package;                ///< a Debian package
+  std::string name;                   ///< of the image
+  std::string user;                   ///< whom `command` runs as
+  std::string cwd;                    ///< where `command` runs; "": here
+  int for_seconds = 0;                ///< watch `command` that long; 0: until it ends or ctrl-c
+  bool shadow = true;                 ///< start a running application a second time, unseen by the host
+  std::string data = "auto";          ///< state: auto, copy or empty
+  std::vector<std::string> add;       ///< more paths
+  std::vector<std::string> env;       ///< NAME=VALUE to set
+  std::vector<std::string> include_secrets;
+  std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
+  std::string scratch;                ///< folder for temporary files
+};
+
+struct CaptureResult {
+  image::Image image;
+  Json report;  ///< every file with its reason; secrets; warnings
+  std::vector<std::string> notes;
+};
+
+/// `progress` gets one line for each step. Needs root.
+[[nodiscard]] Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store, const std::function<void(const std::string&)>& progress);
+
+/// Downloads a package and what it needs and unpacks it below `root`, without
+/// installing anything on this host; fills `entry` from its unit.
+[[nodiscard]] Result<> unpack_package(const std::string& package, const std::string& scratch, const std::string& root, EntryPoint& entry, const std::function<void(const std::string&)>& progress);
+
+}  // namespace caisson::capture

@@ -1,0 +1,256 @@
+#include "capture/entry_point.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/fd.h"
+#include "base/strings.h"
+#include "capture/file_set.h"
+
+namespace caisson::capture {
+
+std::vector<std::string> split_command(const std::string& text) {
+  std::vector<std::string> out;
+  std::string word;
+  bool in_word = false;
+  char quote = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    char c = text[i];
+    if (c == '\\' && i + 1 < text.size() && quote != '\'') {
+      word += text[++i];
+      in_word = true;
+    } else if (quote != 0) {
+      if (c == quote)
+        quote = 0;
+      else
+        word += c;
+    } else if (c == '"' || c == '\'') {
+      quote = c;
+      in_word = true;
+    } else if (c == ' ' || c == '\t') {
+      if (in_word) out.push_back(std::move(word));
+      word.clear();
+      in_word = false;
+    } else {
+      word += c;
+      in_word = true;
+    }
+  }
+  if (in_word) out.push_back(std::move(word));
+  return out;
+}
+
+Unit parse_unit(const std::string& text, const std::string& path) {
+  Unit unit;
+  unit.path = path;
+  std::string joined;
+  for (const auto& line : split(text, '\n')) {
+    joined += line;
+    if (joined.ends_with('\\')) {
+      joined.back() = ' ';
+      continue;
+    }
+    std::string whole(trim(joined));
+    joined.clear();
+    size_t equals = whole.find('=');
+    if (whole.empty() || whole[0] == '#' || whole[0] == ';' || equals == std::string::npos) continue;
+    std::string key(trim(whole.substr(0, equals))), value(trim(whole.substr(equals + 1)));
+    if (key == "ExecStart") unit.exec_start = value.substr(std::min(value.find_first_not_of("-@:+!"), value.size()));
+    if (key == "User") unit.user = value;
+    if (key == "Group") unit.group = value;
+    if (key == "Type") unit.type = value;
+    if (key == "WorkingDirectory") unit.working_directory = value;
+    if (key == "RuntimeDirectory")
+      for (auto& d : split(value, ' ', true)) unit.runtime_directories.push_back(std::move(d));
+  }
+  return unit;
+}
+
+std::optional<Unit> find_unit(const std::string& exe) {
+  struct stat wanted;
+  if (::stat(exe.c_str(), &wanted) < 0) return {};
+  for (const char* folder : {"/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"}) {
+    auto names = list_dir(folder);
+    if (!names) continue;
+    std::sort(names->begin(), names->end());
+    for (const auto& name : *names) {
+      if (!name.ends_with(".service") || name.find('@') != std::string::npos) continue;
+      auto text = read_file(std::string(folder) + "/" + name, 1u << 20);
+      if (!text) continue;
+      Unit unit = parse_unit(*text, std::string(folder) + "/" + name);
+      auto words = split_command(unit.exec_start);
+      struct stat st;
+      if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return unit;
+    }
+  }
+  return {};
+}
+
+namespace {
+
+/// Asks a Redis server how it was started: its title hides it.
+std::optional<std::string> ask(uint16_t port, const std::string& question) {
+  Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  struct timeval limit = {1, 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  struct sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (::connect(fd.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address) < 0) return {};
+  std::string text = question + "\r\nQUIT\r\n";
+  if (::send(fd.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) return {};
+  std::string out;
+  char buffer[16384];
+  ssize_t n;
+  while (out.size() < (1u << 20) && (n = ::recv(fd.get(), buffer, sizeof buffer, 0)) > 0) out.append(buffer, static_cast<size_t>(n));
+  return out;
+}
+
+std::optional<std::string> redis_config(uint16_t port, const std::string& key) {
+  auto answer = ask(port, "CONFIG GET " + key);
+  if (!answer || !answer->starts_with("*2")) return {};
+  auto lines = split(*answer, '\n');
+  if (lines.size() < 5) return {};
+  return std::string(trim(lines[4]));
+}
+
+bool redis_entry(const ProcessInfo& p, const std::set<Port>& ports, EntryPoint& entry) {
+  if (p.title.find("redis-server") == std::string::npos) return false;
+  for (const auto& port : ports) {
+    if (port.protocol != "tcp") continue;
+    auto info = ask(port.number, "INFO server");
+    if (!info || info->find("redis_version") == std::string::npos) continue;
+    std::string executable = p.exe, config;
+    for (const auto& line : split(*info, '\n')) {
+      if (line.starts_with("executable:")) executable = std::string(trim(line.substr(11)));
+      if (line.starts_with("config_file:")) config = std::string(trim(line.substr(12)));
+    }
+    entry.argv = {executable};
+    if (!config.empty()) entry.argv.push_back(config);
+    // What the command line may have changed on top of the file.
+    for (const char* key : {"port", "bind", "protected-mode", "dir", "save", "appendonly", "maxmemory"})
+      if (auto value = redis_config(port.number, key); value) {
+        entry.argv.push_back(std::string("--") + key);
+        // Several addresses are several arguments; an empty value is one.
+        auto words = std::string_view(key) == "bind" && !value->empty() ? split(*value, ' ', true) : std::vector<std::string>{*value};
+        entry.argv.insert(entry.argv.end(), words.begin(), words.end());
+      }
+    entry.how = "asked the server itself (INFO, CONFIG GET), as its title hides the command";
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports) {
+  EntryPoint entry;
+  entry.env = p.env;
+  entry.cwd = p.cwd.empty() ? "/" : p.cwd;
+  entry.uid = p.uid;
+  entry.gid = p.gid;
+  entry.groups = p.groups;
+  auto unit = find_unit(p.exe);
+  if (unit) {
+    for (const auto& d : unit->runtime_directories) entry.runtime_folders.push_back("/run/" + d);
+    entry.forking = unit->type == "forking";
+  }
+  // A command line as it was given has a first word that names a file; one
+  // that was overwritten has everything in its first word.
+  std::string first = p.argv.empty() ? "" : p.argv[0];
+  size_t colon = p.title.find(": master process ");
+  if (colon != std::string::npos) {
+    // nginx: master process /usr/sbin/nginx -c /etc/nginx/nginx.conf
+    entry.argv = split_command(p.title.substr(colon + 17));
+    // Arguments with spaces lost their quotes; only -g takes such.
+    for (size_t i = 0; i + 1 < entry.argv.size(); ++i)
+      if (entry.argv[i] == "-g") {
+        std::string directives = entry.argv[i + 1];
+        size_t j = i + 2;
+        while (j < entry.argv.size() && !directives.ends_with(";")) directives += " " + entry.argv[j++];
+        while (j < entry.argv.size() && entry.argv[j].ends_with(";")) directives += " " + entry.argv[j++];
+        entry.argv.erase(entry.argv.begin() + static_cast<long>(i) + 1, entry.argv.begin() + static_cast<long>(j));
+        entry.argv.insert(entry.argv.begin() + static_cast<long>(i) + 1, directives);
+        break;
+      }
+    if (!entry.argv.empty() && entry.argv[0].find('/') == std::string::npos) entry.argv[0] = p.exe;
+    entry.how = "from the master process's title";
+  } else if (redis_entry(p, ports, entry)) {
+  } else if (p.argv.size() == 1 && first.find(' ') != std::string::npos) {
+    if (!unit || unit->exec_start.empty())
+      return fail("process " + std::to_string(p.pid) + " has overwritten its command line (\"" + p.title.substr(0, 80) + "\") and no systemd unit starts " + p.exe + ": give the command after --");
+    entry.argv = split_command(unit->exec_start);
+    entry.how = "from ExecStart of " + unit->path + ", as the process has overwritten its command line";
+  } else {
+    entry.argv = p.argv;
+    entry.how = "from the process's command line";
+    // By its full name: PATH may differ in the container. A script's
+    // interpreter keeps the name it was called by (virtual environments).
+    if (!entry.argv.empty() && entry.argv[0].find('/') == std::string::npos) {
+      bool found = false;
+      for (const auto& e : p.env)
+        if (e.starts_with("PATH="))
+          for (const auto& folder : split(e.substr(5), ':', true))
+            if (std::string candidate = folder + "/" + entry.argv[0]; !found && ::access(candidate.c_str(), X_OK) == 0) {
+              entry.argv[0] = candidate;
+              found = true;
+            }
+      if (!found) entry.argv[0] = p.exe;
+    }
+  }
+  if (entry.argv.empty()) return fail("process " + std::to_string(p.pid) + " has no command line");
+  return entry;
+}
+
+void keep_in_foreground(EntryPoint& entry) {
+  if (entry.argv.empty()) return;
+  std::string program(base_name(entry.argv[0]));
+  auto has = [&](std::string_view text) { return std::any_of(entry.argv.begin(), entry.argv.end(), [&](const std::string& a) { return a.find(text) != std::string::npos; }); };
+  if (program == "nginx") {
+    auto g = std::find(entry.argv.begin(), entry.argv.end(), "-g");
+    if (has("daemon off")) return;
+    if (g != entry.argv.end() && g + 1 != entry.argv.end()) {
+      std::string& directives = *(g + 1);
+      // "daemon on;" given by hand would be a second daemon directive.
+      if (size_t at = directives.find("daemon on;"); at != std::string::npos)
+        directives.replace(at, 10, "daemon off;");
+      else
+        directives += " daemon off;";
+    } else {
+      entry.argv.insert(entry.argv.end(), {"-g", "daemon off;"});
+    }
+    entry.forking = false;
+  } else if (program == "redis-server" || program == "redis-check-rdb") {
+    entry.argv.insert(entry.argv.end(), {"--daemonize", "no"});
+    entry.forking = false;
+  } else if (program == "apache2" || program == "httpd") {
+    if (!has("FOREGROUND")) entry.argv.push_back("-DFOREGROUND");
+    entry.forking = false;
+  }
+}
+
+void clean_environment(EntryPoint& entry) {
+  static const char* const session[] = {"SSH_", "SUDO_", "XDG_", "DBUS_", "LS_COLORS", "LESS", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "COLORTERM", "DISPLAY", "WAYLAND_", "MAIL", "LOGNAME", "USER", "USERNAME", "SHELL", "HOSTNAME", "TMUX", "STY", "INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_", "MANAGERPID", "SYSTEMD_", "WINDOWID", "EDITOR", "VISUAL", "PS1", "DEBIAN_FRONTEND", "CI", "GIT_"};
+  std::vector<std::string> kept;
+  for (auto& e : entry.env) {
+    std::string name = e.substr(0, e.find('='));
+    bool drop = std::any_of(std::begin(session), std::end(session), [&](const std::string& s) { return s.ends_with('_') && s.size() > 1 ? name.starts_with(s) : name == s; });
+    if (drop) continue;
+    if (secret_variable(name)) {
+      entry.secret_variables.push_back(name);
+      continue;
+    }
+    kept.push_back(std::move(e));
+  }
+  entry.env = std::move(kept);
+}
+
+}  // namespace caisson::capture

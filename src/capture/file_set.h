@@ -1,0 +1,79 @@
+// The files of a capture, each with the reason why it is there.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "capture/elf.h"
+
+namespace caisson::capture {
+
+struct FileItem {
+  struct stat st = {};
+  std::string rule;    ///< short name of the rule: "traced", "library", …
+  std::string reason;  ///< for people: "opened while it ran"
+  std::string source;  ///< where the content is read from, if not the path itself
+  std::string link;    ///< of a symlink
+  std::optional<std::string> content;  ///< a modified copy, or a file made here
+  std::string origin = "copied";       ///< copied, modified or made
+};
+
+struct Secret {
+  std::string path, why;
+};
+
+/// Collects paths of this host (or of a root below `root`), links and all.
+class FileSet {
+ public:
+  explicit FileSet(std::string root = "") : root_(std::move(root)), libraries_(root_) {}
+
+  /// Adds a path: every link on the way, every folder (without its content),
+  /// the file, and what it needs to be loaded. Paths that do not exist, belong
+  /// to the kernel or are secrets are not added. Returns the real path.
+  std::string add(const std::string& path, const std::string& rule, const std::string& reason);
+  /// Adds a folder with everything in it; at most `budget` bytes.
+  void add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget = 1ull << 30);
+  /// An empty folder with the owner and mode of the host's.
+  void add_empty_folder(const std::string& path, const std::string& rule, const std::string& reason);
+  /// A file made here, or a modified copy of the host's.
+  void add_content(const std::string& path, std::string content, mode_t mode, const std::string& rule, const std::string& reason);
+
+  void allow_secret(const std::string& path) { allowed_secrets_.push_back(path); }
+  /// Folders whose content is state, not software: only made empty.
+  void exclude(const std::string& prefix) { excluded_.push_back(prefix); }
+  [[nodiscard]] bool excluded(const std::string& path) const;
+
+  [[nodiscard]] bool has(const std::string& path) const { return items_.contains(path); }
+  [[nodiscard]] const std::map<std::string, FileItem>& items() const { return items_; }
+  [[nodiscard]] std::map<std::string, FileItem>& items() { return items_; }
+  [[nodiscard]] const std::vector<Secret>& secrets() const { return secrets_; }
+  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
+  void warn(std::string text) { warnings_.push_back(std::move(text)); }
+  [[nodiscard]] const std::string& root() const { return root_; }
+
+ private:
+  std::string resolve(const std::string& path, const std::string& rule, const std::string& reason, int depth);
+  bool insert(const std::string& path, const struct stat& st, const std::string& rule, const std::string& reason);
+  void add_needs(const std::string& path);
+
+  std::string root_;
+  LibrarySearch libraries_;
+  std::map<std::string, FileItem> items_;
+  std::vector<std::string> excluded_, allowed_secrets_;
+  std::vector<Secret> secrets_;
+  std::vector<std::string> warnings_;
+};
+
+/// Why a file must not be copied: a private key, a password database and the
+/// like. Empty where nothing is known against it.
+[[nodiscard]] std::string secret_reason(const std::string& path, const std::string& file);
+/// The same for an environment variable's name.
+[[nodiscard]] bool secret_variable(const std::string& name);
+
+}  // namespace caisson::capture

@@ -1,0 +1,27 @@
+// What dpkg knows about the files of this host.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace caisson::capture {
+
+class Packages {
+ public:
+  /// Reads /var/lib/dpkg/info/*.list; on a host without dpkg, knows nothing.
+  [[nodiscard]] static Packages read();
+  /// Name of the package that a file belongs to ("" where to none). Knows
+  /// that /lib and /usr/lib are one folder.
+  [[nodiscard]] std::string owner(const std::string& path) const;
+  [[nodiscard]] const std::vector<std::string>& files(const std::string& package) const;
+
+ private:
+  std::map<std::string, std::string> owners_;
+  std::map<std::string, std::vector<std::string>> files_;
+};
+
+}  // namespace caisson::capture

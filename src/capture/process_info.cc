@@ -1,0 +1,121 @@
+#include "capture/process_info.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "base/fd.h"
+#include "base/strings.h"
+
+namespace caisson::capture {
+namespace {
+
+std::string link_target(const std::string& path) {
+  char buffer[4096];
+  ssize_t n = ::readlink(path.c_str(), buffer, sizeof buffer);
+  return n < 0 ? "" : std::string(buffer, static_cast<size_t>(n));
+}
+
+std::vector<std::string> nul_separated(const std::string& text) {
+  auto parts = split(text, '\0');
+  while (!parts.empty() && parts.back().empty()) parts.pop_back();
+  return parts;
+}
+
+std::string name_by_id(const char* file, uint32_t id) {
+  auto text = read_file(file);
+  if (text)
+    for (const auto& line : split(*text, '\n', true)) {
+      auto fields = split(line, ':');
+      if (fields.size() > 2 && fields[2] == std::to_string(id)) return fields[0];
+    }
+  return std::to_string(id);
+}
+
+}  // namespace
+
+std::string user_name(uint32_t uid) { return name_by_id("/etc/passwd", uid); }
+std::string group_name(uint32_t gid) { return name_by_id("/etc/group", gid); }
+
+Result<ProcessInfo> read_process(pid_t pid) {
+  std::string base = "/proc/" + std::to_string(pid);
+  ProcessInfo p;
+  p.pid = pid;
+  auto status = read_file(base + "/status");
+  if (!status) return fail("process " + std::to_string(pid) + " does not exist", ESRCH);
+  for (const auto& line : split(*status, '\n', true)) {
+    auto fields = split(line, '\t', true);
+    if (fields.size() < 2) continue;
+    if (fields[0] == "PPid:") p.parent = std::atoi(fields[1].c_str());
+    if (fields[0] == "Uid:" && fields.size() > 2) p.uid = static_cast<uint32_t>(std::stoul(fields[2]));
+    if (fields[0] == "Gid:" && fields.size() > 2) p.gid = static_cast<uint32_t>(std::stoul(fields[2]));
+    if (fields[0] == "Groups:")
+      for (const auto& g : split(fields[1], ' ', true)) p.groups.push_back(static_cast<uint32_t>(std::stoul(g)));
+  }
+  p.exe = link_target(base + "/exe");
+  if (p.exe.empty()) return fail("process " + std::to_string(pid) + " is a kernel thread, or may not be looked at");
+  if (p.exe.ends_with(" (deleted)")) p.exe.resize(p.exe.size() - 10);
+  p.cwd = link_target(base + "/cwd");
+  std::string cmdline = TRY(read_file(base + "/cmdline"));
+  p.title = cmdline;
+  while (p.title.ends_with('\0')) p.title.pop_back();
+  p.argv = nul_separated(cmdline);
+  if (auto env = read_file(base + "/environ"); env)
+    for (auto& e : nul_separated(*env))
+      if (size_t equals = e.find('='); equals != std::string::npos && equals > 0) p.env.push_back(std::move(e));
+  if (auto maps = read_file(base + "/maps", 16u << 20); maps)
+    for (const auto& line : split(*maps, '\n', true))
+      if (size_t slash = line.find('/'); slash != std::string::npos && !line.ends_with("(deleted)")) p.mapped.insert(line.substr(slash));
+  if (auto fds = list_dir(base + "/fd"); fds)
+    for (const auto& fd : *fds) {
+      std::string target = link_target(base + "/fd/" + fd);
+      struct stat st;
+      if (target.starts_with("/") && ::stat(target.c_str(), &st) == 0 && S_ISREG(st.st_mode)) p.open_files.insert(target);
+    }
+  return p;
+}
+
+Result<std::vector<ProcessInfo>> read_process_tree(pid_t pid) {
+  std::vector<ProcessInfo> out{TRY(read_process(pid))};
+  std::multimap<pid_t, pid_t> children;
+  for (const auto& name : TRY(list_dir("/proc"))) {
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    auto stat = read_file("/proc/" + name + "/stat");
+    if (!stat || stat->rfind(')') == std::string::npos) continue;
+    auto fields = split(std::string_view(*stat).substr(stat->rfind(')') + 2), ' ');
+    children.emplace(std::atoi(fields[1].c_str()), std::atoi(name.c_str()));
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    auto [from, to] = children.equal_range(out[i].pid);
+    for (auto it = from; it != to; ++it)
+      if (auto p = read_process(it->second); p) out.push_back(std::move(*p));
+  }
+  return out;
+}
+
+std::set<Port> listening_ports(const std::vector<ProcessInfo>& processes) {
+  std::set<Port> out;
+  for (const auto& p : processes) {
+    std::string base = "/proc/" + std::to_string(p.pid);
+    std::set<std::string> sockets;
+    if (auto fds = list_dir(base + "/fd"); fds)
+      for (const auto& fd : *fds)
+        if (std::string t = link_target(base + "/fd/" + fd); t.starts_with("socket:[")) sockets.insert(t.substr(8, t.size() - 9));
+    for (const char* file : {"tcp", "tcp6", "udp", "udp6"}) {
+      auto text = read_file(base + "/net/" + file, 64u << 20);
+      if (!text) continue;
+      bool tcp = file[0] == 't';
+      for (const auto& line : split(*text, '\n', true)) {
+        auto fields = split(line, ' ', true);
+        if (fields.size() < 10 || !sockets.contains(fields[9])) continue;
+        if (fields[3] != (tcp ? "0A" : "07")) continue;  // LISTEN; an unconnected UDP socket
+        size_t colon = fields[1].rfind(':');
+        out.insert({static_cast<uint16_t>(std::stoul(fields[1].substr(colon + 1), nullptr, 16)), tcp ? "tcp" : "udp", fields[1].substr(0, colon)});
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace caisson::capture

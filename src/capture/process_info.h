@@ -1,0 +1,42 @@
+// What /proc tells about a running application.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace caisson::capture {
+
+struct ProcessInfo {
+  pid_t pid = 0, parent = 0;
+  std::string exe;  ///< path of the program file
+  std::vector<std::string> argv, env;
+  std::string cwd, title;
+  uint32_t uid = 0, gid = 0;
+  std::vector<uint32_t> groups;
+  std::set<std::string> mapped;      ///< files in its memory maps
+  std::set<std::string> open_files;  ///< regular files it holds open
+};
+
+struct Port {
+  uint16_t number = 0;
+  std::string protocol, address;
+  auto operator<=>(const Port&) const = default;
+};
+
+[[nodiscard]] Result<ProcessInfo> read_process(pid_t pid);
+/// The process and its descendants, the process first.
+[[nodiscard]] Result<std::vector<ProcessInfo>> read_process_tree(pid_t pid);
+/// TCP and UDP ports that these processes listen on: sockets in /proc/PID/net
+/// whose inodes the processes hold.
+[[nodiscard]] std::set<Port> listening_ports(const std::vector<ProcessInfo>& processes);
+/// User and group names by number, from the host's files.
+[[nodiscard]] std::string user_name(uint32_t uid);
+[[nodiscard]] std::string group_name(uint32_t gid);
+
+}  // namespace caisson::capture

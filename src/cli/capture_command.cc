@@ -1,0 +1,89 @@
+// caisson capture: an image out of an application that is on this machine.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/log.h"
+#include "base/strings.h"
+#include "capture/capture.h"
+#include "cli/commands.h"
+#include "engine/engine.h"
+
+namespace caisson::cli {
+namespace {
+
+Result<int> cmd_capture(const Globals& globals, const Args& args) {
+  capture::CaptureRequest request;
+  int ways = args.has("pid") + args.has("package");
+  if (ways > 1) return fail("--pid and --package exclude each other");
+  if (ways == 0 && args.rest().empty()) return fail("say what to capture: --pid N, --package NAME, or a command after --");
+  if (args.has("pid")) {
+    request.pid = static_cast<pid_t>(TRY(parse_uint(args.get("pid"), INT32_MAX), "--pid"));
+    if (request.pid <= 1) return fail("--pid: " + args.get("pid") + " is not the process of an application");
+  }
+  request.package = args.get("package");
+  request.command = args.rest();
+  request.name = args.get("tag");
+  if (request.name.empty()) return fail("--tag: give the image a name");
+  TRY(image::normal_name(request.name), "--tag");
+  request.user = args.get("user");
+  request.cwd = args.get("workdir");
+  if (std::string duration = args.get("for"); !duration.empty()) {
+    if (duration.ends_with('s')) duration.pop_back();
+    request.for_seconds = static_cast<int>(TRY(parse_uint(duration, 86400), "--for"));
+  }
+  request.shadow = !args.flag("no-shadow");
+  request.data = args.get("data", "auto");
+  if (request.data != "auto" && request.data != "copy" && request.data != "empty") return fail("--data: \"" + request.data + "\" is none of auto, copy, empty");
+  request.add = args.all("add");
+  request.env = args.all("env");
+  for (const auto& e : request.env)
+    if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
+  request.include_secrets = args.all("include-secret");
+  for (const auto& s : args.all("set-file")) {
+    size_t equals = s.find('=');
+    if (equals == std::string::npos || s[0] != '/') return fail("--set-file: \"" + s + "\": write /PATH/IN/IMAGE=FILE");
+    request.set_files.emplace_back(s.substr(0, equals), s.substr(equals + 1));
+  }
+  auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
+  auto store = TRY(engine.images());
+  request.scratch = globals.root + "/tmp.capture." + random_hex(6);
+  bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
+  auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
+    if (show) std::fprintf(stderr, "%s\n", line.c_str());
+  }));
+  if (args.has("report")) TRY(replace_file(args.get("report"), result.report.dump(2) + "\n", 0644), "--report");
+  const Json& secrets = result.report["secrets"];
+  for (const auto& s : secrets)
+    log::warning("left out " + s["path"].get<std::string>() + " (" + s["why"].get<std::string>() + "); hand it in with: " + s["hand_in"].get<std::string>());
+  for (const auto& v : result.report["secret_variables"]) log::warning("left out the environment variable " + v.get<std::string>() + "; hand it in with: caisson run -e " + v.get<std::string>());
+  for (const auto& w : result.report["warnings"]) log::warning(w.get<std::string>());
+  size_t files = 0;
+  for (const auto& f : result.report["files"]) files += f["type"] == "file";
+  std::fprintf(stderr, "captured %zu files, %s, as %s\n", files, human_size(result.report["bytes"].get<uint64_t>()).c_str(), request.name.c_str());
+  std::printf("%s\n", result.image.id().str().c_str());
+  return 0;
+}
+
+constexpr Option kOptions[] = {
+    {"-t,--tag", "NAME", "name of the image"},
+    {"--pid", "N", "capture a running process and its children, without stopping them"},
+    {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
+    {"--for", "SECONDS", "watch the command that long (default: until ctrl-c)"},
+    {"-u,--user", "USER[:GROUP]", "run the command as that user"},
+    {"-w,--workdir", "DIR", "run the command there"},
+    {"-e,--env", "NAME=VALUE", "set an environment variable of the image"},
+    {"--add", "PATH", "take this file or folder too"},
+    {"--data", "auto|copy|empty", "state folders: copy those it cannot start without (auto), or make all empty"},
+    {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
+    {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
+    {"--no-shadow", "", "do not start a running application a second time"},
+    {"--report", "FILE", "write why each file is there, as JSON"},
+    {"--verbose", "", "say what is being done, also where no one is watching"},
+};
+
+}  // namespace
+
+const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --pid $(cat /run/nginx.pid) --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture};
+
+}  // namespace caisson::cli
