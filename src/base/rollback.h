@@ -8,7 +8,9 @@
 namespace caisson {
 
 /// Runs the registered actions in reverse order when it goes out of scope,
-/// unless keep() was called. The actions must not throw.
+/// unless keep() was called. The actions must not throw, and may speak only of
+/// variables that were declared before the Rollback: later ones are gone when
+/// it runs.
 class Rollback {
  public:
   Rollback() = default;

@@ -36,7 +36,9 @@ std::string application_top(const std::string& path) {
     auto parts = split(path, '/', true);
     std::string top;
     for (int i = 0; i < depth && i < static_cast<int>(parts.size()); ++i) top += "/" + parts[static_cast<size_t>(i)];
-    // A home directory is no application: the folder inside it is.
+    // A home directory is no application: the folder inside it is, unless it
+    // is a hidden one (settings, caches, installed interpreters).
+    if (split(top, '/').back().starts_with(".")) return {};
     return top;
   }
   return {};
@@ -240,14 +242,10 @@ void add_language_libraries(FileSet& files, const ClosureInput& in) {
     if (path.starts_with("/usr/lib/ruby/")) stdlib.insert("/usr/lib/ruby");
   }
   for (const auto& folder : stdlib) {
-    files.add_tree(folder, "language", "standard library of the interpreter");
-    // The interpreter's own tests and tools are larger than all the rest.
-    std::erase_if(files.items(), [&](const auto& item) {
-      if (item.second.rule != "language" || !below(item.first, folder)) return false;
-      for (const char* part : {"/test/", "/tests/", "/idlelib/", "/turtledemo/", "/ensurepip/", "/lib2to3/tests/", "/config-3."})
-        if (item.first.find(part, folder.size()) != std::string::npos) return true;
-      return item.first.ends_with("/test") || item.first.ends_with("/idlelib") || item.first.ends_with("/turtledemo");
-    });
+    // The interpreter's own tests and tools are larger than all the rest, and
+    // other packages come by themselves.
+    files.add_tree(folder, "language", "standard library of the interpreter", 1ull << 30,
+                   {"test", "tests", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"});
   }
   for (const auto& path : packages) {
     files.add_tree(path, "language", "a package that was imported");

@@ -133,7 +133,9 @@ bool redis_entry(const ProcessInfo& p, const std::set<Port>& ports, EntryPoint& 
       if (line.starts_with("executable:")) executable = std::string(trim(line.substr(11)));
       if (line.starts_with("config_file:")) config = std::string(trim(line.substr(12)));
     }
-    entry.argv = {executable};
+    // It puts its working folder before a name that came from PATH.
+    if (::access(executable.c_str(), X_OK) != 0) executable = dir_name(p.exe) + "/" + std::string(base_name(executable));
+    entry.argv = {::access(executable.c_str(), X_OK) == 0 ? executable : p.exe};
     if (!config.empty()) entry.argv.push_back(config);
     // What the command line may have changed on top of the file.
     for (const char* key : {"port", "bind", "protected-mode", "dir", "save", "appendonly", "maxmemory"})

@@ -106,7 +106,7 @@ void FileSet::add_needs(const std::string& path) {
   }
 }
 
-void FileSet::add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget) {
+void FileSet::add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget, const std::vector<std::string>& skip) {
   std::string real = add(path, rule, reason);
   if (real.empty()) return;
   struct stat st;
@@ -121,7 +121,7 @@ void FileSet::add_tree(const std::string& path, const std::string& rule, const s
     std::sort(names->begin(), names->end());
     for (const auto& name : *names) {
       std::string inner = folder + "/" + name;
-      if (name == "__pycache__" || name == ".git" || name == ".hg" || name == ".svn") continue;
+      if (name == "__pycache__" || name == ".git" || name == ".hg" || name == ".svn" || std::find(skip.begin(), skip.end(), name) != skip.end()) continue;
       if (::lstat((root_ + inner).c_str(), &st) < 0 || excluded(inner)) continue;
       if (S_ISREG(st.st_mode)) {
         used += static_cast<uint64_t>(st.st_size);
@@ -189,6 +189,9 @@ std::string secret_reason(const std::string& path, const std::string& file) {
   // Private keys say what they are in their first lines.
   struct stat st;
   if (::stat(file.c_str(), &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 32 && st.st_size < (1 << 20)) {
+    // Source text and documentation may quote a key's first line.
+    for (const char* text : {".py", ".rst", ".md", ".txt", ".js", ".c", ".h", ".rb", ".pm", ".pl", ".html", ".go", ".java", ".so"})
+      if (name.ends_with(text)) return {};
     bool likely = name.ends_with(".key") || name.ends_with(".pem") || name.ends_with(".p12") || name.ends_with(".pfx") || (st.st_mode & 0077) == 0 || name.find("key") != std::string::npos || name.ends_with(".crt");
     if (name.ends_with(".p12") || name.ends_with(".pfx") || name.ends_with(".jks")) return "a key store";
     if (likely) {

@@ -37,8 +37,9 @@ class FileSet {
   /// the file, and what it needs to be loaded. Paths that do not exist, belong
   /// to the kernel or are secrets are not added. Returns the real path.
   std::string add(const std::string& path, const std::string& rule, const std::string& reason);
-  /// Adds a folder with everything in it; at most `budget` bytes.
-  void add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget = 1ull << 30);
+  /// Adds a folder with everything in it; at most `budget` bytes. Folders
+  /// named in `skip` are left out wherever they are.
+  void add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget = 1ull << 30, const std::vector<std::string>& skip = {});
   /// An empty folder with the owner and mode of the host's.
   void add_empty_folder(const std::string& path, const std::string& rule, const std::string& reason);
   /// A file made here, or a modified copy of the host's.

@@ -54,8 +54,14 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   }));
   if (args.has("report")) TRY(replace_file(args.get("report"), result.report.dump(2) + "\n", 0644), "--report");
   const Json& secrets = result.report["secrets"];
-  for (const auto& s : secrets)
+  size_t shown = 0;
+  for (const auto& s : secrets) {
+    if (++shown > 10) {
+      log::warning("left out " + std::to_string(secrets.size() - 10) + " more secrets: --report lists all of them");
+      break;
+    }
     log::warning("left out " + s["path"].get<std::string>() + " (" + s["why"].get<std::string>() + "); hand it in with: " + s["hand_in"].get<std::string>());
+  }
   for (const auto& v : result.report["secret_variables"]) log::warning("left out the environment variable " + v.get<std::string>() + "; hand it in with: caisson run -e " + v.get<std::string>());
   for (const auto& w : result.report["warnings"]) log::warning(w.get<std::string>());
   size_t files = 0;

@@ -99,8 +99,8 @@ Result<Container> Engine::create(ContainerConfig config, const std::string& imag
     TRY(check_name(config.name));
   if (auto taken = containers_.find(config.name); taken && taken->config.name == config.name)
     return fail("the container name \"" + config.name + "\" is already in use by container " + taken->config.id.substr(0, 12) + ": remove or rename that container first", EEXIST);
+  network::Endpoint endpoint;  // before the rollback that speaks of it
   Rollback undo;
-  network::Endpoint endpoint;
   bool bridge = config.network != "host" && config.network != "none" && !config.network.starts_with("container:");
   if (bridge) {
     auto net = TRY(networks_.find(config.network), "--network");

@@ -181,10 +181,13 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     if (errno == EEXIST) return fail("container with id \"" + options.id + "\" already exists", EEXIST);
     return fail_errno("create " + folder);
   }
+  // Declared before the rollback that speaks of them, so that they outlive it.
+  cgroups::Cgroup cgroup;
+  sys::Cloned child;
   Rollback undo;
   undo.on_failure([&] { (void)remove_tree(folder); });
   FileLock lock = TRY(FileLock::acquire(folder + "/lock"));
-  auto cgroup = TRY(cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
+  cgroup = TRY(cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
   state.cgroup_path = cgroup.path();
   TRY(save_state(folder, state));
   TRY(replace_file(folder + "/config.json", oci::to_json(spec).dump()));
@@ -227,7 +230,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
   }
   plan.hook_state = state_document(state, Status::creating).dump();
-  auto child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
+  child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) run_child(plan);
   undo.on_failure([&] { put_down(child); });
   plan.sync.reset();
