@@ -1,6 +1,5 @@
 #include "capture/capture.h"
 
-#include <pwd.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -237,7 +236,11 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   if (std::none_of(config.env.begin(), config.env.end(), [](const std::string& e) { return e.starts_with("PATH="); }))
     config.env.insert(config.env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   config.working_dir = files.has(seen.entry.cwd) ? seen.entry.cwd : "/";
-  if (seen.entry.uid != 0 || seen.entry.gid != 0) config.user = std::to_string(seen.entry.uid) + ":" + std::to_string(seen.entry.gid);
+  if (seen.entry.uid != 0 || seen.entry.gid != 0) {
+    // By name alone, the user has the groups that /etc/group gives it.
+    HostUser known = files.root().empty() ? host_user(seen.entry.uid) : HostUser{};
+    config.user = known.gid == seen.entry.gid ? known.name : std::to_string(seen.entry.uid) + ":" + std::to_string(seen.entry.gid);
+  }
   std::set<std::string> ports;
   for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
   config.exposed_ports.assign(ports.begin(), ports.end());

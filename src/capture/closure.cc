@@ -126,8 +126,8 @@ std::string filtered_users(const std::set<std::string>& keep, const char* file) 
 
 void add_skeleton(FileSet& files, const ClosureInput& in) {
   const char* rule = "skeleton";
-  std::set<std::string> users{"root", "nobody", user_name(in.entry->uid)};
-  for (const auto& p : *in.processes) users.insert(user_name(p.uid));
+  std::set<std::string> users{"root", "nobody", host_user(in.entry->uid).name};
+  for (const auto& p : *in.processes) users.insert(host_user(p.uid).name);
   files.add_content("/etc/passwd", filtered_users(users, "/etc/passwd"), 0644, rule, "users, without people's accounts");
   files.add_content("/etc/group", filtered_users(users, "/etc/group"), 0644, rule, "groups, without people's accounts");
   for (const char* path : {"/bin", "/sbin", "/lib", "/lib64"}) files.add(path, rule, "a top folder or link that programs expect");

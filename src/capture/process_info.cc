@@ -23,20 +23,18 @@ std::vector<std::string> nul_separated(const std::string& text) {
   return parts;
 }
 
-std::string name_by_id(const char* file, uint32_t id) {
-  auto text = read_file(file);
-  if (text)
-    for (const auto& line : split(*text, '\n', true)) {
-      auto fields = split(line, ':');
-      if (fields.size() > 2 && fields[2] == std::to_string(id)) return fields[0];
-    }
-  return std::to_string(id);
-}
-
 }  // namespace
 
-std::string user_name(uint32_t uid) { return name_by_id("/etc/passwd", uid); }
-std::string group_name(uint32_t gid) { return name_by_id("/etc/group", gid); }
+HostUser host_user(uint32_t uid) {
+  if (auto text = read_file("/etc/passwd"); text)
+    for (const auto& line : split(*text, '\n', true)) {
+      auto fields = split(line, ':');
+      if (fields.size() < 4 || fields[2] != std::to_string(uid)) continue;
+      auto gid = parse_uint(fields[3], UINT32_MAX);
+      return {fields[0], gid ? std::optional<uint32_t>(static_cast<uint32_t>(*gid)) : std::nullopt};
+    }
+  return {std::to_string(uid), {}};
+}
 
 Result<ProcessInfo> read_process(pid_t pid) {
   std::string base = "/proc/" + std::to_string(pid);

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -35,8 +36,13 @@ struct Port {
 /// TCP and UDP ports that these processes listen on: sockets in /proc/PID/net
 /// whose inodes the processes hold.
 [[nodiscard]] std::set<Port> listening_ports(const std::vector<ProcessInfo>& processes);
-/// User and group names by number, from the host's files.
-[[nodiscard]] std::string user_name(uint32_t uid);
-[[nodiscard]] std::string group_name(uint32_t gid);
+/// A user's name and first group, from the host's /etc/passwd (read as a
+/// file: this program is static and loads no NSS modules). The name is the
+/// number where there is none.
+struct HostUser {
+  std::string name;
+  std::optional<uint32_t> gid;
+};
+[[nodiscard]] HostUser host_user(uint32_t uid);
 
 }  // namespace caisson::capture
