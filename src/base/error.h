@@ -41,12 +41,12 @@ namespace detail {
 /// Unwraps a Result, or returns its error from the enclosing function with
 /// the context put in front ("context: message"). The context is evaluated
 /// only on failure.
-#define TRY(expression, ...)                                                                       \
-  ({                                                                                               \
-    auto&& try_result_ = (expression);                                                             \
-    if (!try_result_) [[unlikely]]                                                                 \
+#define TRY(expression, ...)                                                                          \
+  ({                                                                                                  \
+    auto&& try_result_ = (expression);                                                                \
+    if (!try_result_) [[unlikely]]                                                                    \
       return ::caisson::detail::propagate(std::move(try_result_).error() __VA_OPT__(, ) __VA_ARGS__); \
-    *std::move(try_result_);                                                                       \
+    *std::move(try_result_);                                                                          \
   })
 
 }  // namespace caisson

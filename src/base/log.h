@@ -8,8 +8,12 @@
 
 namespace caisson::log {
 
-enum class Level { debug, info, warning, error };
-enum class Format { text, json };
+enum class Level { debug,
+                   info,
+                   warning,
+                   error };
+enum class Format { text,
+                    json };
 
 /// Process-wide; set once at start. An empty path means stderr.
 Result<> configure(Level level, Format format, const std::string& path);

@@ -206,7 +206,11 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
   for (const auto& [path, item] : files.items()) {
     bool regular = S_ISREG(item.st.st_mode);
     if (regular) bytes += static_cast<uint64_t>(item.st.st_size);
-    Json entry{{"path", path}, {"type", regular ? "file" : S_ISLNK(item.st.st_mode) ? "link" : "folder"}, {"rule", item.rule}, {"reason", item.reason}, {"origin", item.origin}};
+    Json entry{{"path", path}, {"type", regular ? "file" : S_ISLNK(item.st.st_mode) ? "link"
+                                                                                    : "folder"},
+               {"rule", item.rule},
+               {"reason", item.reason},
+               {"origin", item.origin}};
     if (regular) entry["size"] = item.st.st_size;
     if (std::string owner = files.root().empty() ? packages.owner(path) : ""; !owner.empty()) entry["package"] = owner;
     out["files"].push_back(std::move(entry));
@@ -247,7 +251,8 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   for (const auto& [folder, needed] : state_folders(seen.trace))
     if (folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/")) config.volumes.push_back(folder);
   config.labels["io.caisson.captured"] = config.created;
-  config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package : "command";
+  config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
+                                                                                                      : "command";
   return config;
 }
 
@@ -328,7 +333,8 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
     TRY(write_layer(files, seen.state, tar));
     diff_id = bytes.digest();
     return gzip.finish();
-  }), "write the image"));
+  }),
+                                "write the image"));
   config.diff_ids = {diff_id};
   config.history = {{config.created, "caisson capture", "", false}};
   manifest.config = TRY(writer.add_blob(oci::kMediaConfig, oci::to_json(config).dump()));

@@ -12,20 +12,20 @@
 namespace caisson::capture {
 
 struct CaptureRequest {
-  pid_t pid = 0;                      ///< a running application, or
-  std::vector<std::string> command;   ///< a command to run and watch, or
-  std::string package;                ///< a Debian package
-  std::string name;                   ///< of the image
-  std::string user;                   ///< whom `command` runs as
-  std::string cwd;                    ///< where `command` runs; "": here
-  int for_seconds = 0;                ///< watch `command` that long; 0: until it ends or ctrl-c
-  bool shadow = true;                 ///< start a running application a second time, unseen by the host
-  std::string data = "auto";          ///< state: auto, copy or empty
-  std::vector<std::string> add;       ///< more paths
-  std::vector<std::string> env;       ///< NAME=VALUE to set
+  pid_t pid = 0;                     ///< a running application, or
+  std::vector<std::string> command;  ///< a command to run and watch, or
+  std::string package;               ///< a Debian package
+  std::string name;                  ///< of the image
+  std::string user;                  ///< whom `command` runs as
+  std::string cwd;                   ///< where `command` runs; "": here
+  int for_seconds = 0;               ///< watch `command` that long; 0: until it ends or ctrl-c
+  bool shadow = true;                ///< start a running application a second time, unseen by the host
+  std::string data = "auto";         ///< state: auto, copy or empty
+  std::vector<std::string> add;      ///< more paths
+  std::vector<std::string> env;      ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
-  std::string scratch;                ///< folder for temporary files
+  std::string scratch;                                         ///< folder for temporary files
 };
 
 struct CaptureResult {

@@ -16,13 +16,13 @@ struct ClosureInput {
   const Packages* packages = nullptr;
 };
 
-void add_traced_files(FileSet& files, const ClosureInput& in);      ///< 1: opened, executed, looked at; mapped and open now
-void add_skeleton(FileSet& files, const ClosureInput& in);          ///< 3: what every program expects
-void add_implied_bundles(FileSet& files, const ClosureInput& in);   ///< 4: what a library implies
-void add_application_trees(FileSet& files, const ClosureInput& in); ///< 5: unpackaged trees, touched /etc folders
-void add_language_libraries(FileSet& files, const ClosureInput& in);///< 6: an interpreter's standard library, touched packages
-void add_private_files(FileSet& files, const ClosureInput& in);     ///< 7: the main packages' own folders and plugins
-void add_state_folders(FileSet& files, const ClosureInput& in);     ///< 8: empty, with owner and mode
+void add_traced_files(FileSet& files, const ClosureInput& in);        ///< 1: opened, executed, looked at; mapped and open now
+void add_skeleton(FileSet& files, const ClosureInput& in);            ///< 3: what every program expects
+void add_implied_bundles(FileSet& files, const ClosureInput& in);     ///< 4: what a library implies
+void add_application_trees(FileSet& files, const ClosureInput& in);   ///< 5: unpackaged trees, touched /etc folders
+void add_language_libraries(FileSet& files, const ClosureInput& in);  ///< 6: an interpreter's standard library, touched packages
+void add_private_files(FileSet& files, const ClosureInput& in);       ///< 7: the main packages' own folders and plugins
+void add_state_folders(FileSet& files, const ClosureInput& in);       ///< 8: empty, with owner and mode
 
 /// Bytes that a plugin may drag in before it is left out and reported.
 inline constexpr uint64_t kPluginBudget = 5u << 20;

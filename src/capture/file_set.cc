@@ -170,7 +170,8 @@ void FileSet::add_content(const std::string& path, std::string content, mode_t m
   item.st.st_size = static_cast<off_t>(content.size());
   item.rule = rule;
   item.reason = reason;
-  item.origin = !there ? "made" : original && *original == content ? "copied" : "modified";
+  item.origin = !there ? "made" : original && *original == content ? "copied"
+                                                                   : "modified";
   item.content = std::move(content);
   items_[path] = std::move(item);
 }

@@ -16,10 +16,10 @@ namespace caisson::capture {
 
 struct FileItem {
   struct stat st = {};
-  std::string rule;    ///< short name of the rule: "traced", "library", …
-  std::string reason;  ///< for people: "opened while it ran"
-  std::string source;  ///< where the content is read from, if not the path itself
-  std::string link;    ///< of a symlink
+  std::string rule;                    ///< short name of the rule: "traced", "library", …
+  std::string reason;                  ///< for people: "opened while it ran"
+  std::string source;                  ///< where the content is read from, if not the path itself
+  std::string link;                    ///< of a symlink
   std::optional<std::string> content;  ///< a modified copy, or a file made here
   std::string origin = "copied";       ///< copied, modified or made
 };

@@ -12,15 +12,15 @@ namespace caisson::capture {
 
 struct Shadow {
   Trace trace;
-  std::set<Port> ports;           ///< it listened on
-  bool ready = false;             ///< it opened every port it was expected to
-  std::string output;             ///< what it wrote (its end)
+  std::set<Port> ports;                      ///< it listened on
+  bool ready = false;                        ///< it opened every port it was expected to
+  std::string output;                        ///< what it wrote (its end)
   std::map<std::string, std::string> state;  ///< data folder → tar with its content, after the application ended
 };
 
 struct ShadowOptions {
-  std::set<Port> expected;        ///< ports of the original
-  std::string scratch;            ///< folder for the state archives
+  std::set<Port> expected;  ///< ports of the original
+  std::string scratch;      ///< folder for the state archives
   int timeout_seconds = 20;
 };
 /// Starts, waits until the expected ports are open, asks each for a first

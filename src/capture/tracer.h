@@ -15,7 +15,12 @@
 namespace caisson::capture {
 
 /// How a path was used; bits.
-enum Use : unsigned { kRead = 1, kWritten = 2, kExecuted = 4, kLookedAt = 8, kListed = 16, kEntered = 32 };
+enum Use : unsigned { kRead = 1,
+                      kWritten = 2,
+                      kExecuted = 4,
+                      kLookedAt = 8,
+                      kListed = 16,
+                      kEntered = 32 };
 
 struct Trace {
   std::map<std::string, unsigned> paths;  ///< absolute, as asked; value: Use bits

@@ -10,13 +10,15 @@
 namespace caisson::cli {
 
 struct AttachOptions {
-  bool tty = false;           ///< the container has a terminal
-  bool stdin_open = false;    ///< forward this process's stdin
+  bool tty = false;         ///< the container has a terminal
+  bool stdin_open = false;  ///< forward this process's stdin
   bool forward_signals = true;
 };
 /// Returns the container's exit code; `detached` where the user left with
 /// ctrl-p ctrl-q, `lost` where the monitor went away.
-enum class AttachEnd { exited, detached, lost };
+enum class AttachEnd { exited,
+                       detached,
+                       lost };
 struct AttachResult {
   AttachEnd end = AttachEnd::lost;
   int exit_code = 0;

@@ -37,7 +37,7 @@ struct Globals {
   std::string root;      ///< data: images, containers, volumes
   std::string run_root;  ///< state that a reboot removes
   bool debug = false;
-  std::string log;       ///< file, or empty for stderr
+  std::string log;  ///< file, or empty for stderr
   std::string log_format = "text";
 };
 

@@ -66,7 +66,8 @@ Result<int> start_error(Result<>&& started) {
   // As docker does: 127 for a program that is not there, 126 for one that
   // cannot be executed, 125 for everything before that.
   log::error("error: " + started.error().message);
-  return started.error().code == ENOENT ? 127 : started.error().code == EACCES ? 126 : 125;
+  return started.error().code == ENOENT ? 127 : started.error().code == EACCES ? 126
+                                                                               : 125;
 }
 
 Result<int> cmd_run(const Globals& globals, const Args& args) {
@@ -221,7 +222,8 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   auto launched = engine.runtime().exec(c.config.id, process, std::move(options));
   if (!launched) {
     log::error("error: " + launched.error().message);
-    return launched.error().code == ENOENT ? 127 : launched.error().code == EACCES ? 126 : 1;
+    return launched.error().code == ENOENT ? 127 : launched.error().code == EACCES ? 126
+                                                                                   : 1;
   }
   if (detached) return 0;
   Fd pty;

@@ -83,7 +83,8 @@ Result<int> cmd_tag(const Globals& globals, const Args& args) {
 Result<int> cmd_load(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
-  std::string path = args.has("input") ? args.get("input") : args.rest().empty() ? "-" : args.rest()[0];
+  std::string path = args.has("input") ? args.get("input") : args.rest().empty() ? "-"
+                                                                                 : args.rest()[0];
   if (path == "-" && ::isatty(STDIN_FILENO)) return fail("load: give an archive with --input FILE, or on stdin");
   for (const auto& name : TRY(image::load(store, path), "load")) std::printf("Loaded image: %s\n", name.c_str());
   return 0;

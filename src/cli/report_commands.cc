@@ -49,8 +49,7 @@ Result<int> cmd_ps(const Globals& globals, const Args& args) {
   if (args.get("format") == "json") {
     Json out = Json::array();
     for (const auto& c : all)
-      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"image", c.config.image}, {"command", c.config.args}, {"created", c.config.created}, {"state", c.status.state},
-                     {"status", status_text(c)}, {"exit_code", c.status.exit_code}, {"pid", c.status.pid}, {"ports", ports_text(c)}, {"network", c.config.network}, {"ip", c.endpoint.ip}, {"labels", c.config.labels}});
+      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"image", c.config.image}, {"command", c.config.args}, {"created", c.config.created}, {"state", c.status.state}, {"status", status_text(c)}, {"exit_code", c.status.exit_code}, {"pid", c.status.pid}, {"ports", ports_text(c)}, {"network", c.config.network}, {"ip", c.endpoint.ip}, {"labels", c.config.labels}});
     std::printf("%s\n", out.dump(2).c_str());
     return 0;
   }
@@ -91,8 +90,7 @@ Result<int> cmd_logs(const Globals& globals, const Args& args) {
 
 Json container_json(Engine& engine, const Container& c) {
   Json out{{"Id", c.config.id}, {"Name", c.config.name}, {"Created", c.config.created}, {"Image", c.config.image_id}, {"ImageName", c.config.image}};
-  out["State"] = {{"Status", c.status.state}, {"Running", c.status.state == "running"}, {"Pid", c.status.pid}, {"ExitCode", c.status.exit_code}, {"OOMKilled", c.status.oom_killed},
-                  {"Error", c.status.error}, {"StartedAt", c.status.started}, {"FinishedAt", c.status.finished}};
+  out["State"] = {{"Status", c.status.state}, {"Running", c.status.state == "running"}, {"Pid", c.status.pid}, {"ExitCode", c.status.exit_code}, {"OOMKilled", c.status.oom_killed}, {"Error", c.status.error}, {"StartedAt", c.status.started}, {"FinishedAt", c.status.finished}};
   out["RestartCount"] = c.status.restart_count;
   Json ports = Json::object();
   for (const auto& p : c.status.ports) ports[std::to_string(p.container_port) + "/" + p.protocol].push_back({{"HostIp", p.host_ip}, {"HostPort", std::to_string(p.host_port)}});
@@ -194,8 +192,7 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       std::snprintf(percent, sizeof percent, "%.2f%%", cpu);
       table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory_limit == 0 ? "-" : human_size(s->memory_limit)), human_size(received) + " / " + human_size(sent),
                  human_size(s->read_bytes) + " / " + human_size(s->write_bytes), std::to_string(s->pids)});
-      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory_limit}, {"net_in", received},
-                     {"net_out", sent}, {"block_read", s->read_bytes}, {"block_write", s->write_bytes}, {"pids", s->pids}});
+      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory_limit}, {"net_in", received}, {"net_out", sent}, {"block_read", s->read_bytes}, {"block_write", s->write_bytes}, {"pids", s->pids}});
     }
     if (args.get("format") == "json") {
       std::printf("%s\n", out.dump(2).c_str());

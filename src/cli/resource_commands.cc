@@ -168,13 +168,20 @@ Result<int> cmd_system(const Globals& globals, const Args& args) {
     std::string command = std::string(self, static_cast<size_t>(n)) + " --root " + globals.root + " --run-root " + globals.run_root + " system start-all";
     std::string unit =
         "[Unit]\nDescription=Start Caisson containers that have a restart policy\nAfter=network-online.target local-fs.target\nWants=network-online.target\n\n"
-        "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=none\nExecStart=" + command + "\n\n[Install]\nWantedBy=multi-user.target\n";
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=none\nExecStart=" +
+        command + "\n\n[Install]\nWantedBy=multi-user.target\n";
     std::string path = args.get("path", kUnitPath);
     TRY(write_file_durably(path, unit, 0644), "install-service");
     std::printf("wrote %s; enable it with: systemctl enable caisson.service\n", path.c_str());
     return 0;
   }
-  return fail("system: unknown command \"" + verb + "\": use start-all or install-service", EINVAL);
+  if (verb == "reset") {
+    if (!args.flag("force")) return fail("system reset removes every container, image, volume and network below " + globals.root + ": say so with --force");
+    auto engine = TRY(Engine::open(globals.root, globals.run_root));
+    TRY(engine.reset());
+    return 0;
+  }
+  return fail("system: unknown command \"" + verb + "\": use start-all, install-service or reset", EINVAL);
 }
 
 Result<int> cmd_version(const Globals&, const Args&) {
@@ -185,14 +192,14 @@ Result<int> cmd_version(const Globals&, const Args&) {
 constexpr Option kNetworkOptions[] = {{"--subnet", "SUBNET", "addresses of a new network, such as 10.1.0.0/24"}, {"--internal", "", "a new network without a way out"}, {"-d,--driver", "NAME", "only bridge"}, {"--format", "table|json", "how to print a list"}};
 constexpr Option kVolumeOptions[] = {{"--format", "table|json", "how to print a list"}};
 constexpr Option kPruneOptions[] = {{"-a,--all", "", "also images that no container uses"}, {"--volumes", "", "also volumes that no container uses"}};
-constexpr Option kSystemOptions[] = {{"--path", "FILE", "where install-service writes the unit"}};
+constexpr Option kSystemOptions[] = {{"--path", "FILE", "where install-service writes the unit"}, {"-f,--force", "", "really reset"}};
 
 }  // namespace
 
 const Command kNetworkCommand{"network", "ls|create|inspect|rm [NAME...]", "work with networks", "caisson network create --subnet 10.1.0.0/24 backend", kNetworkOptions, 1, SIZE_MAX, false, false, cmd_network};
 const Command kVolumeCommand{"volume", "ls|create|inspect|rm [NAME...]", "work with volumes", "caisson volume create data", kVolumeOptions, 1, SIZE_MAX, false, false, cmd_volume};
 const Command kPruneCommand{"prune", "", "remove stopped containers, unused networks and unreferenced image data", "caisson prune --all", kPruneOptions, 0, 0, false, false, cmd_prune};
-const Command kSystemCommand{"system", "start-all|install-service", "start what a reboot stopped; install the unit that does so", "caisson system install-service", kSystemOptions, 1, 1, false, false, cmd_system};
+const Command kSystemCommand{"system", "start-all|install-service|reset", "start what a reboot stopped; install the unit that does so; remove everything", "caisson system install-service", kSystemOptions, 1, 1, false, false, cmd_system};
 const Command kVersionCommand{"version", "", "print the version", "caisson version", {}, 0, 0, false, false, cmd_version};
 
 namespace {

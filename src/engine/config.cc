@@ -5,14 +5,7 @@
 namespace caisson::engine {
 
 Json to_json(const ContainerConfig& c) {
-  Json out{{"id", c.id},       {"name", c.name},       {"created", c.created},   {"image", c.image},         {"image_id", c.image_id},
-           {"layers", c.layers}, {"args", c.args},     {"env", c.env},           {"cwd", c.cwd},             {"user", c.user},
-           {"extra_groups", c.extra_groups},           {"hostname", c.hostname}, {"tty", c.tty},             {"stdin_open", c.stdin_open},
-           {"read_only", c.read_only}, {"auto_remove", c.auto_remove},           {"init", c.init},           {"privileged", c.privileged},
-           {"network", c.network}, {"ip", c.ip},       {"mac", c.mac},           {"aliases", c.aliases},     {"dns", c.dns},
-           {"add_hosts", c.add_hosts}, {"cap_add", c.cap_add}, {"cap_drop", c.cap_drop}, {"security_opt", c.security_opt},
-           {"labels", c.labels}, {"sysctls", c.sysctls}, {"annotations", c.annotations}, {"ulimits", c.ulimits},
-           {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
+  Json out{{"id", c.id}, {"name", c.name}, {"created", c.created}, {"image", c.image}, {"image_id", c.image_id}, {"layers", c.layers}, {"args", c.args}, {"env", c.env}, {"cwd", c.cwd}, {"user", c.user}, {"extra_groups", c.extra_groups}, {"hostname", c.hostname}, {"tty", c.tty}, {"stdin_open", c.stdin_open}, {"read_only", c.read_only}, {"auto_remove", c.auto_remove}, {"init", c.init}, {"privileged", c.privileged}, {"network", c.network}, {"ip", c.ip}, {"mac", c.mac}, {"aliases", c.aliases}, {"dns", c.dns}, {"add_hosts", c.add_hosts}, {"cap_add", c.cap_add}, {"cap_drop", c.cap_drop}, {"security_opt", c.security_opt}, {"labels", c.labels}, {"sysctls", c.sysctls}, {"annotations", c.annotations}, {"ulimits", c.ulimits}, {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
   out["restart"] = {{"name", c.restart.name}, {"max_retries", c.restart.max_retries}};
   out["start"] = Json::array();
   for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}, {"forking", s.forking}});
@@ -21,10 +14,7 @@ Json to_json(const ContainerConfig& c) {
   out["mounts"] = Json::array();
   for (const auto& m : c.mounts) out["mounts"].push_back({{"type", m.type}, {"source", m.source}, {"target", m.target}, {"options", m.options}});
   const Limits& l = c.limits;
-  Json limits{{"cpuset_cpus", l.cpuset_cpus},         {"cpuset_mems", l.cpuset_mems},           {"device_read_bps", l.device_read_bps},
-              {"device_write_bps", l.device_write_bps}, {"device_read_iops", l.device_read_iops}, {"device_write_iops", l.device_write_iops},
-              {"net_rate_in", l.net_rate_in},         {"net_rate_out", l.net_rate_out},         {"disk", l.disk},
-              {"shm_size", l.shm_size}};
+  Json limits{{"cpuset_cpus", l.cpuset_cpus}, {"cpuset_mems", l.cpuset_mems}, {"device_read_bps", l.device_read_bps}, {"device_write_bps", l.device_write_bps}, {"device_read_iops", l.device_read_iops}, {"device_write_iops", l.device_write_iops}, {"net_rate_in", l.net_rate_in}, {"net_rate_out", l.net_rate_out}, {"disk", l.disk}, {"shm_size", l.shm_size}};
   if (l.memory) limits["memory"] = *l.memory;
   if (l.memory_swap) limits["memory_swap"] = *l.memory_swap;
   if (l.memory_reservation) limits["memory_reservation"] = *l.memory_reservation;

@@ -14,8 +14,8 @@
 namespace caisson::engine {
 
 struct PortMapping {
-  std::string host_ip;      ///< "" is every address, IPv4 and IPv6
-  uint16_t host_port = 0;   ///< 0: the kernel chooses at start
+  std::string host_ip;     ///< "" is every address, IPv4 and IPv6
+  uint16_t host_port = 0;  ///< 0: the kernel chooses at start
   uint16_t container_port = 0;
   std::string protocol = "tcp";
 };
@@ -47,8 +47,8 @@ struct Limits {
   std::string cpuset_cpus, cpuset_mems;
   std::optional<int64_t> pids;
   std::vector<std::string> device_read_bps, device_write_bps, device_read_iops, device_write_iops;  ///< "/dev/vda:1mb"
-  uint64_t net_rate_in = 0, net_rate_out = 0;  ///< bytes per second
-  uint64_t disk = 0;                           ///< bytes of the writable layer
+  uint64_t net_rate_in = 0, net_rate_out = 0;                                                       ///< bytes per second
+  uint64_t disk = 0;                                                                                ///< bytes of the writable layer
   uint64_t shm_size = 64u << 20;
 };
 

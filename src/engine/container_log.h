@@ -28,8 +28,8 @@ class ContainerLog {
 
 struct LogOptions {
   bool follow = false, timestamps = false;
-  int64_t tail = -1;     ///< lines; -1: all
-  int64_t since = 0;     ///< seconds since the epoch
+  int64_t tail = -1;  ///< lines; -1: all
+  int64_t since = 0;  ///< seconds since the epoch
 };
 struct LogLine {
   std::string text, stream, time;

@@ -160,12 +160,7 @@ Result<> Containers::add(const ContainerConfig& config, const network::Endpoint&
 }
 
 Result<> Containers::save_status(const std::string& id, const Status& s) const {
-  Json out{{"state", s.state},           {"pid", s.pid},
-           {"start_time", s.start_time}, {"exit_code", s.exit_code},
-           {"oom_killed", s.oom_killed}, {"restart_count", s.restart_count},
-           {"stopped_by_user", s.stopped_by_user}, {"started", s.started},
-           {"finished", s.finished},     {"error", s.error},
-           {"boot_id", s.boot_id},       {"ports", ports_json(s.ports)}};
+  Json out{{"state", s.state}, {"pid", s.pid}, {"start_time", s.start_time}, {"exit_code", s.exit_code}, {"oom_killed", s.oom_killed}, {"restart_count", s.restart_count}, {"stopped_by_user", s.stopped_by_user}, {"started", s.started}, {"finished", s.finished}, {"error", s.error}, {"boot_id", s.boot_id}, {"ports", ports_json(s.ports)}};
   // Not durable: after a power cut the container is not running anyway, and
   // recover() finds that out by the boot id.
   return replace_file(folder(id) + "/status.json", out.dump());

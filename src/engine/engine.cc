@@ -142,7 +142,8 @@ Result<> Engine::spawn_monitor(const std::string& id, bool adopt, Fd client) {
   monitor.detach();
   if (text == "ok") return {};
   if (text.empty()) return fail("the container's monitor ended before the container ran (see " + containers_.run_folder(id) + "/monitor.log)");
-  return fail(text, text.find("not found") != std::string::npos || text.find("No such file") != std::string::npos ? ENOENT : text.find("Permission denied") != std::string::npos ? EACCES : 0);
+  return fail(text, text.find("not found") != std::string::npos || text.find("No such file") != std::string::npos ? ENOENT : text.find("Permission denied") != std::string::npos ? EACCES
+                                                                                                                                                                                 : 0);
 }
 
 Result<> Engine::start(const std::string& id, Fd client) {
@@ -293,6 +294,18 @@ Result<int> Engine::start_all() {
       log::error("start container " + c.config.name + ": " + ok.error().message);
   }
   return started;
+}
+
+Result<> Engine::reset() {
+  for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
+  for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
+  for (const char* part : {"containers", "networks", "volumes", "layers", "images"}) TRY(remove_tree(root_ + "/" + part));
+  for (const char* part : {"containers", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
+  // The folders themselves, and the parent cgroups, only where nothing else is inside.
+  ::rmdir(root_.c_str());
+  ::rmdir(run_root_.c_str());
+  for (const auto& h : TRY(cgroups::find_hierarchies())) ::rmdir((h.mount_point + "/caisson").c_str());
+  return {};
 }
 
 Result<std::set<std::string>> Engine::layers_in_use() const {

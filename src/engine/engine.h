@@ -33,6 +33,8 @@ class Engine {
   void recover();
   /// Starts what its restart policy wants running (after a reboot).
   [[nodiscard]] Result<int> start_all();
+  /// Removes everything: containers, networks, volumes, images, the folders.
+  [[nodiscard]] Result<> reset();
   /// Diff ids of the layers that containers stand on.
   [[nodiscard]] Result<std::set<std::string>> layers_in_use() const;
 

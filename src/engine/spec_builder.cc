@@ -295,7 +295,8 @@ Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDi
     p.env.push_back(e);
   }
   complete_env(p.env, config, user.home, request.tty);
-  p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/" : config.cwd;
+  p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/"
+                                                                  : config.cwd;
   p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = user.groups};
   auto caps = request.privileged ? oci::capability_names() : TRY(effective_capabilities(config));
   p.capabilities = user.uid == 0 ? oci::Capabilities{caps, caps, {}, caps, {}} : oci::Capabilities{caps, {}, {}, {}, {}};

@@ -114,7 +114,8 @@ Result<oci::Descriptor> copy_blob(Store::Writer& writer, const Files& files, con
   auto added = TRY(writer.add_blob(d.media_type, &d.digest, [&](Sink& sink) -> Result<> {
     TRY(copy(*source, sink));
     return {};
-  }), "blob " + d.digest.str());
+  }),
+                   "blob " + d.digest.str());
   if (added.size != d.size) return fail("blob " + d.digest.str() + " has " + std::to_string(added.size) + " bytes, and its descriptor says " + std::to_string(d.size));
   return added;
 }

@@ -27,7 +27,7 @@ Result<int64_t> number(const char (&field)[N]) {
     for (size_t i = 0; i < N; ++i) {
       unsigned char byte = static_cast<unsigned char>(field[i]);
       if (i == 0) byte = negative ? byte | 0x80 : byte & 0x7f;
-      if (i + 8 < N && byte != (negative ? 0xff : 0) ) return fail("number out of range");
+      if (i + 8 < N && byte != (negative ? 0xff : 0)) return fail("number out of range");
       value = value << 8 | byte;
     }
     return static_cast<int64_t>(value);
@@ -140,7 +140,10 @@ Result<bool> TarReader::next(TarEntry& entry) {
     auto data_size = static_cast<uint64_t>(size);
     switch (header.type) {
       case 'x': TRY(parse_pax(TRY(read_record(data_size, "pax header")), pax), "tar"); continue;
-      case 'g': TRY(parse_pax(TRY(read_record(data_size, "global pax header")), global_), "tar"); pax.insert(global_.begin(), global_.end()); continue;
+      case 'g':
+        TRY(parse_pax(TRY(read_record(data_size, "global pax header")), global_), "tar");
+        pax.insert(global_.begin(), global_.end());
+        continue;
       case 'L': long_name = TRY(read_record(data_size, "long name")); continue;
       case 'K': long_link = TRY(read_record(data_size, "long link")); continue;
       default: break;
@@ -177,7 +180,9 @@ Result<bool> TarReader::next(TarEntry& entry) {
     entry.path = strip_leading(name);
     while (entry.path.ends_with('/')) entry.path.pop_back();
     switch (header.type) {
-      case '0': case '\0': case '7': entry.type = trailing_slash ? EntryType::directory : EntryType::file; break;
+      case '0':
+      case '\0':
+      case '7': entry.type = trailing_slash ? EntryType::directory : EntryType::file; break;
       case '1': entry.type = EntryType::hard_link; break;
       case '2': entry.type = EntryType::symlink; break;
       case '3': entry.type = EntryType::char_device; break;
@@ -268,7 +273,10 @@ Result<> TarWriter::add(const TarEntry& entry) {
     case EntryType::symlink: type = '2'; break;
     case EntryType::char_device: type = '3'; break;
     case EntryType::block_device: type = '4'; break;
-    case EntryType::directory: type = '5'; path += "/"; break;
+    case EntryType::directory:
+      type = '5';
+      path += "/";
+      break;
     case EntryType::fifo: type = '6'; break;
   }
   std::string records;

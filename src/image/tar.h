@@ -9,7 +9,13 @@
 
 namespace caisson::image {
 
-enum class EntryType { file, hard_link, symlink, char_device, block_device, directory, fifo };
+enum class EntryType { file,
+                       hard_link,
+                       symlink,
+                       char_device,
+                       block_device,
+                       directory,
+                       fifo };
 
 struct TarEntry {
   std::string path;  ///< as written, without a leading "./" or "/"

@@ -59,7 +59,8 @@ constexpr int kNoSignal = 0x4000;
     line.add("caisson: ").add(text.data).add(" (error ").add(static_cast<long>(code)).add(")\n");
     call(SYS_write, 2, line.data, line.size);
   }
-  quit(code == kEnoent ? 127 : code == kEacces ? 126 : 1);
+  quit(code == kEnoent ? 127 : code == kEacces ? 126
+                                               : 1);
 }
 
 void check(long result, const char* what) {

@@ -48,10 +48,10 @@ struct Plan {
 };
 
 // Messages on the sync socket, one byte each unless said otherwise.
-inline constexpr char kReady = 'R';      ///< init → runtime: waiting, the program exists
-inline constexpr char kPark = 'G';       ///< runtime → init: wait for exec.fifo
-inline constexpr char kStart = 'S';      ///< runtime → init: go on at once
-inline constexpr char kError = 'E';      ///< init → runtime: int32 errno, then text
-inline constexpr char kListener = 'L';   ///< init → runtime: with the listener as SCM_RIGHTS
+inline constexpr char kReady = 'R';     ///< init → runtime: waiting, the program exists
+inline constexpr char kPark = 'G';      ///< runtime → init: wait for exec.fifo
+inline constexpr char kStart = 'S';     ///< runtime → init: go on at once
+inline constexpr char kError = 'E';     ///< init → runtime: int32 errno, then text
+inline constexpr char kListener = 'L';  ///< init → runtime: with the listener as SCM_RIGHTS
 
 }  // namespace caisson::init

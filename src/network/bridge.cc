@@ -106,7 +106,8 @@ Result<> limit_rate(NetlinkSocket& route, unsigned index, uint64_t rate) {
     o.number(TCA_TBF_PARMS, options);
     o.number<uint32_t>(TCA_TBF_BURST, static_cast<uint32_t>(burst));
     if (rate > UINT32_MAX) o.number<uint64_t>(TCA_TBF_RATE64, rate);
-  }), "limit the network rate");
+  }),
+                       "limit the network rate");
 }
 
 /// "csn" and eleven digits of the container's id: unique and at most 15 characters.

@@ -20,7 +20,9 @@ using sys::NetlinkSocket;
 
 constexpr uint16_t nft(uint16_t message) { return static_cast<uint16_t>(NFNL_SUBSYS_NFTABLES << 8 | message); }
 
-struct nfgenmsg family(uint8_t number, uint16_t resource = 0) { return {number, NFNETLINK_V0, htons(resource)}; }
+struct nfgenmsg family(uint8_t number, uint16_t resource = 0) {
+  return {number, NFNETLINK_V0, htons(resource)};
+}
 
 NetlinkMessage begin() { return NetlinkMessage(NFNL_MSG_BATCH_BEGIN, 0).header(family(AF_UNSPEC, NFNL_SUBSYS_NFTABLES)); }
 NetlinkMessage end() { return NetlinkMessage(NFNL_MSG_BATCH_END, 0).header(family(AF_UNSPEC, NFNL_SUBSYS_NFTABLES)); }
@@ -179,7 +181,8 @@ Result<> open_firewall(const Network& network) {
 
   for (uint8_t number : {uint8_t{NFPROTO_IPV4}, uint8_t{NFPROTO_IPV6}}) {
     // Docker leaves DOCKER-USER to the administrator and never flushes it.
-    std::string where = chain_exists(socket, number, "filter", "DOCKER-USER") ? "DOCKER-USER" : chain_exists(socket, number, "filter", "FORWARD") ? "FORWARD" : "";
+    std::string where = chain_exists(socket, number, "filter", "DOCKER-USER") ? "DOCKER-USER" : chain_exists(socket, number, "filter", "FORWARD") ? "FORWARD"
+                                                                                                                                                  : "";
     if (where.empty()) continue;
     auto present = rules_naming(socket, number, "filter", network.bridge);
     if (present && !present->empty()) continue;

@@ -36,7 +36,7 @@ struct Network {
   std::string bridge;  ///< interface name
   Subnet4 subnet;
   uint32_t gateway = 0;
-  std::string subnet6;  ///< "fdxx:…::/64"
+  std::string subnet6;    ///< "fdxx:…::/64"
   bool internal = false;  ///< no way out
   std::string created;
 };

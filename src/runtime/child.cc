@@ -48,11 +48,8 @@ Result<> send_byte(int sync, char byte) {
 }
 
 Result<> set_scheduler(const oci::Scheduler& s) {
-  static const std::map<std::string_view, uint32_t> policies{{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3},
-                                                             {"SCHED_ISO", 4},   {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
-  static const std::map<std::string_view, uint64_t> flags{{"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2},      {"SCHED_FLAG_DL_OVERRUN", 4},
-                                                          {"SCHED_FLAG_KEEP_POLICY", 8},   {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32},
-                                                          {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
+  static const std::map<std::string_view, uint32_t> policies{{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3}, {"SCHED_ISO", 4}, {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
+  static const std::map<std::string_view, uint64_t> flags{{"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2}, {"SCHED_FLAG_DL_OVERRUN", 4}, {"SCHED_FLAG_KEEP_POLICY", 8}, {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32}, {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
   struct {
     uint32_t size, policy;
     uint64_t flags;
@@ -82,7 +79,8 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
   const auto& process = *plan.process;
   if (process.scheduler) TRY(set_scheduler(*process.scheduler));
   if (process.io_priority) {
-    int io_class = process.io_priority->first == "IOPRIO_CLASS_RT" ? 1 : process.io_priority->first == "IOPRIO_CLASS_BE" ? 2 : 3;
+    int io_class = process.io_priority->first == "IOPRIO_CLASS_RT" ? 1 : process.io_priority->first == "IOPRIO_CLASS_BE" ? 2
+                                                                                                                         : 3;
     if (::syscall(SYS_ioprio_set, 1, 0, io_class << 13 | process.io_priority->second) < 0) return fail_errno("set process.ioPriority");
   }
   if (plan.spec != nullptr && plan.spec->linux.personality)

@@ -15,22 +15,22 @@ namespace caisson::runtime {
 /// Everything the child needs, computed before it exists. Plain data and held
 /// descriptors; the child is a copy of this process and reads it in place.
 struct ChildPlan {
-  const oci::Spec* spec = nullptr;        ///< null for exec
+  const oci::Spec* spec = nullptr;  ///< null for exec
   const oci::Process* process = nullptr;
   const cgroups::Cgroup* cgroup = nullptr;
-  std::vector<Fd> namespaces;             ///< to join, in order
-  uint64_t unshare_flags = 0;             ///< namespaces to make after the cgroup was joined
-  int join_pidfd = -1;                    ///< exec: the container's init
+  std::vector<Fd> namespaces;  ///< to join, in order
+  uint64_t unshare_flags = 0;  ///< namespaces to make after the cgroup was joined
+  int join_pidfd = -1;         ///< exec: the container's init
   uint64_t join_flags = 0;
-  bool user_namespace = false;            ///< a new one: wait for its maps
-  Fd rootfs;                              ///< detached mount of the root
-  std::vector<Fd> bind_sources;           ///< user namespace: sources cloned by the parent; parallel to spec->mounts
+  bool user_namespace = false;   ///< a new one: wait for its maps
+  Fd rootfs;                     ///< detached mount of the root
+  std::vector<Fd> bind_sources;  ///< user namespace: sources cloned by the parent; parallel to spec->mounts
   std::optional<sys::SeccompProgram> seccomp;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
-  std::string bundle;                     ///< base of relative bind sources
+  std::string bundle;  ///< base of relative bind sources
   std::string hook_state;
-  Fd sync;                                ///< the child's end
+  Fd sync;  ///< the child's end
   Fd fifo;
   int console_socket = -1;
   int preserve_fds = 0;
@@ -41,8 +41,8 @@ struct ChildPlan {
 
 // Messages between parent and child before the init takes over (init/plan.h
 // has the rest). The socket keeps message boundaries.
-inline constexpr char kGo = 'C';          ///< parent → child: cgroup joined, id maps written
-inline constexpr char kHooksNow = 'H';    ///< child → parent: namespaces exist, run the runtime hooks
+inline constexpr char kGo = 'C';        ///< parent → child: cgroup joined, id maps written
+inline constexpr char kHooksNow = 'H';  ///< child → parent: namespaces exist, run the runtime hooks
 inline constexpr char kHooksDone = 'h';
 
 /// Runs in: the container child, from clone to exec of the init. Never returns.

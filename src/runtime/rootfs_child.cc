@@ -26,7 +26,6 @@ struct DefaultDevice {
 };
 constexpr DefaultDevice kDefaultDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
 
-
 /// A mount point for a file system: /proc and /sys must be real folders, not
 /// links that lead elsewhere (CVE-2019-19921), everything else is made where
 /// missing.
@@ -47,7 +46,7 @@ Result<> refuse_over_proc(const oci::Mount& mount) {
   std::string destination = clean_path(mount.destination);
   if (destination == "/proc" && mount.type != "proc") return fail("only a proc file system may be mounted on /proc");
   static const char* const allowed[] = {"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps",
-                                        "/proc/uptime",  "/proc/loadavg",   "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid"};
+                                        "/proc/uptime", "/proc/loadavg", "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid"};
   if (destination.starts_with("/proc/") && std::none_of(std::begin(allowed), std::end(allowed), [&](const char* a) { return destination == a; }))
     return fail("cannot be mounted: it lies inside /proc");
   return {};
@@ -147,7 +146,8 @@ Result<> make_device(const RootDir& root, const oci::Device& device, bool bind) 
   std::string path = clean_path(device.path);
   Fd parent = TRY(root.make_dirs(dir_name(path)));
   std::string name(base_name(path));
-  mode_t type = device.type == "b" ? S_IFBLK : device.type == "p" ? S_IFIFO : S_IFCHR;
+  mode_t type = device.type == "b" ? S_IFBLK : device.type == "p" ? S_IFIFO
+                                                                  : S_IFCHR;
   mode_t mode = device.mode.value_or(0666) & 07777;
   if (bind) {
     Fd source = TRY(sys::clone_mount(device.path, false));

@@ -19,16 +19,20 @@
 
 namespace caisson::runtime {
 
-enum class Status { creating, created, running, paused, stopped };
+enum class Status { creating,
+                    created,
+                    running,
+                    paused,
+                    stopped };
 [[nodiscard]] std::string_view to_string(Status status);
 
 /// What <root>/<id>/state.json holds. Writer: this module.
 struct State {
   std::string id;
   std::string bundle, rootfs;
-  std::string created;  ///< RFC 3339
-  std::string owner;    ///< name of the user who made it
-  pid_t pid = 0;        ///< of the container's init; 0 until there is one
+  std::string created;      ///< RFC 3339
+  std::string owner;        ///< name of the user who made it
+  pid_t pid = 0;            ///< of the container's init; 0 until there is one
   uint64_t start_time = 0;  ///< of that pid, in clock ticks since boot
   std::string cgroup_path;
   std::map<std::string, std::string> annotations;
@@ -38,13 +42,13 @@ struct State {
 
 struct LaunchOptions {
   std::string id;
-  std::string bundle;              ///< absolute
-  int console_socket = -1;         ///< connected unix socket that gets the pty's primary end
-  int preserve_fds = 0;            ///< descriptors 3 … 2+n pass through
+  std::string bundle;       ///< absolute
+  int console_socket = -1;  ///< connected unix socket that gets the pty's primary end
+  int preserve_fds = 0;     ///< descriptors 3 … 2+n pass through
   bool new_keyring = true;
-  bool start = false;              ///< run at once instead of waiting for start()
-  int stdio[3] = {-1, -1, -1};     ///< -1: the caller's own
-  Fd rootfs_mount;                 ///< a detached mount to use in place of spec.root_path
+  bool start = false;           ///< run at once instead of waiting for start()
+  int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own
+  Fd rootfs_mount;              ///< a detached mount to use in place of spec.root_path
 };
 
 struct Launched {

@@ -2,8 +2,8 @@
 // digest of what they were made from.
 #include <sys/stat.h>
 
-#include "oci/digest.h"
 #include "base/log.h"
+#include "oci/digest.h"
 #include "runtime/internal.h"
 
 namespace caisson::runtime {

@@ -30,8 +30,14 @@ struct Kind {
   uint64_t flag;
 };
 constexpr Kind kKinds[] = {
-    {"pid", "pid", CLONE_NEWPID}, {"network", "net", CLONE_NEWNET}, {"mount", "mnt", CLONE_NEWNS},          {"ipc", "ipc", CLONE_NEWIPC},
-    {"uts", "uts", CLONE_NEWUTS}, {"user", "user", CLONE_NEWUSER},  {"cgroup", "cgroup", CLONE_NEWCGROUP}, {"time", "time", CLONE_NEWTIME},
+    {"pid", "pid", CLONE_NEWPID},
+    {"network", "net", CLONE_NEWNET},
+    {"mount", "mnt", CLONE_NEWNS},
+    {"ipc", "ipc", CLONE_NEWIPC},
+    {"uts", "uts", CLONE_NEWUTS},
+    {"user", "user", CLONE_NEWUSER},
+    {"cgroup", "cgroup", CLONE_NEWCGROUP},
+    {"time", "time", CLONE_NEWTIME},
 };
 }  // namespace
 

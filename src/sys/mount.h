@@ -41,8 +41,8 @@ struct MountInfo {
 /// What a mount's option strings mean (runtime-spec, config.md, "Linux mount
 /// options").
 struct MountOptions {
-  unsigned long flags = 0;        ///< MS_* for mount(2)
-  uint64_t set = 0, clear = 0;    ///< MOUNT_ATTR_* for mount_setattr(2)
+  unsigned long flags = 0;      ///< MS_* for mount(2)
+  uint64_t set = 0, clear = 0;  ///< MOUNT_ATTR_* for mount_setattr(2)
   uint64_t rec_set = 0, rec_clear = 0;
   unsigned long propagation = 0;  ///< MS_PRIVATE, MS_SLAVE, … perhaps with MS_REC
   bool bind = false, recursive = false, copy_up = false;

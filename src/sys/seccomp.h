@@ -12,8 +12,8 @@ namespace caisson::sys {
 
 struct SeccompProgram {
   std::vector<sock_filter> filter;
-  unsigned flags = 0;      ///< SECCOMP_FILTER_FLAG_*
-  bool notify = false;     ///< some rule hands the call to a listener
+  unsigned flags = 0;   ///< SECCOMP_FILTER_FLAG_*
+  bool notify = false;  ///< some rule hands the call to a listener
 };
 
 /// System calls the running libseccomp does not know are skipped with a debug
