@@ -30,18 +30,22 @@ std::string real_path(const std::string& path) {
 /// The top folder of an application that no package owns: /srv/site of
 /// /srv/site/a/b. Empty for places that belong to the system.
 std::string application_top(const std::string& path) {
-  static const std::pair<const char*, int> roots[] = {{"/srv", 2}, {"/opt", 2}, {"/var/www", 2}, {"/home", 3}, {"/root", 2}, {"/usr/local/share", 4}, {"/usr/local/lib", 4}, {"/usr/local/etc", 4}, {"/tmp", 2}, {"/var/tmp", 3}, {"/mnt", 2}, {"/data", 2}, {"/app", 1}, {"/work", 2}};
-  for (const auto& [root, depth] : roots) {
-    if (!below(path, root) || path == root) continue;
-    auto parts = split(path, '/', true);
-    std::string top;
-    for (int i = 0; i < depth && i < static_cast<int>(parts.size()); ++i) top += "/" + parts[static_cast<size_t>(i)];
-    // A home directory is no application: the folder inside it is, unless it
-    // is a hidden one (settings, caches, installed interpreters).
-    if (split(top, '/').back().starts_with(".")) return {};
-    return top;
+  static const std::pair<const char*, size_t> roots[] = {{"/srv", 2}, {"/opt", 2}, {"/var/www", 2}, {"/home", 3}, {"/root", 2}, {"/usr/local/share", 4}, {"/usr/local/lib", 4}, {"/usr/local/etc", 4}, {"/tmp", 2}, {"/var/tmp", 3}};
+  static const std::set<std::string> system{"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "media", "proc", "run", "sbin", "sys", "usr", "var", "home", "root", "srv", "opt", "tmp"};
+  auto parts = split(path, '/', true);
+  size_t depth = 0;
+  for (const auto& [root, known] : roots)
+    if (below(path, root) && path != root) depth = known;
+  // A top folder of this server's own, such as /data or /app.
+  if (depth == 0 && !parts.empty() && !system.contains(parts[0])) depth = 2;
+  if (depth == 0) return {};
+  std::string top;
+  for (size_t i = 0; i < depth && i < parts.size(); ++i) {
+    // Hidden folders hold settings, caches, installed interpreters.
+    if (parts[i].starts_with(".")) return {};
+    top += "/" + parts[i];
   }
-  return {};
+  return top;
 }
 
 std::string use_text(unsigned use) {
@@ -188,7 +192,9 @@ std::set<std::string> paths_in(const std::string& file) {
 void add_application_trees(FileSet& files, const ClosureInput& in) {
   std::set<std::string> tops, etc;
   std::set<std::string> seen = touched(in);
-  std::set<std::string> named;
+  std::set<std::string> named, listed;
+  for (const auto& [path, use] : in.trace->paths)
+    if (use & (kListed | kRead)) listed.insert(real_path(path));
   for (const auto& path : seen) {
     if (below(path, "/etc") && path != "/etc") {
       auto parts = split(path, '/', true);
@@ -200,7 +206,9 @@ void add_application_trees(FileSet& files, const ClosureInput& in) {
   }
   for (const auto& a : in.entry->argv)
     if (a.starts_with("/")) named.insert(clean_path(a));
-  named.insert(in.entry->cwd);
+  // The working folder only if something in it was used: a daemon's is often
+  // just where somebody's shell happened to be.
+  if (std::any_of(seen.begin(), seen.end(), [&](const std::string& p) { return below(p, in.entry->cwd) && (p != in.entry->cwd || listed.contains(p)); })) named.insert(in.entry->cwd);
   std::set<std::string> candidates = seen;
   candidates.insert(named.begin(), named.end());
   auto states = state_folders(*in.trace);

@@ -183,10 +183,11 @@ class Tracer {
       struct sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
       if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) < 0) bail();
       ::raise(SIGSTOP);
+      // Before the filter: this is not the application's doing.
+      if (::chdir(options_.cwd.c_str()) < 0) bail();
       // As root, no no_new_privs is needed, so setuid programs stay what they are.
       if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0) bail();
       if (::geteuid() == 0 && (::setgroups(options_.groups.size(), options_.groups.data()) < 0 || ::setresgid(options_.gid, options_.gid, options_.gid) < 0 || ::setresuid(options_.uid, options_.uid, options_.uid) < 0)) bail();
-      if (::chdir(options_.cwd.c_str()) < 0) bail();
       ::execvpe(argv[0], argv.data(), envp.data());
       bail();
     }

@@ -1,5 +1,7 @@
 #include "engine/config.h"
 
+#include <arpa/inet.h>
+
 #include "base/strings.h"
 
 namespace caisson::engine {
@@ -145,6 +147,8 @@ Result<std::vector<PortMapping>> parse_port(const std::string& text) {
     }
     if (base.host_ip.size() > 1 && base.host_ip.front() == '[') base.host_ip = base.host_ip.substr(1, base.host_ip.size() - 2);
   }
+  unsigned char raw[16];
+  if (!base.host_ip.empty() && ::inet_pton(AF_INET, base.host_ip.c_str(), raw) != 1 && ::inet_pton(AF_INET6, base.host_ip.c_str(), raw) != 1) return invalid("\"" + base.host_ip + "\" is not an IP address");
   auto range = [&](const std::string& t) -> Result<std::pair<unsigned, unsigned>> {
     auto parts = split(t, '-');
     auto first = parse_uint(parts[0], 65535);

@@ -50,6 +50,7 @@ Result<Reference> parse_reference(std::string_view text) {
   if (size_t first = rest.find('/'); first != std::string_view::npos) {
     std::string_view host = rest.substr(0, first);
     if (host == "localhost" || host.find_first_of(".:") != std::string_view::npos) {
+      if (host.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:") != std::string_view::npos || host[0] == '.' || host[0] == '-' || host[0] == ':') return invalid("\"" + std::string(host) + "\" is not a registry's name");
       ref.registry = host;
       rest = rest.substr(first + 1);
     }

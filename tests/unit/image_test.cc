@@ -1,0 +1,297 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "image/archive.h"
+#include "image/layer.h"
+#include "image/store.h"
+#include "scratch.h"
+
+namespace caisson::image {
+namespace {
+
+class StringSource : public Source {
+ public:
+  explicit StringSource(std::string data) : data_(std::move(data)) {}
+  Result<size_t> read(char* buffer, size_t size) override {
+    size_t n = data_.copy(buffer, std::min<size_t>(size, 1000), at_);  // short reads on purpose
+    at_ += n;
+    return n;
+  }
+
+ private:
+  std::string data_;
+  size_t at_ = 0;
+};
+
+class StringSink : public Sink {
+ public:
+  Result<> write(std::string_view data) override {
+    text.append(data);
+    return {};
+  }
+  std::string text;
+};
+
+TarEntry entry(const std::string& path, EntryType type = EntryType::file, const std::string& link = "") {
+  TarEntry e;
+  e.path = path;
+  e.type = type;
+  e.link = link;
+  e.mode = type == EntryType::directory ? 0755 : 0644;
+  e.uid = ::getuid();
+  e.gid = ::getgid();
+  return e;
+}
+
+std::string tar_of(const std::vector<std::pair<TarEntry, std::string>>& entries) {
+  StringSink sink;
+  TarWriter tar(sink);
+  for (auto [e, data] : entries) {
+    e.size = data.size();
+    EXPECT_TRUE(tar.add_file(e, data));
+  }
+  EXPECT_TRUE(tar.finish());
+  return sink.text;
+}
+
+TEST(Tar, ReadsWhatItWrites) {
+  std::string long_name(300, 'n');
+  TarEntry fancy = entry("dir/" + long_name);
+  fancy.uid = 3'000'000;
+  fancy.xattrs["user.note"] = std::string("a\0b", 3);
+  std::string text = tar_of({{entry("dir", EntryType::directory), ""}, {fancy, "content"}, {entry("l", EntryType::symlink, std::string(200, 't')), ""}});
+  StringSource source(text);
+  TarReader reader(source);
+  TarEntry e;
+  ASSERT_TRUE(*reader.next(e));
+  EXPECT_EQ(e.path, "dir");
+  ASSERT_TRUE(*reader.next(e));
+  EXPECT_EQ(e.path, "dir/" + long_name);
+  EXPECT_EQ(e.uid, 3'000'000u);
+  EXPECT_EQ(e.xattrs["user.note"], std::string("a\0b", 3));
+  char buffer[100];
+  EXPECT_EQ(std::string(buffer, *reader.read_data(buffer, sizeof buffer)), "content");
+  ASSERT_TRUE(*reader.next(e));
+  EXPECT_EQ(e.link, std::string(200, 't'));
+  EXPECT_FALSE(*reader.next(e));
+}
+
+TEST(Tar, TruncationAndDamageAreErrors) {
+  std::string text = tar_of({{entry("a"), std::string(2000, 'x')}});
+  for (size_t cut : {size_t{100}, size_t{600}, size_t{1500}}) {
+    StringSource source(text.substr(0, cut));
+    TarReader reader(source);
+    TarEntry e;
+    bool failed = false;
+    for (auto next = reader.next(e); !failed; next = reader.next(e)) {
+      if (!next) failed = true;
+      else if (!*next) break;
+    }
+    EXPECT_TRUE(failed) << cut;
+  }
+  text[0] ^= 1;
+  StringSource source(text);
+  TarReader reader(source);
+  TarEntry e;
+  auto damaged = reader.next(e);
+  ASSERT_FALSE(damaged);
+  EXPECT_NE(damaged.error().message.find("damaged header at byte 0"), std::string::npos);
+}
+
+TEST(Gzip, RoundTripAndSeveralMembers) {
+  StringSink packed;
+  for (const char* part : {"hello ", "world"}) {
+    GzipSink gzip(packed);
+    ASSERT_TRUE(gzip.write(part));
+    ASSERT_TRUE(gzip.finish());
+  }
+  StringSource source(packed.text);
+  auto plain = decompress(source);
+  ASSERT_TRUE(plain);
+  StringSink out;
+  ASSERT_TRUE(copy(**plain, out));
+  EXPECT_EQ(out.text, "hello world");
+  StringSource cut(packed.text.substr(0, packed.text.size() - 4));
+  auto again = decompress(cut);
+  ASSERT_TRUE(again);
+  EXPECT_FALSE(copy(**again, out)) << "a truncated stream must not look whole";
+}
+
+/// Unpacks next to a folder that must stay as it is.
+struct Attack {
+  const char* name;
+  std::vector<std::pair<TarEntry, std::string>> entries;
+};
+class HostileLayers : public testing::TestWithParam<Attack> {};
+TEST_P(HostileLayers, LeaveTheNeighboursAlone) {
+  Scratch dir;
+  ASSERT_TRUE(make_dirs(dir / "canary"));
+  ASSERT_TRUE(make_dirs(dir / "layer"));
+  ASSERT_TRUE(replace_file(dir / "canary/file", "untouched", 0600));
+  struct stat before, after;
+  ASSERT_EQ(::stat((dir / "canary/file").c_str(), &before), 0);
+  StringSource source(tar_of(GetParam().entries));
+  (void)unpack_layer(source, dir / "layer");  // refused or kept inside: both are right
+  EXPECT_EQ(*read_file(dir / "canary/file"), "untouched");
+  ASSERT_EQ(::stat((dir / "canary/file").c_str(), &after), 0);
+  EXPECT_EQ(before.st_mode, after.st_mode);
+  EXPECT_EQ(after.st_nlink, 1u) << "a hard link leads out";
+  EXPECT_EQ(list_dir(dir / "canary")->size(), 1u);
+  EXPECT_EQ(list_dir(dir.path())->size(), 2u);
+}
+INSTANTIATE_TEST_SUITE_P(
+    All, HostileLayers,
+    testing::Values(Attack{"DotDot", {{entry("../canary/file"), "evil"}}}, Attack{"DotDotInside", {{entry("a/../../canary/file"), "evil"}}}, Attack{"Absolute", {{entry("/../canary/file"), "evil"}}},
+                    Attack{"LinkThenFile", {{entry("out", EntryType::symlink, "../canary"), ""}, {entry("out/file"), "evil"}}},
+                    Attack{"AbsoluteLinkThenFile", {{entry("out", EntryType::symlink, "/tmp"), ""}, {entry("out/caisson-evil"), "evil"}}},
+                    Attack{"LinkItself", {{entry("f", EntryType::symlink, "../canary/file"), ""}, {entry("f"), "evil"}}},
+                    Attack{"HardLinkOut", {{entry("h", EntryType::hard_link, "../canary/file"), ""}, {entry("h"), "evil"}}},
+                    Attack{"HardLinkThroughLink", {{entry("l", EntryType::symlink, "../canary"), ""}, {entry("h", EntryType::hard_link, "l/file"), ""}}},
+                    Attack{"WhiteoutOfParent", {{entry(".wh..."), ""}}}, Attack{"WhiteoutThroughLink", {{entry("l", EntryType::symlink, "../canary"), ""}, {entry("l/.wh.file"), ""}}},
+                    Attack{"OpaqueThroughLink", {{entry("l", EntryType::symlink, "../canary"), ""}, {entry("l/.wh..wh..opq"), ""}}},
+                    Attack{"FolderOverLink", {{entry("l", EntryType::symlink, "../canary"), ""}, {entry("l", EntryType::directory), ""}, {entry("l/file"), "evil"}}},
+                    Attack{"Dot", {{entry(".", EntryType::symlink, "../canary"), ""}, {entry("file"), "evil"}}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Layer, NeedsRoot_WhiteoutsBecomeOverlayfsForm) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  Scratch dir;
+  StringSource source(tar_of({{entry("d", EntryType::directory), ""}, {entry("d/.wh.gone"), ""}, {entry("o", EntryType::directory), ""}, {entry("o/.wh..wh..opq"), ""}}));
+  ASSERT_TRUE(unpack_layer(source, dir.path()));
+  struct stat st;
+  ASSERT_EQ(::lstat((dir / "d/gone").c_str(), &st), 0);
+  EXPECT_TRUE(S_ISCHR(st.st_mode) && st.st_rdev == 0);
+  char value[2];
+  EXPECT_EQ(::getxattr((dir / "o").c_str(), "trusted.overlay.opaque", value, 1), 1);
+}
+
+TEST(Layer, OverlayAttributesOfAnImageAreDropped) {
+  Scratch dir;
+  TarEntry e = entry("f");
+  e.xattrs["trusted.overlay.redirect"] = "/etc";
+  e.xattrs["security.selinux"] = "x";
+  StringSource source(tar_of({{e, "x"}}));
+  ASSERT_TRUE(unpack_layer(source, dir.path()));
+  char value[16];
+  EXPECT_EQ(::getxattr((dir / "f").c_str(), "trusted.overlay.redirect", value, sizeof value), -1);
+}
+
+TEST(Layer, SizeIsBounded) {
+  Scratch dir;
+  StringSource source(tar_of({{entry("f"), std::string(5000, 'x')}}));
+  auto refused = unpack_layer(source, dir.path(), {.bytes = 4000});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, EFBIG);
+}
+
+class StoreTest : public testing::Test {
+ protected:
+  Result<Image> import_one(const std::string& name, const std::string& content = "x") {
+    std::string tar = tar_of({{entry("file"), content}});
+    EXPECT_TRUE(replace_file(dir_ / "root.tar", tar));
+    auto store = Store::open(dir_ / "store");
+    return import_root(*store, dir_ / "root.tar", name, {});
+  }
+  size_t blobs() { return list_dir(dir_ / "store/images/blobs/sha256")->size(); }
+  Scratch dir_;
+};
+
+TEST_F(StoreTest, FindsByNameAndId) {
+  auto image = import_one("web:1.0");
+  ASSERT_TRUE(image) << image.error().message;
+  auto store = Store::open(dir_ / "store");
+  EXPECT_TRUE(store->find("web:1.0"));
+  EXPECT_TRUE(store->find(image->id().hex().substr(0, 12)));
+  auto missing = store->find("web");
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, ENOENT);
+}
+
+TEST_F(StoreTest, NameMovesAndOldImageStaysUntagged) {
+  auto one = import_one("web", "1"), two = import_one("web", "2");
+  ASSERT_TRUE(one && two);
+  auto store = Store::open(dir_ / "store");
+  EXPECT_EQ(store->find("web")->id(), two->id());
+  auto old = store->find(one->id().hex());
+  ASSERT_TRUE(old);
+  EXPECT_TRUE(old->names.empty());
+}
+
+TEST_F(StoreTest, RemovedImagesBlobsAreCollected) {
+  auto image = import_one("web");
+  ASSERT_TRUE(image);
+  auto store = Store::open(dir_ / "store");
+  ASSERT_TRUE(store->unpack(*image));
+  ASSERT_TRUE(store->remove("web", false));
+  ASSERT_TRUE(store->collect({}));
+  EXPECT_EQ(blobs(), 0u);
+  EXPECT_EQ(list_dir(dir_ / "store/layers")->size(), 1u) << "only the lock is left";
+}
+
+TEST_F(StoreTest, LayersInUseAreKept) {
+  auto image = import_one("web");
+  auto store = Store::open(dir_ / "store");
+  ASSERT_TRUE(store->unpack(*image));
+  ASSERT_TRUE(store->remove("web", false));
+  ASSERT_TRUE(store->collect({image->config.diff_ids[0].hex()}));
+  EXPECT_TRUE(exists(dir_ / "store/layers/" + image->config.diff_ids[0].hex()));
+}
+
+TEST_F(StoreTest, DamagedLayerIsFoundBeforeItIsUsed) {
+  auto image = import_one("web");
+  auto store = Store::open(dir_ / "store");
+  std::string blob = store->blob_path(image->manifest.layers[0].digest);
+  std::string data = *read_file(blob);
+  data[data.size() - 6] ^= 1;
+  ASSERT_TRUE(replace_file(blob, data));
+  auto unpacked = store->unpack(*image);
+  ASSERT_FALSE(unpacked);
+  EXPECT_EQ(list_dir(dir_ / "store/layers")->size(), 1u) << "nothing half-made is left";
+}
+
+TEST_F(StoreTest, SavedArchiveLoadsElsewhereUnchanged) {
+  auto image = import_one("web:2");
+  auto store = Store::open(dir_ / "store");
+  for (auto format : {ArchiveFormat::oci, ArchiveFormat::docker}) {
+    StringSink out;
+    ASSERT_TRUE(save(*store, {"web:2"}, format, out));
+    ASSERT_TRUE(replace_file(dir_ / "saved.tar", out.text));
+    Scratch elsewhere;
+    auto other = Store::open(elsewhere / "store");
+    auto names = load(*other, dir_ / "saved.tar");
+    ASSERT_TRUE(names) << names.error().message;
+    EXPECT_EQ(*names, std::vector<std::string>{"web:2"});
+    EXPECT_EQ(other->find("web:2")->id(), image->id());
+  }
+}
+
+TEST_F(StoreTest, BrokenArchivesLeaveTheStoreAsItWas) {
+  auto image = import_one("web");
+  auto store = Store::open(dir_ / "store");
+  StringSink out;
+  ASSERT_TRUE(save(*store, {"web"}, ArchiveFormat::oci, out));
+  Scratch elsewhere;
+  auto other = Store::open(elsewhere / "store");
+  std::string index = *read_file(elsewhere / "store/images/index.json");
+  auto attempt = [&](const std::string& data) {
+    EXPECT_TRUE(replace_file(dir_ / "broken.tar", data));
+    auto loaded = load(*other, dir_ / "broken.tar");
+    EXPECT_FALSE(loaded);
+    EXPECT_EQ(*read_file(elsewhere / "store/images/index.json"), index);
+    EXPECT_EQ(list_dir(elsewhere / "store/images/blobs/sha256")->size(), 0u);
+    EXPECT_EQ(list_dir(elsewhere / "store/images/blobs")->size(), 1u);
+    return loaded ? "" : loaded.error().message;
+  };
+  attempt("not a tar at all");
+  attempt(out.text.substr(0, out.text.size() / 2));
+  std::string flipped = out.text;
+  size_t layer = flipped.find("\x1f\x8b");
+  ASSERT_NE(layer, std::string::npos);
+  flipped[layer + 20] ^= 1;
+  EXPECT_NE(attempt(flipped).find("digest mismatch"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace caisson::image
