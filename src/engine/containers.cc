@@ -32,9 +32,9 @@ std::string boot_id() {
 
 Result<> check_name(const std::string& name) {
   auto alnum = [](char c) { return ::isalnum(static_cast<unsigned char>(c)) != 0; };
-  bool good = name.size() > 1 && name.size() <= 128 && alnum(name[0]);
+  bool good = !name.empty() && name.size() <= 128 && alnum(name[0]);
   for (char c : name) good = good && (alnum(c) || c == '_' || c == '.' || c == '-');
-  if (!good) return fail("invalid container name \"" + name + "\": letters, digits and _ . - after a first letter or digit, at least two", EINVAL);
+  if (!good) return fail("invalid container name \"" + name + "\": letters, digits and _ . - after a first letter or digit", EINVAL);
   return {};
 }
 

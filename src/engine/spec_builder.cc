@@ -25,6 +25,15 @@ bool has_env(const std::vector<std::string>& env, std::string_view name) {
   return std::any_of(env.begin(), env.end(), [&](const std::string& e) { return e.starts_with(std::string(name) + "="); });
 }
 
+/// The supplementary groups with the first group among them, so that no file
+/// closed to that group opens to someone who changed it (CVE-2022-36109).
+std::vector<uint32_t> all_groups(const sys::UserEntry& user) {
+  std::vector<uint32_t> out{user.gid};
+  for (uint32_t g : user.groups)
+    if (g != user.gid) out.push_back(g);
+  return out;
+}
+
 void complete_env(std::vector<std::string>& env, const ContainerConfig& config, const std::string& home, bool tty) {
   if (!has_env(env, "PATH")) env.insert(env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   if (!has_env(env, "HOSTNAME") && !config.hostname.empty()) env.push_back("HOSTNAME=" + config.hostname);
@@ -152,8 +161,8 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
   auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port, bool forking) {
-    out += (forking ? "forks " : "start ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(who.groups.size());
-    for (uint32_t g : who.groups) out += " " + std::to_string(g);
+    out += (forking ? "forks " : "start ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(all_groups(who).size());
+    for (uint32_t g : all_groups(who)) out += " " + std::to_string(g);
     out += '\0';
     out += (cwd.empty() ? "/" : cwd) + '\0';
     for (const auto& a : args) out += a + '\0';
@@ -213,7 +222,7 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   p.env = config.env;
   complete_env(p.env, config, user.home, config.tty);
   p.cwd = config.cwd.empty() ? "/" : config.cwd;
-  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = user.groups};
+  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = all_groups(user)};
   p.rlimits.clear();
   auto caps = TRY(effective_capabilities(config));
   // A user that is not root gets its capabilities only in the bounding set,
@@ -297,7 +306,7 @@ Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDi
   complete_env(p.env, config, user.home, request.tty);
   p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/"
                                                                   : config.cwd;
-  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = user.groups};
+  p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = all_groups(user)};
   auto caps = request.privileged ? oci::capability_names() : TRY(effective_capabilities(config));
   p.capabilities = user.uid == 0 ? oci::Capabilities{caps, caps, {}, caps, {}} : oci::Capabilities{caps, {}, {}, {}, {}};
   p.no_new_privileges = !config.privileged && !request.privileged &&
