@@ -150,7 +150,9 @@ void add_skeleton(FileSet& files, const ClosureInput& in) {
     files.add_empty_folder(path, rule, "a folder that programs expect");
 }
 
-void add_implied_bundles(FileSet& files, const ClosureInput&) {
+void add_implied_bundles(FileSet& files, const ClosureInput& in) {
+  if (std::any_of(in.trace->paths.begin(), in.trace->paths.end(), [](const auto& item) { return item.first.starts_with("/usr/share/zoneinfo"); }))
+    files.add_tree("/usr/share/zoneinfo", "bundle", "time zones, which are chosen by name", 64u << 20, {"right", "posix"});
   auto has_library = [&](std::string_view stem) {
     return std::any_of(files.items().begin(), files.items().end(), [&](const auto& item) { return base_name(item.first).starts_with(stem); });
   };

@@ -142,8 +142,10 @@ Result<> Engine::spawn_monitor(const std::string& id, bool adopt, Fd client) {
   monitor.detach();
   if (text == "ok") return {};
   if (text.empty()) return fail("the container's monitor ended before the container ran (see " + containers_.run_folder(id) + "/monitor.log)");
-  return fail(text, text.find("not found") != std::string::npos || text.find("No such file") != std::string::npos ? ENOENT : text.find("Permission denied") != std::string::npos ? EACCES
-                                                                                                                                                                                 : 0);
+  // Only what the application's own program lacks is told apart (127, 126).
+  bool exec = text.starts_with("exec: ");
+  return fail(text, exec && text.ends_with("Permission denied") ? EACCES : exec ? ENOENT
+                                                                                : 0);
 }
 
 Result<> Engine::start(const std::string& id, Fd client) {

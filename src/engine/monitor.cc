@@ -557,8 +557,8 @@ class Monitor {
     if (options_.adopt) return;
     s.state = s.started.empty() ? "created" : "exited";
     s.error = error.message;
-    s.exit_code = error.code == ENOENT ? 127 : error.code == EACCES ? 126
-                                                                    : 128;
+    s.exit_code = !error.message.starts_with("exec: ") ? 128 : error.code == EACCES ? 126
+                                                                                    : 127;
     s.finished = rfc3339_now();
     s.pid = 0;
     (void)containers_.save_status(options_.id, s);

@@ -119,11 +119,12 @@ uint32_t evaluate(const std::vector<sock_filter>& program, uint32_t arch, uint32
     ++*steps;
     const auto& i = program[pc];
     switch (i.code) {
-      case BPF_LD | BPF_W | BPF_ABS: a = i.k == 0 ? nr : i.k == 4 ? arch
-                                                     : i.k == 16  ? static_cast<uint32_t>(arg0)
-                                                     : i.k == 20  ? static_cast<uint32_t>(arg0 >> 32)
-                                                                  : 0;
-          break;
+      case BPF_LD | BPF_W | BPF_ABS:
+        a = i.k == 0 ? nr : i.k == 4 ? arch
+                        : i.k == 16  ? static_cast<uint32_t>(arg0)
+                        : i.k == 20  ? static_cast<uint32_t>(arg0 >> 32)
+                                     : 0;
+        break;
       case BPF_ALU | BPF_AND | BPF_K: a &= i.k; break;
       case BPF_JMP | BPF_JA: pc += i.k; break;
       case BPF_JMP | BPF_JEQ | BPF_K: pc += a == i.k ? i.jt : i.jf; break;

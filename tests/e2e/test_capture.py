@@ -1,0 +1,335 @@
+"""Real applications of Debian: captured by pid and by one other way each, then
+asked things that nobody asked while they were watched."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from conftest import wait_for
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+def get(url, **headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as r:
+            return r.status, r.read().decode(errors="replace")
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode(errors="replace")
+
+
+class Started:
+    """A server on this host, ended with the test."""
+
+    def __init__(self, argv, port, **kwargs):
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **kwargs)
+        self.pid = self.process.pid
+        wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, 15)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+
+
+@pytest.fixture
+def place():
+    folder = pathlib.Path("/srv") / f"caisson-test-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def running():
+    started = []
+    yield started
+    for s in started:
+        s.stop()
+
+
+def run_captured(caisson, image, port, *args):
+    caisson("run", "-d", "--name", "app", *args, image)
+    ip = caisson.ip("app")
+    wait_for(lambda: socket.create_connection((ip, port), 1).close() is None, 20, f"port {port}: {caisson('logs', 'app')}")
+    return ip
+
+
+def nginx_site(place, port):
+    site = place / "site"
+    (site / "deep/er").mkdir(parents=True)
+    for i in range(12):
+        (site / f"p{i}.html").write_text(f"<h1>page {i}</h1>")
+    (site / "deep/er/data.json").write_text('{"deep": true}')
+    (site / "style.css").write_text("body {}")
+    (site / "index.html").write_text("index")
+    conf = place / "nginx.conf"
+    conf.write_text(f"worker_processes 1; pid {place}/nginx.pid; error_log stderr; events {{}} http {{ include /etc/nginx/mime.types; access_log off; gzip on; gzip_min_length 1; gzip_types text/css;"
+                    f" server {{ listen {port}; root {site}; location /list/ {{ alias {site}/deep/; autoindex on; }} location /old {{ return 301 /p1.html; }} }} }}")
+    place.chmod(0o755)
+    return conf
+
+
+def check_nginx(ip, port):
+    base = f"http://{ip}:{port}"
+    assert [get(f"{base}/p{i}.html") for i in range(12)] == [(200, f"<h1>page {i}</h1>") for i in range(12)]
+    assert get(f"{base}/deep/er/data.json") == (200, '{"deep": true}')
+    assert get(f"{base}/missing")[0] == 404
+    assert "er/" in get(f"{base}/list/")[1]
+    assert get(f"{base}/old") == (200, "<h1>page 1</h1>")
+    with urllib.request.urlopen(urllib.request.Request(f"{base}/style.css", headers={"Accept-Encoding": "gzip"})) as r:
+        assert r.headers["Content-Type"] == "text/css" and r.headers["Content-Encoding"] == "gzip"
+    assert get(f"{base}/p1.html", Range="bytes=0-3") == (206, "<h1>")
+
+
+def test_nginx(caisson, place, running):
+    port = free_port()
+    conf = nginx_site(place, port)
+    subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
+    pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
+    try:
+        caisson("capture", "--pid", pid, "--tag", "nginx-pid", "--report", place / "report.json")
+        assert get(f"http://127.0.0.1:{port}/")[0] == 200, "the original serves on"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    check_nginx(run_captured(caisson, "nginx-pid", port), port)
+    report = json.loads((place / "report.json").read_text())
+    for f in report["files"]:
+        assert f["reason"] and f["origin"] in ("copied", "modified", "made"), f
+        assert not f["path"].startswith(("/boot", "/lib/modules", "/usr/lib/modules", "/proc/", "/sys/")), "no kernel"
+    config = caisson.inspect("nginx-pid")
+    assert f"{port}/tcp" in config["config"]["ExposedPorts"] and config["config"]["Entrypoint"][0] == "/usr/sbin/nginx"
+    # Its own C library, not the host's.
+    maps = pathlib.Path(f"/proc/{caisson.pid('app')}/maps").read_text()
+    inode = next(line.split()[4] for line in maps.splitlines() if "libc.so.6" in line)
+    assert int(inode) != os.stat("/lib/x86_64-linux-gnu/libc.so.6").st_ino
+    caisson("rm", "-fv", "app")
+    wait_for(lambda: not (place / "nginx.pid").exists())
+
+    asker = subprocess.Popen(["sh", "-c", f"sleep 1; curl -s http://127.0.0.1:{port}/ > /dev/null"])
+    caisson("capture", "--tag", "nginx-command", "--for", "3s", "--", "nginx", "-c", conf)
+    asker.wait()
+    check_nginx(run_captured(caisson, "nginx-command", port), port)
+
+
+def check_redis(ip, port):
+    def redis(*args):
+        return subprocess.run(["redis-cli", "-h", ip, "-p", str(port), *args], capture_output=True, text=True).stdout.strip()
+    assert redis("set", "a", "1") == "OK" and redis("incr", "a") == "2"
+    assert redis("rpush", "l", "x", "y") == "2" and redis("lrange", "l", "0", "-1") == "x\ny"
+    assert redis("eval", "return redis.call('get', KEYS[1]) + 40", "1", "a") == "42"
+    assert redis("expire", "a", "100") == "1" and int(redis("ttl", "a")) > 90
+    assert redis("ping") == "PONG" and "redis_version" in redis("info", "server")
+    assert redis("bgsave") == "Background saving started"
+
+
+def test_redis(caisson, place, running):
+    port = free_port()
+    conf = place / "redis.conf"
+    conf.write_text(f"port {port}\nbind 0.0.0.0\nprotected-mode no\ndir {place}\nmaxmemory 100mb\n")
+    place.chmod(0o777)
+    running.append(Started(["redis-server", str(conf)], port, cwd="/"))
+    caisson("capture", "--pid", running[0].pid, "--tag", "redis-pid")
+    running[0].stop()
+    check_redis(run_captured(caisson, "redis-pid", port), port)
+    caisson("rm", "-fv", "app")
+    # The package as it comes, unpacked beside the host, nothing installed.
+    caisson("capture", "--package", "redis-server", "--tag", "redis-package", "--", "/usr/bin/redis-server", "--port", port, "--bind", "0.0.0.0", "--protected-mode", "no", timeout=300)
+    check_redis(run_captured(caisson, "redis-package", port), port)
+
+
+def check_files(ip, port):
+    base = f"http://{ip}:{port}"
+    assert get(f"{base}/a.txt") == (200, "text a")
+    assert get(f"{base}/sub/b.bin")[1] == "bytes"
+    assert "sub/" in get(base)[1]
+    assert get(f"{base}/none")[0] == 404
+    assert get(f"{base}/sub")[0] == 200
+    with urllib.request.urlopen(f"{base}/page.html") as r:
+        assert r.headers["Content-Type"] == "text/html"
+
+
+def test_python_http_server(caisson, place, running):
+    port = free_port()
+    (place / "sub").mkdir()
+    (place / "a.txt").write_text("text a")
+    (place / "sub/b.bin").write_text("bytes")
+    (place / "page.html").write_text("<p>")
+    argv = ["/usr/bin/python3", "-m", "http.server", str(port)]
+    running.append(Started(argv, port, cwd=place))
+    caisson("capture", "--pid", running[0].pid, "--tag", "files-pid")
+    running[0].stop()
+    check_files(run_captured(caisson, "files-pid", port), port)
+    caisson("rm", "-fv", "app")
+    asker = subprocess.Popen(["sh", "-c", f"sleep 1.5; curl -s http://127.0.0.1:{port}/ > /dev/null"])
+    caisson("capture", "--tag", "files-command", "--for", "3", "--workdir", place, "--", *argv)
+    asker.wait()
+    check_files(run_captured(caisson, "files-command", port), port)
+
+
+FLASK = '''
+from flask import Flask, request, jsonify, render_template, render_template_string
+app = Flask(__name__)
+@app.route("/")
+def index(): return "hello"
+@app.route("/sum")
+def total(): return jsonify(total=int(request.args["a"]) + int(request.args["b"]))
+@app.route("/shout/<word>")
+def shout(word): return render_template_string("{{ w|upper }}!", w=word)
+@app.route("/page")
+def page(): return render_template("page.html", title="T")
+@app.route("/late")
+def late():
+    import decimal, sqlite3, xml.etree.ElementTree as e
+    return str(decimal.Decimal("1.1") + 1) + sqlite3.connect(":memory:").execute("select 7").fetchone()[0].__str__() + e.fromstring("<a>x</a>").text
+@app.route("/fail")
+def failing(): raise ValueError("on purpose")
+'''
+
+
+def check_flask(ip, port):
+    base = f"http://{ip}:{port}"
+    assert get(f"{base}/sum?a=2&b=40") == (200, '{"total":42}\n')
+    assert get(f"{base}/shout/ahoy") == (200, "AHOY!")
+    assert get(f"{base}/page") == (200, "<title>T</title>")
+    assert get(f"{base}/late") == (200, "2.17x"), "modules that were never imported while it was watched"
+    assert get(f"{base}/fail")[0] == 500
+    assert get(f"{base}/nowhere")[0] == 404
+
+
+def test_gunicorn_flask(caisson, place, running):
+    port = free_port()
+    (place / "templates").mkdir()
+    (place / "app.py").write_text(FLASK)
+    (place / "templates/page.html").write_text("<title>{{ title }}</title>")
+    argv = ["/usr/bin/python3", "/usr/bin/gunicorn", "-w", "2", "-b", f"0.0.0.0:{port}", "app:app"]
+    running.append(Started(argv, port, cwd=place))
+    caisson("capture", "--pid", running[0].pid, "--tag", "flask-pid")
+    running[0].stop()
+    check_flask(run_captured(caisson, "flask-pid", port), port)
+    caisson("rm", "-fv", "app")
+    asker = subprocess.Popen(["sh", "-c", f"sleep 2.5; curl -s http://127.0.0.1:{port}/ > /dev/null"])
+    caisson("capture", "--tag", "flask-command", "--for", "4", "--workdir", place, "--", *argv)
+    asker.wait()
+    check_flask(run_captured(caisson, "flask-command", port), port)
+
+
+def test_postgresql(caisson, running):
+    version = sorted(os.listdir("/usr/lib/postgresql"))[-1]
+    binaries = f"/usr/lib/postgresql/{version}/bin"
+    port = free_port()
+    data = pathlib.Path(f"/var/lib/caisson-pg-{os.getpid()}")
+    user = subprocess.run(["id", "-u", "postgres"], capture_output=True, text=True).stdout.strip()
+    data.mkdir()
+    shutil.chown(data, "postgres", "postgres")
+    try:
+        as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+        subprocess.run([*as_postgres, f"{binaries}/initdb", "-D", str(data / "main"), "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        with open(data / "main/pg_hba.conf", "a") as hba:
+            hba.write("host all all 0.0.0.0/0 trust\n")
+        argv = [f"{binaries}/postgres", "-D", str(data / "main"), "-p", str(port), "-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"]
+        running.append(Started([*as_postgres, *argv], port, cwd="/"))
+
+        def sql(host, query):
+            done = subprocess.run(["psql", "-h", host, "-p", str(port), "-U", "postgres", "-Atc", query], capture_output=True, text=True)
+            return done.stdout.strip() or done.stderr
+        sql("127.0.0.1", "create table kept (a int); insert into kept select generate_series(1, 500)")
+        sql("127.0.0.1", "checkpoint")
+
+        def check(ip):
+            wait_for(lambda: sql(ip, "select 1") == "1", 20)
+            assert sql(ip, "select sum(a) from kept") == "125250", "its data came along"
+            assert sql(ip, "create table made as select generate_series(1, 1000) x; select count(*) from made").endswith("1000")
+            assert sql(ip, "select to_char(timestamp '2024-02-29', 'DD Mon YYYY')") == "29 Feb 2024"
+            assert sql(ip, "create function f(i int) returns int as 'begin return i * 2; end' language plpgsql; select f(21)").endswith("42")
+            assert sql(ip, "select to_tsvector('english', 'the ships were sailing') @@ to_tsquery('sail')") == "t"
+            assert sql(ip, "set timezone to 'Europe/Berlin'; select extract(hour from timestamptz '2024-07-01 12:00+00')").endswith("14")
+            assert sql(ip, "select x'ff'::int, md5('a'), 'x' ~ '^[a-z]$'") == "255|0cc175b9c0f1b6a831c399e269772661|t"
+
+        caisson("capture", "--pid", running[0].pid, "--tag", "pg-pid")
+        assert caisson.inspect("pg-pid")["config"]["User"] == "postgres"
+        assert sql("127.0.0.1", "select count(*) from kept") == "500", "the original goes on"
+        check(run_captured(caisson, "pg-pid", port))
+        caisson("rm", "-fv", "app")
+        running[0].stop()
+        asker = subprocess.Popen(["sh", "-c", f"sleep 2; psql -h 127.0.0.1 -p {port} -U postgres -c 'select 1' > /dev/null 2>&1"])
+        caisson("capture", "--tag", "pg-command", "--for", "4", "--user", "postgres", "--workdir", "/", "--", *argv)
+        asker.wait()
+        check(run_captured(caisson, "pg-command", port))
+    finally:
+        for s in running:
+            s.stop()
+        shutil.rmtree(data)
+    assert user
+
+
+def test_package_is_not_installed(caisson):
+    before = pathlib.Path("/var/lib/dpkg/status").read_bytes()
+    caisson("capture", "--package", "hello", "--tag", "hello", timeout=300)
+    assert caisson.run("hello").out == "Hello, world!\n"
+    assert pathlib.Path("/var/lib/dpkg/status").read_bytes() == before and not os.path.exists("/usr/bin/hello")
+
+
+def test_secrets_are_left_out_and_named(caisson, place, running):
+    port = free_port()
+    key = place / "server.key"
+    key.write_text("-----BEGIN PRIVATE KEY-----\n" + "x" * 64 + "\n-----END PRIVATE KEY-----\n")
+    (place / "app.py").write_text(f"import http.server\nopen('{key}').read()\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
+    running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place, env={"PATH": "/usr/bin", "DB_PASSWORD": "canary"}))
+    done = caisson("capture", "--pid", running[0].pid, "--tag", "keyed", "--report", place / "report.json")
+    running[0].stop()
+    assert f"left out {key} (contains a private key)" in done.err and "hand it in" in done.err and "DB_PASSWORD" in done.err
+    assert "canary" not in json.dumps(caisson.inspect("keyed")) and "canary" not in (place / "report.json").read_text()
+    assert [s["path"] for s in json.loads((place / "report.json").read_text())["secrets"]] == [str(key)]
+    caisson("run", "--rm", "keyed", code=1)
+    ip = run_captured(caisson, "keyed", port, "-v", f"{key}:{key}:ro")
+    assert get(f"http://{ip}:{port}/app.py")[0] == 200
+    caisson("rm", "-fv", "app")
+    caisson("capture", "--tag", "keyed2", "--for", "2", "--workdir", place, "--include-secret", key, "--", "/usr/bin/python3", "app.py")
+    run_captured(caisson, "keyed2", port)
+
+
+def test_configuration_can_be_changed_on_the_way(caisson, place, running):
+    port = free_port()
+    (place / "app.py").write_text(f"import http.server\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
+    (place / "banner").write_text("from the host")
+    running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place))
+    other = place.parent / f"{place.name}-other"
+    other.write_text("from the capture")
+    try:
+        caisson("capture", "--pid", running[0].pid, "--tag", "changed", "--set-file", f"{place}/banner={other}", "--env", "A=b", "--report", place / "r.json")
+    finally:
+        other.unlink()
+        running[0].stop()
+    ip = run_captured(caisson, "changed", port)
+    assert get(f"http://{ip}:{port}/banner")[1] == "from the capture"
+    origins = {f["path"]: f["origin"] for f in json.loads((place / "r.json").read_text())["files"]}
+    assert origins[f"{place}/banner"] == "modified" and origins[f"{place}/app.py"] == "copied"
+
+
+def test_a_shadow_start_leaves_the_host_alone(caisson, place, running):
+    port = free_port()
+    (place / "app.py").write_text(f"import http.server, os\nopen('{place}/started', 'a').write('x')\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
+    running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place))
+    caisson("capture", "--pid", running[0].pid, "--tag", "once")
+    assert (place / "started").read_text() == "x"
+
+
+@pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
+                                         (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture")])
+def test_bad_requests(caisson, args, error):
+    done = caisson("capture", *args, code=None)
+    assert done.code != 0 and error in done.err
+    assert not list(caisson.root.glob("tmp.capture.*"))

@@ -1,0 +1,66 @@
+"""Each limit is set, and then a program tries to exceed it."""
+import pathlib
+import time
+
+import pytest
+
+
+def test_memory(caisson):
+    caisson.run("--memory", "16m", "--memory-swap", "16m", "bb", "sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done", code=137)
+    caisson("run", "--name", "big", "--memory", "16m", "--memory-swap", "16m", "bb", "sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done", code=137)
+    assert caisson.inspect("big")["State"]["OOMKilled"] is True
+
+
+def test_pids(caisson):
+    done = caisson.run("--pids-limit", "5", "bb", "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait", code=None)
+    assert "fork" in done.err
+
+
+def test_cpu_share_of_time(caisson):
+    out = caisson.run("--cpus", "0.2", "bb", "sh", "-c", "(while :; do :; done) & sleep 2; kill $!; cat /sys/fs/cgroup/cpu/cpu.stat /sys/fs/cgroup/cpu.stat 2>/dev/null; cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null").out
+    assert int(dict(l.split() for l in out.splitlines() if " " in l)["nr_throttled"]) > 5
+    usage = [l for l in out.splitlines() if l.isdigit()]
+    if usage:
+        assert int(usage[0]) < 0.8e9, "2 s at a fifth of a CPU are 0.4 s"
+
+
+def test_cpuset(caisson):
+    assert caisson.run("--cpuset-cpus", "0", "bb", "grep", "Cpus_allowed_list", "/proc/self/status").out.split()[1] == "0"
+    caisson.run("--cpuset-cpus", "4095", "bb", "true", code=125)
+
+
+def block_device():
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[4] == "/" and fields[fields.index("-") + 2].startswith("/dev/"):
+            return fields[fields.index("-") + 2]
+    return None
+
+
+def test_block_io(caisson):
+    device = block_device()
+    if device is None:
+        pytest.skip("the root file system is on no block device")
+    caisson("run", "-d", "--name", "w", "--device-write-bps", f"{device}:1m", "bb", "sleep", "100")
+    begin = time.monotonic()
+    caisson("exec", "w", "dd", "if=/dev/zero", "of=/f", "bs=64k", "count=32", "oflag=direct")
+    assert time.monotonic() - begin > 1.2, "2 MB at 1 MB/s"
+    assert "not a block device" in caisson.run("--device-write-bps", "/dev/null:1m", "bb", "true", code=125).err
+
+
+def test_open_files_and_shared_memory(caisson):
+    assert caisson.run("--ulimit", "nofile=64:128", "bb", "sh", "-c", "ulimit -Sn; ulimit -Hn").out.split() == ["64", "128"]
+    assert caisson.run("--shm-size", "1m", "bb", "sh", "-c", "df -k /dev/shm | tail -1 | awk '{print $2}'").out.strip() == "1024"
+
+
+def test_sysctls(caisson):
+    assert caisson.run("--sysctl", "net.core.somaxconn=77", "bb", "cat", "/proc/sys/net/core/somaxconn").out == "77\n"
+    assert "set sysctl nothing.here" in caisson.run("--sysctl", "nothing.here=1", "bb", "true", code=125).err
+
+
+@pytest.mark.parametrize("args", [("--memory", "lots"), ("--cpus", "0.001"), ("--cpus", "-1"), ("--pids-limit", "x"), ("--ulimit", "moon=1"), ("--ulimit", "nofile"), ("--cap-add", "MOON"),
+                                  ("--restart", "sometimes"), ("-p", "70000"), ("-v", "a:b:c:d"), ("--stop-signal", "NOPE"), ("--device-read-bps", "/dev/null")])
+def test_bad_values_name_the_option(caisson, args):
+    done = caisson("run", "--rm", *args, "bb", "true", code=125)
+    assert done.err.count("\n") == 1 and done.err.startswith("error: ")
+    assert caisson("ps", "-aq").out == ""
