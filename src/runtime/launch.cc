@@ -231,7 +231,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   plan.hook_state = state_document(state, Status::creating).dump();
   child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
-  if (child.pid == 0) run_child(plan);
+  if (child.pid == 0) {
+    // The child's own copy of this end would hide the runtime's death from it.
+    sync.parent.reset();
+    run_child(plan);
+  }
   undo.on_failure([&] { put_down(child); });
   plan.sync.reset();
 
@@ -311,7 +315,11 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.sync = std::move(sync.child);
   Fd cgroup_fd = TRY(cgroup.v2_fd());
   auto child = TRY(sys::clone_process(0, cgroup_fd.get()));
-  if (child.pid == 0) run_child(plan);
+  if (child.pid == 0) {
+    // The child's own copy of this end would hide the runtime's death from it.
+    sync.parent.reset();
+    run_child(plan);
+  }
   plan.sync.reset();
   Rollback undo;
   undo.on_failure([&] { put_down(child); });
