@@ -41,10 +41,9 @@ Result<> loopback_up() {
 
 /// The host's file systems, each under an overlay whose writable part is in
 /// memory, with fresh /proc and the host's /dev and /sys.
-Result<> build_view() {
+Result<> build_view(const std::string& base) {
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return fail_errno("make mounts private");
   auto mounts = TRY(sys::read_mountinfo());
-  const std::string base = "/run/caisson/shadow";
   TRY(make_dirs(base));
   TRY(sys::mount_fresh("tmpfs", "shadow", base, MS_NOSUID, "mode=700"));
   TRY(make_dirs(base + "/root"));
@@ -112,7 +111,7 @@ void ask_in_background(uint16_t port) {
 
 /// Runs in: pid 1 of the shadow's namespaces.
 Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int scratch, int output) {
-  TRY(build_view());
+  TRY(build_view(options.scratch + "/shadow"));
   TRY(loopback_up());
   std::set<uint16_t> wanted;
   for (const auto& p : options.expected)
