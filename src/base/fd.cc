@@ -139,14 +139,7 @@ Result<> remove_at(int dir, const std::string& name, dev_t device, const std::st
   if (S_ISDIR(st.st_mode)) {
     if (device != 0 && st.st_dev != device) return fail("remove " + shown + ": another file system is mounted there", EBUSY);
     Fd fd = TRY(open_at(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), "remove " + shown);
-    DIR* stream = ::fdopendir(::dup(fd.get()));
-    if (stream == nullptr) return fail_errno("remove " + shown);
-    std::vector<std::string> names;
-    while (dirent* entry = ::readdir(stream)) {
-      std::string_view n = entry->d_name;
-      if (n != "." && n != "..") names.emplace_back(n);
-    }
-    ::closedir(stream);
+    auto names = TRY(list_dir_fd(fd.get(), "remove " + shown));
     for (const auto& n : names) TRY(remove_at(fd.get(), n, st.st_dev, shown + "/" + n));
     if (::unlinkat(dir, name.c_str(), AT_REMOVEDIR) < 0 && errno != ENOENT) return fail_errno("remove " + shown);
     return {};
@@ -163,9 +156,12 @@ bool exists(const std::string& path) {
   return ::lstat(path.c_str(), &st) == 0;
 }
 
-Result<std::vector<std::string>> list_dir(const std::string& path) {
-  DIR* stream = ::opendir(path.c_str());
-  if (stream == nullptr) return fail_errno(path);
+Result<std::vector<std::string>> list_dir_fd(int fd, const std::string& shown) {
+  // Opened anew: a duplicate would share the reading position.
+  Fd own = TRY(open_at(fd, ".", O_RDONLY | O_DIRECTORY), shown);
+  DIR* stream = ::fdopendir(own.get());
+  if (stream == nullptr) return fail_errno(shown);
+  (void)own.release();  // the stream's now
   std::vector<std::string> names;
   while (dirent* entry = ::readdir(stream)) {
     std::string_view n = entry->d_name;
@@ -173,6 +169,12 @@ Result<std::vector<std::string>> list_dir(const std::string& path) {
   }
   ::closedir(stream);
   return names;
+}
+
+Result<std::vector<std::string>> list_dir(const std::string& path) {
+  auto fd = open_file(path, O_RDONLY | O_DIRECTORY);
+  if (!fd) return detail::propagate(std::move(fd).error());
+  return list_dir_fd(fd->get(), path);
 }
 
 Result<> set_nonblocking(int fd) {

@@ -70,7 +70,9 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 /// systems; a missing path is no error.
 [[nodiscard]] Result<> remove_tree(const std::string& path);
 [[nodiscard]] bool exists(const std::string& path);
+/// Names in a folder, without "." and "..", in no order.
 [[nodiscard]] Result<std::vector<std::string>> list_dir(const std::string& path);
+[[nodiscard]] Result<std::vector<std::string>> list_dir_fd(int fd, const std::string& shown);
 [[nodiscard]] Result<> set_nonblocking(int fd);
 
 /// An exclusive (or shared) flock on a file that is made where missing.

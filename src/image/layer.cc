@@ -1,6 +1,5 @@
 #include "image/layer.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -171,14 +170,7 @@ class Packer {
   Packer(TarWriter& tar, bool whiteouts) : tar_(tar), whiteouts_(whiteouts) {}
 
   Result<> folder(int fd, const std::string& prefix) {
-    DIR* stream = ::fdopendir(::dup(fd));
-    if (stream == nullptr) return fail_errno(prefix);
-    std::vector<std::string> names;
-    while (dirent* entry = ::readdir(stream)) {
-      std::string_view n = entry->d_name;
-      if (n != "." && n != "..") names.emplace_back(n);
-    }
-    ::closedir(stream);
+    auto names = TRY(list_dir_fd(fd, prefix));
     std::sort(names.begin(), names.end());
     for (const auto& name : names) TRY(node(fd, name, prefix.empty() ? name : prefix + "/" + name));
     return {};
