@@ -24,6 +24,10 @@ inline constexpr int kJsonMaxDepth = 64;
 [[nodiscard]] Result<Json> parse_json(std::string_view text, std::string_view name);
 [[nodiscard]] Result<Json> read_json(const std::string& path, uint64_t limit = 4u << 20);
 
+/// The document as text; bytes that are no UTF-8 (a command line may hold
+/// such) become U+FFFD. `indent` < 0: on one line.
+[[nodiscard]] std::string json_text(const Json& document, int indent = -1);
+
 /// Reads typed fields out of a JSON object. The first wrong type or value is
 /// remembered with its path ("process.args[1]: expected a string"); later
 /// reads go on with defaults, and finish() reports it.

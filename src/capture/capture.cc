@@ -232,7 +232,7 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   if (seen.entry.forking) {
     // Its first process leaves: an init stays until the daemon has ended.
     Json start = Json::array({{{"args", seen.entry.argv}, {"forking", true}}});
-    config.labels["io.caisson.start"] = start.dump();
+    config.labels["io.caisson.start"] = json_text(start);
   } else {
     config.entrypoint = seen.entry.argv;
   }
@@ -337,8 +337,8 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
                                 "write the image"));
   config.diff_ids = {diff_id};
   config.history = {{config.created, "caisson capture", "", false}};
-  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, oci::to_json(config).dump()));
-  auto stored = TRY(writer.add_blob(oci::kMediaManifest, oci::to_json(manifest).dump()));
+  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
+  auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
   TRY(writer.stage(stored, {request.name}));
   TRY(writer.commit());
   result.image = TRY(store.find(request.name));

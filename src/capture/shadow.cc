@@ -207,7 +207,7 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
   if (outer == 0) {
     // Runs in: a helper that makes the namespaces; its child is their pid 1.
     auto finish = [&](const Json& out) {
-      (void)write_all(report.write.get(), out.dump(-1, ' ', false, Json::error_handler_t::replace));
+      (void)write_all(report.write.get(), json_text(out));
       ::_exit(0);
     };
     if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) < 0) finish({{"error", fail_errno("create namespaces for the shadow start").error().message}});

@@ -52,7 +52,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
     if (show) std::fprintf(stderr, "%s\n", line.c_str());
   }));
-  if (args.has("report")) TRY(replace_file(args.get("report"), result.report.dump(2) + "\n", 0644), "--report");
+  if (args.has("report")) TRY(replace_file(args.get("report"), json_text(result.report, 2) + "\n", 0644), "--report");
   const Json& secrets = result.report["secrets"];
   size_t shown = 0;
   for (const auto& s : secrets) {

@@ -28,7 +28,7 @@ Result<int> cmd_images(const Globals& globals, const Args& args) {
   if (format == "json") {
     Json out = Json::array();
     for (const auto& i : images) out.push_back({{"id", i.id().str()}, {"names", i.names}, {"digest", i.descriptor.digest.str()}, {"created", i.config.created}, {"size", i.size()}, {"layers", i.manifest.layers.size()}});
-    std::printf("%s\n", out.dump(2).c_str());
+    std::printf("%s\n", json_text(out, 2).c_str());
     return 0;
   }
   if (format != "table") return fail("--format: \"" + format + "\" is neither table nor json");

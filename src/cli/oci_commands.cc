@@ -142,7 +142,7 @@ Result<int> cmd_start(const Globals& globals, const Args& args) {
 Result<int> cmd_state(const Globals& globals, const Args& args) {
   Runtime rt(globals.root);
   auto state = TRY(rt.load(args.rest()[0]));
-  std::printf("%s\n", runtime::state_document(state, rt.status(state)).dump(2).c_str());
+  std::printf("%s\n", json_text(runtime::state_document(state, rt.status(state)), 2).c_str());
   return 0;
 }
 
@@ -174,7 +174,7 @@ Result<int> cmd_list(const Globals& globals, const Args& args) {
   if (format == "json") {
     Json out = Json::array();
     for (const auto& s : states) out.push_back(runtime::state_document(s, rt.status(s)));
-    std::printf("%s\n", states.empty() ? "null" : out.dump().c_str());
+    std::printf("%s\n", states.empty() ? "null" : json_text(out).c_str());
   } else if (args.flag("quiet")) {
     for (const auto& s : states) std::printf("%s\n", s.id.c_str());
   } else if (format == "table") {
@@ -265,7 +265,7 @@ Result<int> cmd_ps(const Globals& globals, const Args& args) {
   auto pids = TRY(group.processes());
   std::sort(pids.begin(), pids.end());
   if (args.get("format", "table") == "json") {
-    std::printf("%s\n", Json(pids).dump().c_str());
+    std::printf("%s\n", json_text(Json(pids)).c_str());
     return 0;
   }
   std::printf("%-10s %-10s %-6s %s\n", "PID", "PPID", "STATE", "CMD");
@@ -327,7 +327,7 @@ Result<int> cmd_spec(const Globals&, const Args& args) {
   if (args.flag("rootless")) return fail("--rootless is not supported");
   Json document = oci::to_json(spec);
   Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0644));
-  TRY(write_all(fd.get(), document.dump(2) + "\n"), path);
+  TRY(write_all(fd.get(), json_text(document, 2) + "\n"), path);
   return 0;
 }
 
@@ -345,7 +345,7 @@ Result<int> cmd_features(const Globals&, const Args&) {
              {"intelRdt", {{"enabled", false}}},
              {"mountExtensions", {{"idmap", {{"enabled", false}}}}}};
   out["linux"] = std::move(linux);
-  std::printf("%s\n", out.dump(2).c_str());
+  std::printf("%s\n", json_text(out, 2).c_str());
   return 0;
 }
 

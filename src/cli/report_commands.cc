@@ -50,7 +50,7 @@ Result<int> cmd_ps(const Globals& globals, const Args& args) {
     Json out = Json::array();
     for (const auto& c : all)
       out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"image", c.config.image}, {"command", c.config.args}, {"created", c.config.created}, {"state", c.status.state}, {"status", status_text(c)}, {"exit_code", c.status.exit_code}, {"pid", c.status.pid}, {"ports", ports_text(c)}, {"network", c.config.network}, {"ip", c.endpoint.ip}, {"labels", c.config.labels}});
-    std::printf("%s\n", out.dump(2).c_str());
+    std::printf("%s\n", json_text(out, 2).c_str());
     return 0;
   }
   if (args.flag("quiet")) {
@@ -125,7 +125,7 @@ Result<int> cmd_inspect(const Globals& globals, const Args& args) {
     out.push_back(image_json(*image));
   }
   if (!args.has("format") || args.get("format") == "json") {
-    std::printf("%s\n", out.dump(2).c_str());
+    std::printf("%s\n", json_text(out, 2).c_str());
     return 0;
   }
   // A JSON pointer ("/State/Pid") or Docker's dotted form ("{{.State.Pid}}").
@@ -137,7 +137,7 @@ Result<int> cmd_inspect(const Globals& globals, const Args& args) {
     auto pointer = Json::json_pointer(path);
     if (!item.contains(pointer)) return fail("--format: there is no " + path);
     const Json& value = item[pointer];
-    std::printf("%s\n", value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
+    std::printf("%s\n", value.is_string() ? value.get<std::string>().c_str() : json_text(value).c_str());
   }
   return 0;
 }
@@ -195,7 +195,7 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory_limit}, {"net_in", received}, {"net_out", sent}, {"block_read", s->read_bytes}, {"block_write", s->write_bytes}, {"pids", s->pids}});
     }
     if (args.get("format") == "json") {
-      std::printf("%s\n", out.dump(2).c_str());
+      std::printf("%s\n", json_text(out, 2).c_str());
     } else {
       if (!once) std::fputs("\033[2J\033[H", stdout);
       table.print();

@@ -42,7 +42,7 @@ Result<int> cmd_network(const Globals& globals, const Args& args) {
     if (TRY(listing_format(args)) == "json") {
       Json out = Json::array();
       for (const auto& n : all) out.push_back(network_json(engine, n));
-      std::printf("%s\n", out.dump(2).c_str());
+      std::printf("%s\n", json_text(out, 2).c_str());
       return 0;
     }
     Table table({"NAME", "DRIVER", "SUBNET", "INTERFACE", "CONTAINERS"});
@@ -57,7 +57,7 @@ Result<int> cmd_network(const Globals& globals, const Args& args) {
   } else if (verb == "inspect") {
     Json out = Json::array();
     for (const auto& name : names) out.push_back(network_json(engine, TRY(networks.find(name))));
-    std::printf("%s\n", out.dump(2).c_str());
+    std::printf("%s\n", json_text(out, 2).c_str());
   } else if (verb == "rm" || verb == "remove") {
     for (const auto& name : names) {
       TRY(networks.remove(name));
@@ -80,7 +80,7 @@ Result<int> cmd_volume(const Globals& globals, const Args& args) {
     if (TRY(listing_format(args)) == "json") {
       Json out = Json::array();
       for (const auto& v : all) out.push_back(to_json(v));
-      std::printf("%s\n", out.dump(2).c_str());
+      std::printf("%s\n", json_text(out, 2).c_str());
       return 0;
     }
     Table table({"DRIVER", "VOLUME NAME"});
@@ -96,7 +96,7 @@ Result<int> cmd_volume(const Globals& globals, const Args& args) {
   if (verb == "inspect") {
     Json out = Json::array();
     for (const auto& name : names) out.push_back(to_json(TRY(volumes.find(name))));
-    std::printf("%s\n", out.dump(2).c_str());
+    std::printf("%s\n", json_text(out, 2).c_str());
   } else if (verb == "rm" || verb == "remove") {
     auto containers = TRY(engine.containers().list());
     for (const auto& name : names) {

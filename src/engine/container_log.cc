@@ -19,7 +19,7 @@ Result<ContainerLog> ContainerLog::open(const std::string& path) {
 
 void ContainerLog::line(std::string_view stream, std::string_view text) {
   Json item{{"log", std::string(text)}, {"stream", std::string(stream)}, {"time", rfc3339_now()}};
-  std::string out = item.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::string out = json_text(item) + "\n";
   // One write for each line, so that a reader never sees half of one. A full
   // disk loses log lines, never the application.
   (void)!::write(fd_.get(), out.data(), out.size());

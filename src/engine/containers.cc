@@ -137,8 +137,8 @@ Result<> Containers::add(const ContainerConfig& config, const network::Endpoint&
   auto fill = [&]() -> Result<> {
     TRY(make_dirs(draft + "/upper", 0755));
     TRY(make_dirs(draft + "/work", 0700));
-    TRY(write_file_durably(draft + "/identity.json", to_json(endpoint).dump()));
-    TRY(write_file_durably(draft + "/config.json", engine::to_json(config).dump()));
+    TRY(write_file_durably(draft + "/identity.json", json_text(to_json(endpoint))));
+    TRY(write_file_durably(draft + "/config.json", json_text(engine::to_json(config))));
     TRY(make_dirs(folder_ + "/by-name", 0700));
     std::string link = folder_ + "/by-name/" + config.name;
     if (::symlink(("../" + config.id).c_str(), link.c_str()) < 0) {
@@ -163,7 +163,7 @@ Result<> Containers::save_status(const std::string& id, const Status& s) const {
   Json out{{"state", s.state}, {"pid", s.pid}, {"start_time", s.start_time}, {"exit_code", s.exit_code}, {"oom_killed", s.oom_killed}, {"restart_count", s.restart_count}, {"stopped_by_user", s.stopped_by_user}, {"started", s.started}, {"finished", s.finished}, {"error", s.error}, {"boot_id", s.boot_id}, {"ports", ports_json(s.ports)}};
   // Not durable: after a power cut the container is not running anyway, and
   // recover() finds that out by the boot id.
-  return replace_file(folder(id) + "/status.json", out.dump());
+  return replace_file(folder(id) + "/status.json", json_text(out));
 }
 
 Result<> Containers::remove(const Container& c) const {
@@ -190,7 +190,7 @@ Result<> Containers::rename(const Container& c, const std::string& name) const {
   }
   ContainerConfig changed = c.config;
   changed.name = name;
-  TRY(write_file_durably(folder(c.config.id) + "/config.json", engine::to_json(changed).dump()));
+  TRY(write_file_durably(folder(c.config.id) + "/config.json", json_text(engine::to_json(changed))));
   ::unlink((folder_ + "/by-name/" + c.config.name).c_str());
   return {};
 }

@@ -201,7 +201,7 @@ Result<std::vector<std::string>> load_docker(Store& store, const Files& files) {
         return {};
       })));
     }
-    auto stored = TRY(writer.add_blob(oci::kMediaManifest, oci::to_json(manifest).dump()));
+    auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
     for (auto& tag : tags) {
       if (tag.starts_with("docker.io/library/")) tag = tag.substr(18);
       if (tag.starts_with("localhost/")) tag = tag.substr(10);
@@ -287,8 +287,8 @@ Result<Image> import_root(Store& store, const std::string& path, const std::stri
   manifest.layers.push_back(TRY(std::move(layer), "import " + path));
   config.diff_ids = {diff_id};
   config.history = {{config.created, "", "imported from " + std::string(base_name(path)), false}};
-  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, oci::to_json(config).dump()));
-  auto stored = TRY(writer.add_blob(oci::kMediaManifest, oci::to_json(manifest).dump()));
+  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
+  auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
   TRY(writer.stage(stored, names));
   TRY(writer.commit());
   return store.find(names.empty() ? manifest.config.digest.str() : names[0]);
@@ -369,9 +369,9 @@ Result<> save(const Store& store, const std::vector<std::string>& names, Archive
   }
   if (format == ArchiveFormat::oci) {
     TRY(add_text(tar, "oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}"));
-    TRY(add_text(tar, "index.json", oci::to_json(index).dump()));
+    TRY(add_text(tar, "index.json", json_text(oci::to_json(index))));
   }
-  TRY(add_text(tar, "manifest.json", docker.dump()));
+  TRY(add_text(tar, "manifest.json", json_text(docker)));
   return tar.finish();
 }
 

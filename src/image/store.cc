@@ -42,7 +42,7 @@ Result<oci::Index> Store::read_index() const {
   return oci::parse_index(text, images_ + "/index.json");
 }
 
-Result<> Store::write_index(const oci::Index& index) const { return write_file_durably(images_ + "/index.json", oci::to_json(index).dump(), 0644); }
+Result<> Store::write_index(const oci::Index& index) const { return write_file_durably(images_ + "/index.json", json_text(oci::to_json(index)), 0644); }
 
 Result<std::string> Store::read_blob(const oci::Digest& digest, uint64_t limit) const {
   std::string data = TRY(read_file(blob_path(digest), limit));

@@ -160,7 +160,7 @@ Result<Network> Networks::create(const std::string& name, const std::string& sub
   n.created = rfc3339_now();
   TRY(make_dirs(folder_ + "/" + name + "/leases", 0700));
   Json document{{"name", n.name}, {"bridge", n.bridge}, {"subnet", n.subnet.str()}, {"gateway", ip4_str(n.gateway)}, {"subnet6", n.subnet6}, {"internal", n.internal}, {"created", n.created}};
-  TRY(write_file_durably(folder_ + "/" + name + "/network.json", document.dump()));
+  TRY(write_file_durably(folder_ + "/" + name + "/network.json", json_text(document)));
   return n;
 }
 

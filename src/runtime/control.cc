@@ -65,7 +65,7 @@ Result<> Runtime::remove(const std::string& id, bool force) const {
   }
   if (auto config = spec(id); config && !config->hooks.poststop.empty()) {
     // Errors of poststop hooks are logged, and the deletion goes on (runtime.md, "Lifecycle").
-    if (auto ran = run_hooks(config->hooks.poststop, state_document(state, Status::stopped).dump(), "poststop"); !ran) log::warning(ran.error().message);
+    if (auto ran = run_hooks(config->hooks.poststop, json_text(state_document(state, Status::stopped)), "poststop"); !ran) log::warning(ran.error().message);
   }
   return remove_tree(folder(id));
 }

@@ -190,7 +190,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   cgroup = TRY(cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
   state.cgroup_path = cgroup.path();
   TRY(save_state(folder, state));
-  TRY(replace_file(folder + "/config.json", oci::to_json(spec).dump()));
+  TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
   if (plan.user_namespace)
@@ -229,7 +229,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     if (!offsets.empty()) TRY(write_file("/proc/self/timens_offsets", offsets), "linux.timeOffsets");
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
   }
-  plan.hook_state = state_document(state, Status::creating).dump();
+  plan.hook_state = json_text(state_document(state, Status::creating));
   child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
@@ -247,7 +247,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(send_byte(sync.parent.get(), kGo));
   char message = TRY(receive(sync.parent.get()));
   if (message == kHooksNow) {
-    std::string document = state_document(state, Status::creating).dump();
+    std::string document = json_text(state_document(state, Status::creating));
     TRY(run_hooks(spec.hooks.prestart, document, "prestart"));
     TRY(run_hooks(spec.hooks.create_runtime, document, "createRuntime"));
     TRY(send_byte(sync.parent.get(), kHooksDone));
@@ -259,7 +259,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(send_byte(sync.parent.get(), options.start ? init::kStart : init::kPark));
   if (options.start) {
     TRY(await_exec(sync.parent.get()));
-    if (auto ok = run_hooks(spec.hooks.poststart, state_document(state, Status::running).dump(), "poststart"); !ok) return detail::propagate(std::move(ok).error());
+    if (auto ok = run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart"); !ok) return detail::propagate(std::move(ok).error());
   }
   undo.keep();
   return Launched{child.pid, std::move(child.pidfd)};
@@ -279,7 +279,7 @@ Result<> Runtime::start(const std::string& id) const {
   // is stopped by delete, never one that starts twice.
   TRY(write_all(fifo.get(), "1"));
   if (::unlink(path.c_str()) < 0) return fail_errno("remove " + path);
-  return run_hooks(spec.hooks.poststart, state_document(state, Status::running).dump(), "poststart");
+  return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
 }
 
 Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, bool ignore_paused) const {

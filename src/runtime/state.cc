@@ -34,7 +34,7 @@ bool process_alive(pid_t pid, uint64_t start_time) {
 Result<> save_state(const std::string& folder, const State& state) {
   Json out{{"id", state.id}, {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"owner", state.owner}, {"pid", state.pid}, {"start_time", state.start_time}, {"cgroup_path", state.cgroup_path}, {"version", state.version}, {"namespaces", state.namespaces}};
   if (!state.annotations.empty()) out["annotations"] = state.annotations;
-  return replace_file(folder + "/state.json", out.dump());
+  return replace_file(folder + "/state.json", json_text(out));
 }
 
 Result<State> Runtime::load(const std::string& id) const {

@@ -46,7 +46,7 @@ Result<Volume> Volumes::create(const std::string& name) const {
   // 0711 above, so that only the volume's own folder decides who may enter.
   TRY(make_dirs(folder_, 0711));
   TRY(make_dirs(folder + "/_data", 0755));
-  TRY(write_file_durably(folder + "/meta.json", Json{{"name", name}, {"created", rfc3339_now()}}.dump()));
+  TRY(write_file_durably(folder + "/meta.json", json_text(Json{{"name", name}, {"created", rfc3339_now()}})));
   return find(name);
 }
 

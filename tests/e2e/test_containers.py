@@ -254,6 +254,13 @@ def test_state_is_closed_to_others(caisson):  # CVE-2021-41091
     assert out == ""
 
 
+def test_bytes_that_are_no_text(caisson):
+    caisson("create", "--name", "odd", "-e", "X=\udcff\udcfe", "bb", "echo", "\udcff")
+    assert caisson.inspect("odd")["Name"] == "odd"
+    assert "there is no" in caisson("inspect", "--format", "{{.Moon}}", "odd", code=1).err
+    assert caisson("inspect", "--format", "/~", "odd", code=1).err.startswith("error: ")
+
+
 def test_unknown_things_are_one_clear_line(caisson):
     for args, error, code in ((("run", "nothing-here"), "no such image: nothing-here", 125), (("start", "nobody"), "no such container: nobody", 1), (("run", "--network", "nowhere", "bb"), "no such network: nowhere", 125),
                               (("run", "--moon", "bb"), "unknown flag: --moon", 125), (("moon",), 'unknown command "moon"', 125), (("run", "--disk", "1g", "bb"), "--disk", 125)):
