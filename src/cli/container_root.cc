@@ -4,12 +4,14 @@
 
 namespace caisson::cli {
 
-Result<sys::RootDir> container_root(engine::Engine& engine, const engine::Container& c) {
-  if (c.status.state == "running") return sys::RootDir::open("/proc/" + std::to_string(c.status.pid) + "/root");
-  auto layers = TRY(engine::layer_folders(engine.root(), c.config));
-  std::string base = engine.containers().folder(c.config.id);
-  Fd mount = TRY(engine::mount_rootfs(layers, base + "/upper", base + "/work"));
-  return sys::RootDir(std::move(mount));
+Result<ContainerRoot> container_root(engine::Engine& engine, const engine::Container& c) {
+  if (c.status.state == "running") return ContainerRoot{TRY(sys::RootDir::open("/proc/" + std::to_string(c.status.pid) + "/root")), {}};
+  std::string run = engine.containers().run_folder(c.config.id);
+  TRY(make_dirs(run, 0700));
+  auto lock = FileLock::try_acquire(run + "/monitor.lock");
+  if (!lock) return fail("container " + c.config.name + " is being started or looked at by another command: try again", EBUSY);
+  Fd mount = TRY(engine::mount_container_root(engine.root(), engine.containers().folder(c.config.id), c.config));
+  return ContainerRoot{sys::RootDir(std::move(mount)), std::move(*lock)};
 }
 
 }  // namespace caisson::cli

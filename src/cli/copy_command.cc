@@ -26,8 +26,8 @@ Place parse_place(const std::string& text) {
 }
 
 /// A root for one side: the container's, or the host's own "/".
-Result<sys::RootDir> open_side(Engine& engine, const Place& place) {
-  if (place.container.empty()) return sys::RootDir::open("/");
+Result<ContainerRoot> open_side(Engine& engine, const Place& place) {
+  if (place.container.empty()) return ContainerRoot{TRY(sys::RootDir::open("/")), {}};
   auto container = TRY(engine.containers().find(place.container));
   return container_root(engine, container);
 }
@@ -104,7 +104,7 @@ Result<int> cmd_cp(const Globals& globals, const Args& args) {
   if (from.path == "-" || to.path == "-") return fail("cp: tar streams (\"-\") are not supported; see \"caisson export\"");
   auto source = TRY(open_side(engine, from));
   auto target = TRY(open_side(engine, to));
-  TRY(copy_tree(source, absolute(from), target, absolute(to)), "cp");
+  TRY(copy_tree(source.root, absolute(from), target.root, absolute(to)), "cp");
   return 0;
 }
 

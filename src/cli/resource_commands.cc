@@ -114,12 +114,10 @@ Result<int> cmd_volume(const Globals& globals, const Args& args) {
 
 Result<int> cmd_prune(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
-  int removed = 0;
   for (const auto& c : TRY(engine.containers().list()))
     if (c.status.state != "running" && !engine.containers().monitored(c.config.id)) {
       TRY(engine.remove(c, false, true));
       std::printf("container %s\n", c.config.name.c_str());
-      ++removed;
     }
   for (const auto& n : TRY(engine.networks().list()))
     if (n.name != network::kDefaultNetwork && engine.networks().leases(n.name).empty()) {

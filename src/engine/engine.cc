@@ -14,6 +14,7 @@
 #include "engine/names.h"
 #include "engine/remove.h"
 #include "engine/spec_builder.h"
+#include "sys/bounded_disk.h"
 
 namespace caisson::engine {
 namespace {
@@ -38,7 +39,7 @@ Result<> check(const ContainerConfig& config) {
   TRY(effective_capabilities(config));
   TRY(oci::parse_signal(config.stop_signal), "--stop-signal");
   if (config.limits.memory && *config.limits.memory < 512 * 1024) return fail("--memory: at least 512k", EINVAL);
-  if (config.limits.disk != 0) return fail("--disk is not supported yet: this version cannot bound the writable layer", ENOTSUP);
+  if (config.limits.disk != 0 && config.limits.disk < sys::kSmallestDisk) return fail("--disk: at least 16m", EINVAL);
   if (!config.mac.empty()) TRY(network::check_mac(config.mac), "--mac-address");
   for (const auto& o : config.mounts)
     if (o.type == "bind" && o.source[0] != '/') return fail("--volume: \"" + o.source + "\" is not an absolute path", EINVAL);
@@ -190,7 +191,7 @@ Result<> Engine::stop(const Container& c, int timeout) {
 
 Result<int> Engine::wait(const std::string& id) const {
   int last = 0;
-  for (int i = 0;; ++i) {
+  for (;;) {
     auto c = containers_.load(id);
     if (!c) {
       if (c.error().code == ENOENT) return last;  // removed itself

@@ -90,9 +90,7 @@ class Monitor {
     // Left by a life that ended badly.
     TRY(runtime_.remove(config.id, true));
     TRY(set_up_network());
-    auto layers = TRY(layer_folders(options_.root, config));
-    std::string base = containers_.folder(config.id);
-    Fd rootfs = TRY(mount_rootfs(layers, base + "/upper", base + "/work"));
+    Fd rootfs = TRY(mount_container_root(options_.root, containers_.folder(config.id), config));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.valid() ? netns_.get() : -1};
     oci::Spec spec = TRY(build_spec(inputs));

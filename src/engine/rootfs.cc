@@ -7,6 +7,8 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "sys/bounded_disk.h"
+#include "sys/in_root.h"
 #include "sys/mount.h"
 
 namespace caisson::engine {
@@ -42,6 +44,24 @@ Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const std::strin
   Fd mount(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, 0)));
   if (!mount.valid()) return fail_errno("mount the container's root (overlay)");
   return mount;
+}
+
+Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config) {
+  auto layers = TRY(layer_folders(root, config));
+  if (config.limits.disk == 0) return mount_rootfs(layers, folder + "/upper", folder + "/work");
+  std::string image = folder + "/disk.img";
+  if (!exists(image)) {
+    // Under another name until it is whole.
+    std::string draft = image + ".new";
+    ::unlink(draft.c_str());
+    TRY(sys::make_disk(draft, config.limits.disk), "--disk");
+    if (::rename(draft.c_str(), image.c_str()) < 0) return fail_errno("--disk: " + image);
+  }
+  Fd disk = TRY(sys::mount_disk(image), "--disk");
+  std::string inside = sys::fd_path(disk.get());
+  TRY(make_dirs(inside + "/upper", 0755));
+  TRY(make_dirs(inside + "/work", 0700));
+  return mount_rootfs(layers, inside + "/upper", inside + "/work");
 }
 
 Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config) {

@@ -11,6 +11,11 @@ namespace caisson::engine {
 /// is gone when the last user is, so a killed process leaves nothing mounted.
 [[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const std::string& upper, const std::string& work);
 
+/// A container's root with its writable layer, which is the folder `upper` or,
+/// with --disk, a file system of that size in `disk.img`. Only one mount of it
+/// may exist at a time: the caller holds the container's monitor.lock.
+[[nodiscard]] Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config);
+
 /// The folders of a container's layers; an error names what is missing.
 [[nodiscard]] Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config);
 

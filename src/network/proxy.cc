@@ -191,7 +191,7 @@ void Proxy::accept_from(Listener& listener) {
       loop_.remove(c->server.get());
       connections_.erase(it);
     };
-    auto step = [this, c, close](uint32_t) {
+    auto step = [c, close](uint32_t) {
       if (!c->connected) {
         int error = 0;
         socklen_t size = sizeof error;

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import PROGRAM, leftovers, wait_for
 
-KILLS = int(os.environ.get("CAISSON_KILLS", "60"))
+KILLS = int(os.environ.get("CAISSON_KILLS", "100"))
 
 
 def processes_of(caisson):
@@ -86,6 +87,33 @@ def test_container_that_ended_unseen(caisson):
     assert state["Status"] == "exited" and state["ExitCode"] == 137
     caisson("start", "c")
     assert caisson.inspect("c")["State"]["Running"]
+
+
+def test_after_a_reboot(caisson):
+    """As a reboot leaves it: no process, an empty run folder, another boot id."""
+    caisson("run", "-d", "--name", "back", "--restart", "always", "bb", "sleep", "1000")
+    caisson("run", "-d", "--name", "stays", "bb", "sleep", "1000")
+    caisson("run", "-d", "--name", "stopped", "--restart", "unless-stopped", "bb", "sleep", "1000")
+    caisson("stop", "-t", "0", "stopped")
+    address = caisson.ip("back")
+    pids = [caisson.pid("back"), caisson.pid("stays")]
+    ids = [caisson.inspect(n)["Id"] for n in ("back", "stays")]
+    for pid in processes_of(caisson) + pids:
+        os.kill(pid, signal.SIGKILL)
+    for container in ids:
+        status = caisson.root / "containers" / container / "status.json"
+        document = json.loads(status.read_text())
+        document["boot_id"] = "another"
+        status.write_text(json.dumps(document))
+        subprocess.run([PROGRAM, "oci", "--root", str(caisson.run_root / "oci"), "delete", "--force", container], check=True)
+    shutil.rmtree(caisson.run_root)
+    assert "1 containers started" in caisson("system", "start-all").out
+    running = json.loads(caisson("ps", "--format", "json").out)
+    assert [(c["name"], c["ip"]) for c in running] == [("back", address)]
+    assert caisson.inspect("stays")["State"]["Error"] == "the host was restarted"
+    unit = caisson.base / "unit"
+    caisson("system", "install-service", "--path", unit)
+    assert f"ExecStart={os.path.realpath(PROGRAM)} --root {caisson.root}" in unit.read_text()
 
 
 @pytest.mark.parametrize("what", ["run", "rm"])

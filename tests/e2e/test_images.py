@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import threading
 
 import pytest
@@ -35,6 +36,19 @@ def test_peers_accept_what_is_saved(caisson, tmp_path, policy):
     assert json.loads(sh(f"skopeo inspect docker-archive:{tmp_path}/bb.tar"))["Os"] == "linux"
     caisson("save", "--format", "docker-archive", "--output", tmp_path / "d.tar", "bb")
     sh(f"skopeo --policy {policy} copy docker-archive:{tmp_path}/d.tar dir:{tmp_path}/dir")
+
+
+def test_podman_loads_what_is_saved(caisson, tmp_path):
+    caisson("save", "--output", tmp_path / "bb.tar", "bb")
+    run = tempfile.mkdtemp(dir="/tmp")  # podman takes at most 50 characters
+    podman = f"podman --root {tmp_path}/p --runroot {run} --storage-driver vfs"
+    assert "bb:latest" in sh(f"{podman} load -q -i {tmp_path}/bb.tar")
+    # And back, in the form of docker save.
+    sh(f"{podman} save -q --format docker-archive -o {tmp_path}/back.tar docker.io/library/bb:latest")
+    caisson("load", "--input", tmp_path / "back.tar")
+    assert caisson.run("bb", "echo", "there and back").out == "there and back\n"
+    sh(f"{podman} rmi -af")
+    shutil.rmtree(run)
 
 
 def test_store_is_a_layout_that_others_read(caisson):

@@ -1,5 +1,6 @@
 """Each limit is set, and then a program tries to exceed it."""
 import pathlib
+import subprocess
 import time
 
 import pytest
@@ -46,6 +47,20 @@ def test_block_io(caisson):
     caisson("exec", "w", "dd", "if=/dev/zero", "of=/f", "bs=64k", "count=32", "oflag=direct")
     assert time.monotonic() - begin > 1.2, "2 MB at 1 MB/s"
     assert "not a block device" in caisson.run("--device-write-bps", "/dev/null:1m", "bb", "true", code=125).err
+
+
+def test_disk_space(caisson, tmp_path):
+    caisson("run", "-d", "--name", "small", "--disk", "32m", "bb", "sleep", "1000")
+    done = caisson("exec", "small", "sh", "-c", "head -c 20000000 /dev/zero > /fits && echo fits; dd if=/dev/zero of=/large bs=1M count=60", code=1)
+    assert "fits" in done.out and "No space left on device" in done.err
+    caisson("stop", "-t", "0", "small")
+    caisson("cp", "small:/fits", tmp_path / "fits")
+    assert (tmp_path / "fits").stat().st_size == 20000000
+    caisson("start", "small")
+    assert caisson("exec", "small", "stat", "-c", "%s", "/fits").out == "20000000\n", "kept across restarts"
+    caisson("rm", "-f", "small")
+    assert str(caisson.root) not in subprocess.run(["losetup", "--all"], capture_output=True, text=True).stdout
+    assert "at least 16m" in caisson.run("--disk", "1m", "bb", "true", code=125).err
 
 
 def test_open_files_and_shared_memory(caisson):
