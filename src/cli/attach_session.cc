@@ -10,6 +10,7 @@
 
 #include <cstring>
 
+#include "base/socket.h"
 #include "cli/terminal.h"
 #include "engine/attach.h"
 

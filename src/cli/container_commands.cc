@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "base/socket.h"
 #include "base/strings.h"
 #include "cli/attach_session.h"
 #include "cli/commands.h"

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/process.h"
+#include "base/socket.h"
 #include "base/strings.h"
 #include "cli/oci.h"
 #include "cli/terminal.h"

@@ -4,13 +4,9 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cstring>
 
 #include "base/process.h"
 
@@ -25,37 +21,6 @@ RawTerminal::RawTerminal(int fd) : fd_(fd) {
 
 RawTerminal::~RawTerminal() {
   if (active_) ::tcsetattr(fd_, TCSANOW, &before_);
-}
-
-Result<Fd> receive_descriptor(int socket) {
-  char buffer[256];
-  struct iovec iov = {buffer, sizeof buffer};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  struct msghdr message = {};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t n;
-  do {
-    n = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (n < 0 && errno == EINTR);
-  struct cmsghdr* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return fail("no descriptor came over the socket");
-  int fd;
-  std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  return Fd(fd);
-}
-
-Result<Fd> connect_unix(const std::string& path, int type) {
-  struct sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return fail("socket path is too long: " + path);
-  path.copy(address.sun_path, path.size());
-  Fd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return fail_errno("socket");
-  if (::connect(fd.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address) < 0) return fail_errno("connect to " + path);
-  return fd;
 }
 
 Result<int> relay_until_exit(pid_t pid, int pidfd, Fd pty) {

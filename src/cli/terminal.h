@@ -24,10 +24,6 @@ class RawTerminal {
   struct termios before_;
 };
 
-/// Receives one descriptor sent over a unix socket (SCM_RIGHTS).
-[[nodiscard]] Result<Fd> receive_descriptor(int socket);
-/// Connects to a listening unix socket by path.
-[[nodiscard]] Result<Fd> connect_unix(const std::string& path, int type);
 /// Copies stdin and stdout to and from the pty and forwards signals and
 /// window sizes until the process behind `pidfd` has ended; `pty` may be
 /// invalid, then only signals are forwarded. Returns its exit status.

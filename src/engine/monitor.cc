@@ -23,6 +23,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/rollback.h"
+#include "base/socket.h"
 #include "base/strings.h"
 #include "engine/attach.h"
 #include "engine/container_log.h"
@@ -115,7 +116,7 @@ class Monitor {
     pidfd_ = std::move(launched.pidfd);
     if (config.tty) {
       console_theirs.reset();
-      TRY(take_terminal(console_ours.get()));
+      pty_ = TRY(receive_descriptor(console_ours.get()));
     }
     undo.keep();
     Status& s = container_.status;
@@ -262,22 +263,6 @@ class Monitor {
         if (!adopted_) theirs[i] = TRY(open_file(path, O_RDWR));
       }
     }
-    return {};
-  }
-
-  Result<> take_terminal(int socket) {
-    char byte[256];
-    struct iovec iov = {byte, sizeof byte};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    struct msghdr message = {};
-    message.msg_iov = &iov;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) <= 0 || CMSG_FIRSTHDR(&message) == nullptr) return fail("the container sent no terminal");
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-    pty_.reset(fd);
     return {};
   }
 

@@ -2,38 +2,16 @@
 #include <asm/ioctls.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <termios.h>
 #include <unistd.h>
 
-#include <cstring>
-
+#include "base/socket.h"
 #include "runtime/internal.h"
 #include "sys/mount.h"
 
 namespace caisson::runtime {
-namespace {
-Result<> send_descriptor(int socket, int fd) {
-  char name[] = "/dev/ptmx";
-  struct iovec iov = {name, sizeof name - 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  struct msghdr message = {};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  struct cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0) return fail_errno("send the terminal over the console socket");
-  return {};
-}
-}  // namespace
-
 Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root) {
   Fd primary = TRY(root.open_at("/dev/pts/ptmx", O_RDWR | O_NOCTTY), "open a pty in the container");
   struct statfs fs;
@@ -56,7 +34,7 @@ Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root) {
     TRY(sys::attach_mount(copy.get(), target.get()), "/dev/console");
   }
   if (plan.console_socket < 0) return fail("a terminal needs a console socket");
-  TRY(send_descriptor(plan.console_socket, primary.get()));
+  TRY(send_descriptor(plan.console_socket, primary.get(), "/dev/ptmx"), "console socket");
   if (::getsid(0) != ::getpid()) ::setsid();
   if (::ioctl(replica.get(), TIOCSCTTY, 0) < 0) return fail_errno("make the pty the controlling terminal");
   for (int i = 0; i < 3; ++i)

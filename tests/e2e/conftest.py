@@ -111,6 +111,15 @@ def busybox_root(tmp_path_factory):
     return make_busybox_root(tmp_path_factory.mktemp("busybox") / "root")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def empty_parent_cgroups():
+    """The tests' containers share the parent /caisson, which goes with the last of them."""
+    yield
+    for parent in pathlib.Path("/sys/fs/cgroup").glob("*/caisson"):
+        if not any(p.is_dir() for p in parent.iterdir()):
+            parent.rmdir()
+
+
 @pytest.fixture(scope="module")
 def caisson(busybox_root):
     assert os.geteuid() == 0, "the end-to-end tests need root"
