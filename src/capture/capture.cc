@@ -262,6 +262,8 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
   TRY(make_dirs(request.scratch, 0700));
   Rollback tidy;  // never kept: the scratch folder goes in any case
   tidy.on_failure([&] { (void)remove_tree(request.scratch); });
+  // Held while this process lives: a folder without a holder is rubbish.
+  FileLock alive = TRY(FileLock::acquire(request.scratch + "/lock"));
   CaptureResult result;
   Seen seen;
   std::string root;

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -205,6 +206,7 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
   pid_t outer = ::fork();
   if (outer < 0) return fail_errno("fork");
   if (outer == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // nothing outlives a killed capture
     // Runs in: a helper that makes the namespaces; its child is their pid 1.
     auto finish = [&](const Json& out) {
       (void)write_all(report.write.get(), json_text(out));
@@ -213,6 +215,7 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
     if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) < 0) finish({{"error", fail_errno("create namespaces for the shadow start").error().message}});
     pid_t inner = ::fork();
     if (inner == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       ::setsid();
       auto watched = watch(entry, options, scratch.get(), output.get());
       finish(watched ? *watched : Json{{"error", watched.error().message}});

@@ -283,6 +283,25 @@ void Engine::recover() {
     (void)replace_file(mark, boot_id());
   }
   sweep_leases();
+  sweep_images();
+}
+
+void Engine::sweep_images() {
+  // Scratch folders of captures that were killed. One that has only just been
+  // made may not hold its lock yet.
+  if (auto names = list_dir(root_); names)
+    for (const auto& name : *names) {
+      std::string path = root_ + "/" + name;
+      struct stat st;
+      if (!name.starts_with("tmp.capture.") || ::stat(path.c_str(), &st) < 0 || ::time(nullptr) - st.st_ctime < 5) continue;
+      if (FileLock::try_acquire(path + "/lock")) (void)remove_tree(path);
+    }
+  if (!exists(root_ + "/images/oci-layout")) return;
+  auto store = images();
+  if (!store || !store->needs_repair()) return;
+  auto used = layers_in_use();
+  if (!used) return;
+  if (auto done = store->collect(*used); !done) log::warning("repair the image store: " + done.error().message);
 }
 
 Result<int> Engine::start_all() {

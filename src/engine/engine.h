@@ -51,6 +51,7 @@ class Engine {
   [[nodiscard]] Result<> spawn_monitor(const std::string& id, bool adopt, Fd client);
   void recover_one(const std::string& id);
   void sweep_leases();
+  void sweep_images();
 
   std::string root_, run_root_;
   Containers containers_;

@@ -170,13 +170,19 @@ Result<std::vector<std::string>> Store::remove(const std::string& name, bool for
 
 // --- writing
 
+Store::Writer::Writer(Writer&& other) noexcept
+    : store_(other.store_), lock_(std::move(other.lock_)), added_(std::move(other.added_)), staged_(std::move(other.staged_)), committed_(std::exchange(other.committed_, true)), ended_(std::exchange(other.ended_, true)) {}
+
 Store::Writer::~Writer() {
-  if (committed_) return;
-  for (const auto& path : added_) ::unlink(path.c_str());
+  if (ended_) return;
+  if (!committed_)
+    for (const auto& path : added_) ::unlink(path.c_str());
+  ::unlink((store_.images_ + "/writing").c_str());
 }
 
 Result<Store::Writer> Store::begin() {
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
+  TRY(replace_file(images_ + "/writing", ""));
   return Writer(*this, std::move(lock));
 }
 
@@ -276,6 +282,14 @@ Result<std::vector<std::string>> Store::unpack(const Image& image) {
   return folders;
 }
 
+bool Store::needs_repair() const {
+  // The marks are looked for first: without them, no lock is touched.
+  if (exists(images_ + "/writing") && FileLock::try_acquire(images_ + "/lock")) return true;
+  auto names = list_dir(layers_);
+  bool drafts = names && std::any_of(names->begin(), names->end(), [](const std::string& n) { return n.starts_with("tmp."); });
+  return drafts && FileLock::try_acquire(layers_ + "/lock");
+}
+
 Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
   FileLock layer_lock = TRY(FileLock::acquire(layers_ + "/lock"));
@@ -305,6 +319,7 @@ Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
     std::string doomed = layers_ + "/tmp." + random_hex(8);
     if (::rename((layers_ + "/" + name).c_str(), doomed.c_str()) == 0) TRY(remove_tree(doomed));
   }
+  ::unlink((images_ + "/writing").c_str());
   return freed;
 }
 

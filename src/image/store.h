@@ -3,11 +3,12 @@
 //
 //   <root>/images/oci-layout, index.json, blobs/sha256/<hex>   the truth
 //   <root>/images/lock                                         writers hold it
+//   <root>/images/writing                                      there while one writes
 //   <root>/layers/<diff id>/          complete, read-only once there
 //   <root>/layers/tmp.<random>/       being unpacked; removed by collect()
 //
 // Data is on the disk before anything names it, so a kill or a power cut
-// leaves at most unreferenced files, which collect() removes.
+// leaves at most unreferenced files; needs_repair() tells, collect() removes.
 #pragma once
 
 #include <functional>
@@ -49,7 +50,7 @@ class Store {
   class Writer {
    public:
     explicit Writer(Store& store, FileLock lock) : store_(store), lock_(std::move(lock)) {}
-    Writer(Writer&&) = default;
+    Writer(Writer&& other) noexcept;
     ~Writer();
     /// Stores what `produce` writes and returns its descriptor; where
     /// `expected` is given, other content is an error.
@@ -65,7 +66,7 @@ class Store {
     FileLock lock_;
     std::vector<std::string> added_;
     std::vector<std::pair<oci::Descriptor, std::vector<std::string>>> staged_;
-    bool committed_ = false;
+    bool committed_ = false, ended_ = false;
   };
   [[nodiscard]] Result<Writer> begin();
 
@@ -75,6 +76,10 @@ class Store {
   /// Removes blobs that no image and layers that neither an image nor
   /// `layers_in_use` refers to. Returns the bytes freed.
   [[nodiscard]] Result<uint64_t> collect(const std::set<std::string>& layers_in_use);
+
+  /// Whether a writer or an unpacking was killed half-way (and none is at work
+  /// now): collect() then tidies up.
+  [[nodiscard]] bool needs_repair() const;
 
   [[nodiscard]] Result<std::string> read_blob(const oci::Digest& digest, uint64_t limit = 8u << 20) const;
   [[nodiscard]] std::string blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
