@@ -205,8 +205,9 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.cgroup = &cgroup;
   oci::Resources resources = spec.linux.resources;
   resources.devices = device_rules(spec.linux.resources);
-  TRY(cgroup.create(resources));
+  // Before the attempt: one that fails half-way leaves folders as well.
   undo.on_failure([&] { (void)cgroup.destroy(); });
+  TRY(cgroup.create(resources));
   Fd cgroup_fd = TRY(cgroup.v2_fd());
 
   if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");

@@ -87,9 +87,13 @@ def make_busybox_root(folder):
     return folder
 
 
-def leftovers(caisson, interfaces_before):
+def cgroups():
+    return {str(p) for p in pathlib.Path("/sys/fs/cgroup").glob("*/caisson/*") if p.is_dir()} | {str(p) for p in pathlib.Path("/sys/fs/cgroup").glob("caisson/*") if p.is_dir()}
+
+
+def leftovers(caisson, interfaces_before, cgroups_before=frozenset()):
     """Everything of Caisson's that is outside its own folders."""
-    found = []
+    found = [f"cgroup {c}" for c in sorted(cgroups() - cgroups_before)] if cgroups_before is not None else []
     store, run = str(caisson.root), str(caisson.run_root)
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
         if store in line or run in line:
@@ -123,7 +127,7 @@ def empty_parent_cgroups():
 @pytest.fixture(scope="module")
 def caisson(busybox_root):
     assert os.geteuid() == 0, "the end-to-end tests need root"
-    before = set(os.listdir("/sys/class/net"))
+    before, cgroups_before = set(os.listdir("/sys/class/net")), cgroups()
     base = tempfile.mkdtemp(prefix="caisson-e2e.", dir="/var/tmp")
     os.chmod(base, 0o755)
     c = Caisson(base)
@@ -132,9 +136,9 @@ def caisson(busybox_root):
     c("rm", "--all", "--force", "--volumes", code=None)
     c("system", "reset", "--force")
     try:
-        wait_for(lambda: not leftovers(c, before), 5)
+        wait_for(lambda: not leftovers(c, before, cgroups_before), 5)
     except AssertionError:
-        raise AssertionError("left behind: " + "\n".join(leftovers(c, before)))
+        raise AssertionError("left behind: " + "\n".join(leftovers(c, before, cgroups_before)))
     finally:
         shutil.rmtree(base, ignore_errors=True)
     assert not c.run_root.exists(), list(c.run_root.iterdir())

@@ -146,7 +146,7 @@ def test_random_kills_leave_nothing(caisson, what):
         left = traces(caisson) + cgroups_of(seen)
         assert not left, f"round {round_number}, killed after {delay * 1000:.1f} ms: {left}"
     wait_for(lambda: not [i for i in set(os.listdir("/sys/class/net")) - interfaces if i.startswith("csn")], 5)
-    assert not [l for l in leftovers(caisson, interfaces | {i for i in os.listdir("/sys/class/net") if i.startswith("caisson")})]
+    assert not [l for l in leftovers(caisson, interfaces | {i for i in os.listdir("/sys/class/net") if i.startswith("caisson")}, None)]
     assert caisson.run("bb", "echo", "still works").out == "still works\n"
 
 
