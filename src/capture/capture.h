@@ -20,7 +20,7 @@ struct CaptureRequest {
   std::string cwd;                   ///< where `command` runs; "": here
   int for_seconds = 0;               ///< watch `command` that long; 0: until it ends or ctrl-c
   bool shadow = true;                ///< start a running application a second time, unseen by the host
-  std::string data = "auto";         ///< state: auto, copy or empty
+  std::string data = "auto";         ///< state: auto or empty
   std::vector<std::string> add;      ///< more paths
   std::vector<std::string> env;      ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;

@@ -34,7 +34,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   }
   request.shadow = !args.flag("no-shadow");
   request.data = args.get("data", "auto");
-  if (request.data != "auto" && request.data != "copy" && request.data != "empty") return fail("--data: \"" + request.data + "\" is none of auto, copy, empty");
+  if (request.data != "auto" && request.data != "empty") return fail("--data: \"" + request.data + "\" is neither auto nor empty");
   request.add = args.all("add");
   request.env = args.all("env");
   for (const auto& e : request.env)
@@ -80,7 +80,7 @@ constexpr Option kOptions[] = {
     {"-w,--workdir", "DIR", "run the command there"},
     {"-e,--env", "NAME=VALUE", "set an environment variable of the image"},
     {"--add", "PATH", "take this file or folder too"},
-    {"--data", "auto|copy|empty", "state folders: copy those it cannot start without (auto), or make all empty"},
+    {"--data", "auto|empty", "state folders: copy those it cannot start without (auto), or make all empty"},
     {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
     {"--no-shadow", "", "do not start a running application a second time"},

@@ -378,7 +378,7 @@ constexpr Option kGlobals[] = {
     {"--log-format", "text|json", "format of log messages"},
     {"--debug", "", "log more"},
     {"--systemd-cgroup", "", "refused: the systemd cgroup driver is not supported"},
-    {"--rootless", "BOOL", "accepted for compatibility; detected by itself"},
+    {"--rootless", "BOOL", "accepted for compatibility: it changes nothing"},
 };
 
 }  // namespace

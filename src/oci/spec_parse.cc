@@ -150,6 +150,7 @@ void read_resources(JsonReader& r, Resources& out) {
     m.get("disableOOMKiller", mem.disable_oom_killer);
     m.get("useHierarchy", mem.use_hierarchy);
     m.get("checkBeforeUpdate", mem.check_before_update);
+    if (mem.check_before_update.value_or(false)) m.wrong("checkBeforeUpdate", "not supported");
   });
   r.object("cpu", [&](JsonReader& c) {
     auto& cpu = out.cpu;
@@ -270,6 +271,7 @@ void read_linux(JsonReader& r, Linux& out) {
   for (const auto& path : out.readonly_paths)
     if (path.empty() || path[0] != '/') r.wrong("readonlyPaths", "\"" + path + "\" is not an absolute path");
   r.get("mountLabel", out.mount_label);
+  if (!out.mount_label.empty()) r.wrong("mountLabel", "not supported");
   r.object("personality", [&](JsonReader& p) {
     std::string domain;
     p.get("domain", domain);

@@ -58,6 +58,8 @@ inline constexpr char kHooksDone = 'h';
 
 /// Serialises the last steps for the init. `environment` is the final one.
 [[nodiscard]] std::string build_init_plan(const ChildPlan& plan);
+/// RLIMIT_* by its name in config.json; -1 where unknown.
+[[nodiscard]] int rlimit_number(const std::string& type);
 /// The embedded init as a sealed memfd, ready for execveat(2).
 [[nodiscard]] Result<Fd> open_init();
 

@@ -88,7 +88,7 @@ Result<uint32_t> last_capability() {
 Result<> check_process(const oci::Process& process) {
   if (process.args.empty()) return fail("process.args: must not be empty");
   for (const auto& l : process.rlimits)
-    if (!l.type.starts_with("RLIMIT_")) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
+    if (rlimit_number(l.type) < 0) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
   if (!process.apparmor_profile.empty() && !exists("/sys/kernel/security/apparmor")) return fail("process.apparmorProfile: this host has no AppArmor", ENOTSUP);
   if (!process.apparmor_profile.empty()) return fail("process.apparmorProfile: not supported", ENOTSUP);
   if (!process.selinux_label.empty()) return fail("process.selinuxLabel: not supported", ENOTSUP);
