@@ -1,5 +1,6 @@
 #include "capture/capture.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,7 +12,10 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/strings.h"
+#include "capture/bpf_watcher.h"
 #include "capture/shadow.h"
+#include "capture/state.h"
+#include "capture/tracer.h"
 #include "image/layer.h"
 #include "sys/user_db.h"
 
@@ -26,10 +30,88 @@ struct Seen {
   std::vector<ProcessInfo> processes;
   EntryPoint entry;
   std::set<Port> ports;
+  StateFolders state_folders;
   std::map<std::string, std::string> state;  ///< folder → tar
 };
 
 using Progress = std::function<void(const std::string&)>;
+
+/// ctrl-c and TERM end the watching, not this process, while this lives.
+class InterruptedBySignals {
+ public:
+  InterruptedBySignals() {
+    interrupted = false;
+    struct sigaction action = {};
+    action.sa_handler = [](int) { interrupted = true; };
+    ::sigaction(SIGINT, &action, &before_int_);
+    ::sigaction(SIGTERM, &action, &before_term_);
+  }
+  InterruptedBySignals(const InterruptedBySignals&) = delete;
+  InterruptedBySignals& operator=(const InterruptedBySignals&) = delete;
+  ~InterruptedBySignals() {
+    ::sigaction(SIGINT, &before_int_, nullptr);
+    ::sigaction(SIGTERM, &before_term_, nullptr);
+  }
+
+ private:
+  struct sigaction before_int_ = {}, before_term_ = {};
+};
+
+/// Null where BPF is not allowed and was not asked for by name.
+Result<std::unique_ptr<BpfWatcher>> open_bpf(TraceMethod method) {
+  if (method != TraceMethod::automatic && method != TraceMethod::bpf) return nullptr;
+  auto bpf = BpfWatcher::open();
+  if (bpf) return std::move(*bpf);
+  if (method == TraceMethod::bpf) return detail::propagate(std::move(bpf).error(), "--trace-with bpf");
+  log::debug("watching without BPF: " + bpf.error().message);
+  return nullptr;
+}
+
+/// Until no process of the tree is unknown: they may fork meanwhile.
+Result<> follow_tree(BpfWatcher& bpf, std::vector<ProcessInfo>& processes) {
+  std::set<pid_t> known;
+  for (;;) {
+    std::vector<pid_t> fresh;
+    for (const auto& p : processes)
+      if (known.insert(p.pid).second) fresh.push_back(p.pid);
+    if (fresh.empty()) return {};
+    TRY(bpf.follow_running(fresh));
+    processes = TRY(read_process_tree(processes[0].pid));
+  }
+}
+
+void watch_until(BpfWatcher& bpf, int64_t end) {
+  while (!interrupted) {
+    int64_t left = end - monotonic_ms();
+    if (left <= 0) return;
+    struct pollfd ready = {bpf.fd(), POLLIN, 0};
+    ::poll(&ready, 1, static_cast<int>(left));
+    bpf.handle();
+  }
+}
+
+/// The second start; where it does not work, a note says so.
+Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf, const Progress& progress, std::vector<std::string>& notes) {
+  ShadowOptions options;
+  options.expected = seen.ports;
+  options.scratch = request.scratch;
+  options.method = request.method;
+  options.bpf = bpf;
+  progress("starting it a second time, in namespaces of its own over a copy-on-write view of this host");
+  auto shadow = run_shadow(seen.entry, options);
+  if (!shadow) {
+    notes.push_back("the second start did not work (" + shadow.error().message + "): the image holds what the running processes show and what the rules add");
+    return {};
+  }
+  if (!shadow->ready)
+    notes.push_back("the second start did not open the ports of the first one" + (shadow->output.empty() ? std::string() : "; it wrote: " + std::string(trim(shadow->output)).substr(0, 600)));
+  seen.trace = std::move(shadow->trace);
+  seen.state = std::move(shadow->state);
+  seen.state_folders = state_folders(seen.trace, TRY(sys::RootDir::open("/")));
+  seen.entry.forking = seen.trace.first_process_left;
+  progress("watched it with " + shadow->watched_with + ": " + std::to_string(seen.trace.paths.size()) + " paths");
+  return {};
+}
 
 Result<Seen> look_at_process(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes) {
   Seen seen;
@@ -42,22 +124,23 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   }
   keep_in_foreground(seen.entry);
   progress("found " + std::to_string(seen.processes.size()) + " processes; start command: " + join(seen.entry.argv, " ") + " (" + seen.entry.how + ")");
-  if (!request.shadow) return seen;
-  ShadowOptions options;
-  options.expected = seen.ports;
-  options.scratch = request.scratch;
-  progress("starting it a second time, in namespaces of its own over a copy-on-write view of this host");
-  auto shadow = run_shadow(seen.entry, options);
-  if (!shadow) {
-    notes.push_back("the second start did not work (" + shadow.error().message + "): the image holds what the running processes show and what the rules add");
+  auto bpf = TRY(open_bpf(request.method));
+  if (bpf) TRY(follow_tree(*bpf, seen.processes));
+  int64_t begun = monotonic_ms();
+  if (request.shadow) TRY(start_again(request, seen, bpf.get(), progress, notes));
+  if (!bpf) {
+    if (request.for_seconds > 0) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
     return seen;
   }
-  if (!shadow->ready)
-    notes.push_back("the second start did not open the ports of the first one" + (shadow->output.empty() ? std::string() : "; it wrote: " + std::string(trim(shadow->output)).substr(0, 600)));
-  seen.trace = std::move(shadow->trace);
-  seen.state = std::move(shadow->state);
-  seen.entry.forking = seen.trace.first_process_left;
-  progress("watched it: " + std::to_string(seen.trace.paths.size()) + " paths");
+  if (request.for_seconds > 0) {
+    progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
+    InterruptedBySignals stop;
+    watch_until(*bpf, begun + int64_t{request.for_seconds} * 1000);
+  }
+  bpf->handle();
+  for (const auto& [folder, needed] : state_folders(bpf->running, TRY(sys::RootDir::open("/")))) seen.state_folders.try_emplace(folder, false);
+  progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
+  seen.trace.merge(bpf->running);
   return seen;
 }
 
@@ -97,11 +180,6 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   options.uid = seen.entry.uid;
   options.gid = seen.entry.gid;
   options.groups = seen.entry.groups;
-  interrupted = false;
-  struct sigaction action = {}, before_int, before_term;
-  action.sa_handler = [](int) { interrupted = true; };
-  ::sigaction(SIGINT, &action, &before_int);
-  ::sigaction(SIGTERM, &action, &before_term);
   int64_t begun = monotonic_ms();
   options.enough = [&](pid_t first) {
     if (auto tree = read_process_tree(first); tree) {
@@ -111,22 +189,18 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
     return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > request.for_seconds * 1000);
   };
   progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : "; use it now, and end it with ctrl-c"));
-  auto trace = trace_command(options);
-  ::sigaction(SIGINT, &before_int, nullptr);
-  ::sigaction(SIGTERM, &before_term, nullptr);
-  seen.trace = TRY(std::move(trace));
-  seen.entry.forking = seen.trace.first_process_left;
-  progress("watched it: " + std::to_string(seen.trace.paths.size()) + " paths, stopped " + std::to_string(seen.trace.stops) + " times for them");
-  for (const auto& [folder, needed] : state_folders(seen.trace)) {
-    if (!needed) continue;
-    std::string file = request.scratch + "/state." + std::to_string(seen.state.size()) + ".tar";
-    Fd fd = TRY(open_file(file, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    image::FdSink sink(fd.get());
-    image::TarWriter tar(sink);
-    TRY(image::pack_folder(folder, tar, false), "copy " + folder);
-    TRY(tar.finish());
-    seen.state[folder] = file;
+  std::unique_ptr<Watcher> watcher = TRY(open_bpf(request.method));
+  if (!watcher) watcher = TRY(make_stopping_watcher(request.method), "--trace-with");
+  {
+    InterruptedBySignals stop;
+    TRY(trace_command(options, *watcher));
   }
+  seen.trace = std::move(watcher->trace);
+  seen.entry.forking = seen.trace.first_process_left;
+  progress("watched it with " + std::string(watcher->name()) + ": " + std::to_string(seen.trace.paths.size()) + " paths");
+  auto host = TRY(sys::RootDir::open("/"));
+  seen.state_folders = state_folders(seen.trace, host);
+  seen.state = TRY(save_state(seen.trace, host, request.scratch));
   return seen;
 }
 
@@ -220,7 +294,7 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
   for (const auto& s : files.secrets()) out["secrets"].push_back({{"path", s.path}, {"why", s.why}, {"hand_in", "caisson run -v " + s.path + ":" + s.path + ":ro …, or capture again with --include-secret " + s.path}});
   out["secret_variables"] = seen.entry.secret_variables;
   out["state"] = Json::object();
-  for (const auto& [folder, needed] : state_folders(seen.trace)) out["state"][folder] = seen.state.contains(folder) ? "copied" : "empty";
+  for (const auto& [folder, needed] : seen.state_folders) out["state"][folder] = seen.state.contains(folder) ? "copied" : "empty";
   out["warnings"] = files.warnings();
   for (const auto& n : notes) out["warnings"].push_back(n);
   return out;
@@ -248,7 +322,7 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   std::set<std::string> ports;
   for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
   config.exposed_ports.assign(ports.begin(), ports.end());
-  for (const auto& [folder, needed] : state_folders(seen.trace))
+  for (const auto& [folder, needed] : seen.state_folders)
     if (folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/")) config.volumes.push_back(folder);
   config.labels["io.caisson.captured"] = config.created;
   config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
@@ -287,13 +361,14 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
     seen.entry.env.push_back(e);
   }
   if (request.data == "empty") seen.state.clear();
+  if (seen.trace.lost > 0) result.notes.push_back(std::to_string(seen.trace.lost) + " file accesses came faster than they could be written down");
 
   Packages packages = root.empty() ? Packages::read() : Packages();
   FileSet files(root);
   for (const auto& s : request.include_secrets) files.allow_secret(s);
-  ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &packages};
+  ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &seen.state_folders, &packages};
   if (root.empty()) {
-    for (const auto& [folder, needed] : state_folders(seen.trace)) files.exclude(folder);
+    for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
     // 2, the closure over loaders, libraries and interpreters, happens inside
     // FileSet for every file that any rule adds.
     add_traced_files(files, in);

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "capture/closure.h"
+#include "capture/watcher.h"
 #include "image/store.h"
 
 namespace caisson::capture {
@@ -18,11 +19,12 @@ struct CaptureRequest {
   std::string name;                  ///< of the image
   std::string user;                  ///< whom `command` runs as
   std::string cwd;                   ///< where `command` runs; "": here
-  int for_seconds = 0;               ///< watch `command` that long; 0: until it ends or ctrl-c
-  bool shadow = true;                ///< start a running application a second time, unseen by the host
-  std::string data = "auto";         ///< state: auto or empty
-  std::vector<std::string> add;      ///< more paths
-  std::vector<std::string> env;      ///< NAME=VALUE to set
+  int for_seconds = 0;               ///< watch that long; 0: `command` until it ends or ctrl-c, `pid` during its second start
+  TraceMethod method = TraceMethod::automatic;
+  bool shadow = true;            ///< start a running application a second time, unseen by the host
+  std::string data = "auto";     ///< state: auto or empty
+  std::vector<std::string> add;  ///< more paths
+  std::vector<std::string> env;  ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
   std::string scratch;                                         ///< folder for temporary files

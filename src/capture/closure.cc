@@ -8,7 +8,6 @@
 
 #include "base/fd.h"
 #include "base/strings.h"
-#include "capture/shadow.h"
 
 namespace caisson::capture {
 namespace {
@@ -213,10 +212,9 @@ void add_application_trees(FileSet& files, const ClosureInput& in) {
   if (std::any_of(seen.begin(), seen.end(), [&](const std::string& p) { return below(p, in.entry->cwd) && (p != in.entry->cwd || listed.contains(p)); })) named.insert(in.entry->cwd);
   std::set<std::string> candidates = seen;
   candidates.insert(named.begin(), named.end());
-  auto states = state_folders(*in.trace);
   for (const auto& path : candidates) {
     std::string top = application_top(path);
-    if (top.empty() || !exists(top) || states.contains(top)) continue;
+    if (top.empty() || !exists(top) || in.state_folders->contains(top)) continue;
     // Whole folders only where a file of it was used or its name was given,
     // never a temporary folder that holds everybody's things.
     if (top == "/tmp" || top == "/root" || top == "/home") continue;
@@ -318,10 +316,7 @@ void add_private_files(FileSet& files, const ClosureInput& in) {
 }
 
 void add_state_folders(FileSet& files, const ClosureInput& in) {
-  for (const auto& [folder, needed] : state_folders(*in.trace)) {
-    (void)needed;
-    files.add_empty_folder(folder, "state", "the application writes there");
-  }
+  for (const auto& [folder, needed] : *in.state_folders) files.add_empty_folder(folder, "state", "the application writes there");
   for (const auto& folder : in.entry->runtime_folders) files.add_empty_folder(folder, "state", "runtime directory of its unit");
   for (const auto& [path, use] : in.trace->paths) {
     if ((use & kWritten) == 0) continue;

@@ -5,7 +5,7 @@
 #include "capture/entry_point.h"
 #include "capture/file_set.h"
 #include "capture/packages.h"
-#include "capture/tracer.h"
+#include "capture/state.h"
 
 namespace caisson::capture {
 
@@ -13,6 +13,7 @@ struct ClosureInput {
   const Trace* trace = nullptr;
   const std::vector<ProcessInfo>* processes = nullptr;
   const EntryPoint* entry = nullptr;
+  const StateFolders* state_folders = nullptr;
   const Packages* packages = nullptr;
 };
 

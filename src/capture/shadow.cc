@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <linux/if.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -20,9 +21,11 @@
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/json.h"
-#include "base/process.h"
+#include "base/rollback.h"
 #include "base/strings.h"
-#include "image/layer.h"
+#include "capture/file_systems.h"
+#include "capture/state.h"
+#include "capture/tracer.h"
 #include "sys/mount.h"
 
 namespace caisson::capture {
@@ -44,18 +47,14 @@ Result<> loopback_up() {
 /// memory, with fresh /proc and the host's /dev and /sys.
 Result<> build_view(const std::string& base) {
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return fail_errno("make mounts private");
-  auto mounts = TRY(sys::read_mountinfo());
+  auto points = TRY(file_systems());
   TRY(make_dirs(base));
   TRY(sys::mount_fresh("tmpfs", "shadow", base, MS_NOSUID, "mode=700"));
   TRY(make_dirs(base + "/root"));
-  std::vector<std::string> points;
   int number = 0;
-  for (const auto& m : mounts) {
-    static const std::set<std::string> real{"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "zfs", "overlay", "bcachefs"};
-    const std::string& at = m.mount_point;
-    bool special = at.starts_with("/proc") || at.starts_with("/sys") || at.starts_with("/dev") || at.starts_with(base) || at.starts_with("/var/lib/docker") || at.starts_with("/var/lib/containers");
+  for (const auto& at : points) {
     struct stat st;
-    if (!real.contains(m.type) || special || ::stat(at.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) continue;
+    if (at.starts_with(base) || ::stat(at.c_str(), &st) < 0) continue;
     std::string layer = base + "/" + std::to_string(number++);
     TRY(make_dirs(layer + "/upper"));
     TRY(make_dirs(layer + "/work"));
@@ -110,10 +109,19 @@ void ask_in_background(uint16_t port) {
   ::_exit(0);
 }
 
+/// Stands for the one who watches from outside.
+class SeenFromOutside final : public Watcher {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "BPF"; }
+};
+
 /// Runs in: pid 1 of the shadow's namespaces.
-Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int scratch, int output) {
+Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int output) {
   TRY(build_view(options.scratch + "/shadow"));
   TRY(loopback_up());
+  if (options.bpf != nullptr) options.bpf->hear_executions();
+  std::unique_ptr<Watcher> watcher = std::make_unique<SeenFromOutside>();
+  if (options.bpf == nullptr) watcher = TRY(make_stopping_watcher(options.method));
   std::set<uint16_t> wanted;
   for (const auto& p : options.expected)
     if (p.protocol == "tcp") wanted.insert(p.number);
@@ -127,11 +135,10 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int sc
   trace.gid = entry.gid;
   trace.groups = entry.groups;
   trace.output = output;
-  std::set<uint16_t> seen;
   trace.enough = [&](pid_t) {
     int64_t now = monotonic_ms();
     if (!ready) {
-      seen = open_tcp_ports();
+      auto seen = open_tcp_ports();
       bool all = std::includes(seen.begin(), seen.end(), wanted.begin(), wanted.end());
       // Without ports to wait for, three seconds of start are watched.
       if (all && (!wanted.empty() || now - begun > 3000)) {
@@ -146,102 +153,103 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int sc
     }
     return now - ready_at > (wanted.empty() ? 0 : 1200);
   };
-  Trace result = TRY(trace_command(trace));
-  Json out{{"stops", result.stops}, {"left", result.first_process_left}, {"exit", result.first_exit_code}, {"last_exec", result.last_exec}, {"ready", ready}, {"ports", Json::array()}};
-  for (uint16_t port : seen) out["ports"].push_back(port);
-  out["paths"] = Json::object();
-  for (const auto& [path, use] : result.paths) out["paths"][path] = use;
-  // The application has ended, so its files are at rest.
-  out["state"] = Json::object();
-  int number = 0;
-  for (const auto& [folder, needed] : state_folders(result)) {
-    struct stat st;
-    if (!needed || ::stat(folder.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) continue;
-    std::string name = "state." + std::to_string(number++) + ".tar";
-    Fd file = TRY(open_at(scratch, name, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    image::FdSink sink(file.get());
-    image::TarWriter tar(sink);
-    TRY(image::pack_folder(folder, tar, false), "copy " + folder);
-    TRY(tar.finish());
-    out["state"][folder] = name;
-  }
+  TRY(trace_command(trace, *watcher));
+  Json out{{"with", watcher->name()}, {"left", watcher->trace.first_process_left}, {"ready", ready}, {"paths", Json::object()}};
+  for (const auto& [path, use] : watcher->trace.paths) out["paths"][path] = use;
   return out;
+}
+
+/// What both ends of a shadow hold.
+struct Channel {
+  PipePair report, hold, id;
+  Fd output;
+};
+
+/// Runs in: a helper that makes the namespaces; its child is their pid 1.
+[[noreturn]] void cast_shadow(const EntryPoint& entry, const ShadowOptions& options, Channel& channel) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // nothing outlives a killed capture
+  channel.hold.write.reset();
+  auto finish = [&](const Json& out) {
+    (void)write_all(channel.report.write.get(), json_text(out));
+    channel.report.write.reset();
+    // The view stays until the one who asked has taken from it.
+    char token;
+    (void)!::read(channel.hold.read.get(), &token, 1);
+    ::_exit(0);
+  };
+  char token;
+  if (::read(channel.hold.read.get(), &token, 1) != 1) ::_exit(1);
+  if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) < 0) finish({{"error", fail_errno("create namespaces for the shadow start").error().message}});
+  pid_t inner = ::fork();
+  if (inner < 0) finish({{"error", fail_errno("fork").error().message}});
+  if (inner == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::setsid();
+    channel.id.write.reset();
+    auto watched = watch(entry, options, channel.output.get());
+    finish(watched ? *watched : Json{{"error", watched.error().message}});
+  }
+  (void)!::write(channel.id.write.get(), &inner, sizeof inner);
+  channel.report.write.reset();
+  int status;
+  ::waitpid(inner, &status, 0);
+  ::_exit(0);
+}
+
+/// Reads the report to its end, while the watcher sees what happens.
+Result<std::string> read_report(int report, BpfWatcher* bpf) {
+  std::string text;
+  for (;;) {
+    struct pollfd ready[2] = {{report, POLLIN, 0}, {bpf != nullptr ? bpf->fd() : -1, POLLIN, 0}};
+    if (::poll(ready, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+    if (ready[1].revents != 0) bpf->handle();
+    if (ready[0].revents == 0) continue;
+    char buffer[65536];
+    ssize_t n = ::read(report, buffer, sizeof buffer);
+    if (n < 0 && errno != EINTR) return fail_errno("read the report of the shadow start");
+    if (n == 0) return text;
+    if (n > 0) text.append(buffer, static_cast<size_t>(n));
+    if (text.size() > (256u << 20)) return fail("the report of the shadow start is too long", EFBIG);
+  }
 }
 
 }  // namespace
 
-std::map<std::string, bool> state_folders(const Trace& trace) {
-  std::map<std::string, bool> out;
-  static const char* const tops[] = {"/var/lib/", "/var/log/", "/var/spool/", "/var/cache/", "/srv/", "/var/opt/", "/var/mail/", "/data/"};
-  auto top_of = [](const std::string& path) -> std::string {
-    for (const char* top : tops)
-      if (path.starts_with(top)) {
-        size_t end = path.find('/', std::string_view(top).size());
-        return path.substr(0, end);
-      }
-    return {};
-  };
-  for (const auto& [path, use] : trace.paths) {
-    if ((use & kWritten) == 0) continue;
-    std::string clean = clean_path(path), top = top_of(clean);
-    if (top.empty()) continue;
-    struct stat st;
-    // A file directly in /var/log or /srv has no folder of its own to keep.
-    if (::stat(top.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) out.try_emplace(top, false);
-  }
-  for (const auto& [path, use] : trace.paths) {
-    if ((use & kRead) == 0 || (use & kWritten) != 0) continue;
-    std::string clean = clean_path(path);
-    auto it = out.find(top_of(clean));
-    struct stat st;
-    if (it != out.end() && !it->first.starts_with("/var/log") && !it->first.starts_with("/var/cache") && ::stat(clean.c_str(), &st) == 0 && S_ISREG(st.st_mode)) it->second = true;
-  }
-  return out;
-}
-
 Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options) {
-  Fd scratch = TRY(open_file(options.scratch, O_RDONLY | O_DIRECTORY));
-  Fd output(::memfd_create("output", MFD_CLOEXEC));
-  auto report = TRY(make_pipe());
-  pid_t outer = ::fork();
-  if (outer < 0) return fail_errno("fork");
-  if (outer == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // nothing outlives a killed capture
-    // Runs in: a helper that makes the namespaces; its child is their pid 1.
-    auto finish = [&](const Json& out) {
-      (void)write_all(report.write.get(), json_text(out));
-      ::_exit(0);
-    };
-    if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS) < 0) finish({{"error", fail_errno("create namespaces for the shadow start").error().message}});
-    pid_t inner = ::fork();
-    if (inner == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      ::setsid();
-      auto watched = watch(entry, options, scratch.get(), output.get());
-      finish(watched ? *watched : Json{{"error", watched.error().message}});
-    }
+  Channel channel{TRY(make_pipe()), TRY(make_pipe()), TRY(make_pipe()), Fd(::memfd_create("output", MFD_CLOEXEC))};
+  pid_t helper = ::fork();
+  if (helper < 0) return fail_errno("fork");
+  if (helper == 0) cast_shadow(entry, options, channel);
+  Rollback end;  // never kept: the shadow ends in any case
+  end.on_failure([helper] {
+    ::kill(helper, SIGKILL);
     int status;
-    ::waitpid(inner, &status, 0);
-    ::_exit(0);
-  }
-  report.write.reset();
-  std::string text = TRY(read_fd(report.read.get(), "report of the shadow start", 256u << 20));
-  int status;
-  ::waitpid(outer, &status, 0);
+    ::waitpid(helper, &status, 0);
+  });
+  channel.report.write.reset();
+  channel.id.write.reset();
+  if (options.bpf != nullptr) TRY(options.bpf->follow(helper));
+  (void)!::write(channel.hold.write.get(), "", 1);
+  std::string text = TRY(read_report(channel.report.read.get(), options.bpf));
   if (text.empty()) return fail("the shadow start ended without a report");
   Json document = TRY(parse_json(text, "report of the shadow start"));
   if (document.contains("error")) return fail("shadow start: " + document["error"].get<std::string>());
   Shadow shadow;
+  if (options.bpf != nullptr) {
+    options.bpf->handle();
+    shadow.trace = std::exchange(options.bpf->trace, {});
+  }
+  shadow.watched_with = document["with"].get<std::string>();
   shadow.ready = document["ready"].get<bool>();
-  shadow.trace.stops = document["stops"].get<uint64_t>();
   shadow.trace.first_process_left = document["left"].get<bool>();
-  shadow.trace.first_exit_code = document["exit"].get<int>();
-  shadow.trace.last_exec = document["last_exec"].get<std::vector<std::string>>();
-  for (const auto& p : document["ports"]) shadow.ports.insert({p.get<uint16_t>(), "tcp", ""});
   for (const auto& item : document["paths"].items()) shadow.trace.paths[item.key()] = item.value().get<unsigned>();
-  for (const auto& item : document["state"].items()) shadow.state[item.key()] = options.scratch + "/" + item.value().get<std::string>();
-  ::lseek(output.get(), 0, SEEK_SET);
-  shadow.output = read_fd(output.get(), "output", 16u << 20).value_or("");
+  // The application has ended, so its files are at rest.
+  pid_t inner = 0;
+  if (::read(channel.id.read.get(), &inner, sizeof inner) != sizeof inner) return fail("the shadow start ended too early");
+  auto view = TRY(sys::RootDir::open("/proc/" + std::to_string(inner) + "/root"));
+  shadow.state = TRY(save_state(shadow.trace, view, options.scratch));
+  ::lseek(channel.output.get(), 0, SEEK_SET);
+  shadow.output = read_fd(channel.output.get(), "output", 16u << 20).value_or("");
   if (shadow.output.size() > 4096) shadow.output.erase(0, shadow.output.size() - 4096);
   return shadow;
 }

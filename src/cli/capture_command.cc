@@ -32,6 +32,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     if (duration.ends_with('s')) duration.pop_back();
     request.for_seconds = static_cast<int>(TRY(parse_uint(duration, 86400), "--for"));
   }
+  if (args.has("trace-with")) request.method = TRY(capture::parse_trace_method(args.get("trace-with")), "--trace-with");
   request.shadow = !args.flag("no-shadow");
   request.data = args.get("data", "auto");
   if (request.data != "auto" && request.data != "empty") return fail("--data: \"" + request.data + "\" is neither auto nor empty");
@@ -75,7 +76,8 @@ constexpr Option kOptions[] = {
     {"-t,--tag", "NAME", "name of the image"},
     {"--pid", "N", "capture a running process and its children, without stopping them"},
     {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
-    {"--for", "SECONDS", "watch the command that long (default: until ctrl-c)"},
+    {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
+    {"--trace-with", "METHOD", "auto, bpf, notify (seccomp) or ptrace; auto takes the first that this kernel allows"},
     {"-u,--user", "USER[:GROUP]", "run the command as that user"},
     {"-w,--workdir", "DIR", "run the command there"},
     {"-e,--env", "NAME=VALUE", "set an environment variable of the image"},

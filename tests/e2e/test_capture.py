@@ -301,6 +301,70 @@ def test_secrets_are_left_out_and_named(caisson, place, running):
     run_captured(caisson, "keyed2", port)
 
 
+# Paths asked for in every way: relative, through a folder's descriptor, after
+# fchdir, by a child in another folder, by a script's interpreter.
+WANDERER = """
+import os, subprocess
+os.chdir("one")
+open("two/relative").close()
+folder = os.open("two", os.O_RDONLY | os.O_DIRECTORY)
+os.stat("looked-at", dir_fd=folder)
+if os.fork() == 0:
+    os.chdir("/")
+    os.chdir("usr/share")
+    open("common-licenses/GPL-3").close()
+    os._exit(0)
+os.wait()
+os.fchdir(folder)
+open("three/deep").close()
+subprocess.run(["../script"])
+"""
+
+
+@pytest.mark.parametrize("method", ["bpf", "notify", "ptrace"])
+def test_every_way_of_watching_sees_the_same(caisson, tmp_path, method):
+    place = tmp_path / "app"
+    (place / "one/two/three").mkdir(parents=True)
+    for file in ("two/relative", "two/looked-at", "two/three/deep"):
+        (place / "one" / file).write_text("x")
+    (place / "one/script").write_text("#!/usr/bin/awk -f\nBEGIN { exit 0 }\n")
+    (place / "one/script").chmod(0o755)
+    (place / "wanderer.py").write_text(WANDERER)
+    caisson("capture", "--trace-with", method, "--tag", "wanderer", "--report", tmp_path / "report.json", "--workdir", place, "--", "/usr/bin/python3", place / "wanderer.py")
+    report = {f["path"]: f for f in json.loads((tmp_path / "report.json").read_text())["files"]}
+    for file in (place / "one/two/relative", place / "one/two/three/deep", "/usr/share/common-licenses/GPL-3"):
+        assert (report[str(file)]["rule"], report[str(file)]["reason"]) == ("traced", "opened while it ran"), file
+    assert report[str(place / "one/two/looked-at")]["reason"] == "looked at while it ran"
+    assert report[str(place / "one/script")]["reason"] == "executed while it ran"
+    assert "/usr/bin/mawk" in report or "/usr/bin/gawk" in report
+
+
+def test_requests_that_only_the_running_process_saw(caisson, place, running):
+    port = free_port()
+    (place / "app.py").write_text(f"import http.server\nclass H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n"
+                                  f"        if len(self.path) > 1: self.wfile.write(open(self.path).read().encode())\nhttp.server.ThreadingHTTPServer(('', {port}), H).serve_forever()\n")
+    running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place))
+    unlikely = "/usr/share/common-licenses/Artistic"
+    capture = caisson.popen("capture", "--pid", running[0].pid, "--tag", "watched", "--for", "5", "--report", place / "r.json", stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 4.5
+    while time.monotonic() < deadline:
+        assert get(f"http://127.0.0.1:{port}{unlikely}")[0] == 200, "it serves while it is watched"
+        time.sleep(0.2)
+    assert capture.wait(60) == 0, capture.stderr.read()
+    running[0].stop()
+    assert {f["path"]: f["rule"] for f in json.loads((place / "r.json").read_text())["files"]}[unlikely] == "traced"
+    ip = run_captured(caisson, "watched", port)
+    assert get(f"http://{ip}:{port}{unlikely}") == (200, pathlib.Path(unlikely).read_text())
+
+
+def test_without_bpf_notification_watches(caisson, place):
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", *caisson.argv("capture", "--verbose", "--tag", "x")]
+    done = subprocess.run([*inside, "--trace-with", "bpf", "--", "/bin/true"], capture_output=True, text=True)
+    assert done.returncode != 0 and "--trace-with bpf: BPF can be used only from the initial pid namespace" in done.stderr
+    done = subprocess.run([*inside, "--", "/bin/true"], capture_output=True, text=True)
+    assert done.returncode == 0 and "watched it with seccomp notification" in done.stderr, done.stderr
+
+
 def test_configuration_can_be_changed_on_the_way(caisson, place, running):
     port = free_port()
     (place / "app.py").write_text(f"import http.server\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
@@ -319,16 +383,19 @@ def test_configuration_can_be_changed_on_the_way(caisson, place, running):
     assert origins[f"{place}/banner"] == "modified" and origins[f"{place}/app.py"] == "copied"
 
 
-def test_a_shadow_start_leaves_the_host_alone(caisson, place, running):
+@pytest.mark.parametrize("method", ["bpf", "notify", "ptrace"])
+def test_a_shadow_start_leaves_the_host_alone(caisson, place, running, method):
     port = free_port()
-    (place / "app.py").write_text(f"import http.server, os\nopen('{place}/started', 'a').write('x')\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
+    (place / "app.py").write_text(f"import http.server, os\nopen('{place}/started', 'a').write('x')\nopen('/usr/share/common-licenses/BSD')\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
     running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place))
-    caisson("capture", "--pid", running[0].pid, "--tag", "once")
+    caisson("capture", "--pid", running[0].pid, "--trace-with", method, "--tag", "once", "--report", place / "r.json")
     assert (place / "started").read_text() == "x"
+    assert {f["path"]: f["rule"] for f in json.loads((place / "r.json").read_text())["files"]}["/usr/share/common-licenses/BSD"] == "traced"
 
 
 @pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
-                                         (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture")])
+                                         (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture"),
+                                         (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
 def test_bad_requests(caisson, args, error):
     done = caisson("capture", *args, code=None)
     assert done.code != 0 and error in done.err

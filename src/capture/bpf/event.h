@@ -1,0 +1,36 @@
+/* What the BPF programs and the process that loaded them tell each other.
+   Plain C, for both compilers. */
+#pragma once
+
+#include <linux/types.h>
+
+#define CAISSON_PATH_LIMIT 4096
+#define CAISSON_CALL_LIMIT 512 /* system call numbers below this are watched */
+
+enum caisson_follow {
+  CAISSON_FOLLOW_FROM_EXEC = 1, /* only forks and chdir, until it, or a child of it, executes something */
+  CAISSON_FOLLOW_NOW = 2,
+};
+
+/* Which arguments of a system call say what; -1: none. */
+struct caisson_call {
+  __s8 watched, dir, path, flags;
+};
+
+enum caisson_event_kind {
+  CAISSON_EVENT_CALL, /* a system call, when it has returned (execve: when it is entered) */
+  CAISSON_EVENT_FORK,
+  CAISSON_EVENT_EXIT,
+};
+
+struct caisson_event {
+  __u32 kind;
+  __u32 process; /* as the initial pid namespace counts */
+  __u32 child;   /* FORK: the new process or thread */
+  __u32 call;    /* system call number */
+  __u32 before;  /* CALL: whether it came before the first exec of FOLLOW_FROM_EXEC */
+  __s64 dir;     /* descriptor argument, or AT_FDCWD */
+  __s64 result;
+  __u64 flags;
+  char path[CAISSON_PATH_LIMIT]; /* only as long as it is; "" for calls without one */
+};

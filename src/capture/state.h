@@ -1,0 +1,21 @@
+// Folders of state: where an application writes.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "capture/trace.h"
+#include "sys/in_root.h"
+
+namespace caisson::capture {
+
+/// Folder → whether the application read files there that were there before,
+/// so that it cannot start without them.
+using StateFolders = std::map<std::string, bool>;
+
+/// Where a trace shows writing below /var/lib, /var/log, /srv and the like.
+[[nodiscard]] StateFolders state_folders(const Trace& trace, const sys::RootDir& root);
+/// Writes those that it cannot start without into archives in `scratch`: folder → tar.
+[[nodiscard]] Result<std::map<std::string, std::string>> save_state(const Trace& trace, const sys::RootDir& root, const std::string& scratch);
+
+}  // namespace caisson::capture
