@@ -186,7 +186,7 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
       for (const auto& p : listening_ports(*tree)) seen.ports.insert(p);
       seen.processes = std::move(*tree);
     }
-    return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > request.for_seconds * 1000);
+    return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > int64_t{request.for_seconds} * 1000);
   };
   progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : "; use it now, and end it with ctrl-c"));
   std::unique_ptr<Watcher> watcher = TRY(open_bpf(request.method));

@@ -97,6 +97,7 @@ namespace {
 /// Asks a Redis server how it was started: its title hides it.
 std::optional<std::string> ask(uint16_t port, const std::string& question) {
   Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return {};
   struct timeval limit = {1, 0};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);

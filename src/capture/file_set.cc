@@ -62,9 +62,7 @@ std::string FileSet::resolve(const std::string& path, const std::string& rule, c
     }
     if (S_ISDIR(st.st_mode)) {
       insert(next, st, rule, last ? reason : "a folder on the way to " + path);
-    } else if (!last) {
-      return {};
-    } else if (S_ISREG(st.st_mode)) {
+    } else if (last && S_ISREG(st.st_mode)) {
       if (!items_.contains(next)) {
         std::string why = secret_reason(next, root_ + next);
         if (!why.empty() && std::find(allowed_secrets_.begin(), allowed_secrets_.end(), next) == allowed_secrets_.end()) {

@@ -145,7 +145,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
         ready = true;
         ready_at = now;
       }
-      return now - begun > options.timeout_seconds * 1000;
+      return now - begun > int64_t{options.timeout_seconds} * 1000;
     }
     if (!asked) {
       asked = true;

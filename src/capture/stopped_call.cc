@@ -18,7 +18,7 @@ std::string read_string(pid_t pid, uint64_t address) {
     char buffer[256];
     // Never across a page border: the next page may not be mapped.
     size_t size = std::min<size_t>(sizeof buffer, 4096 - (address & 4095));
-    struct iovec local = {buffer, size}, remote = {reinterpret_cast<void*>(address), size};
+    struct iovec local = {buffer, size}, remote = {reinterpret_cast<void*>(address), size};  // NOLINT(performance-no-int-to-ptr): another process's address
     ssize_t n = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
     if (n <= 0) return {};
     for (ssize_t i = 0; i < n; ++i) {

@@ -14,7 +14,7 @@ namespace {
 /// "-e,--env" → "env"; "-f" → "f".
 std::string key_of(std::string_view names) {
   auto parts = split(names, ',');
-  std::string name = parts.back();
+  const std::string& name = parts.back();
   return name.substr(name.find_first_not_of('-'));
 }
 

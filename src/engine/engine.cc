@@ -38,7 +38,7 @@ Result<> read_start_label(ContainerConfig& config, const oci::ImageConfig& image
 Result<> check(const ContainerConfig& config) {
   TRY(effective_capabilities(config));
   TRY(oci::parse_signal(config.stop_signal), "--stop-signal");
-  if (config.limits.memory && *config.limits.memory < 512 * 1024) return fail("--memory: at least 512k", EINVAL);
+  if (config.limits.memory && *config.limits.memory < 512l * 1024) return fail("--memory: at least 512k", EINVAL);
   if (config.limits.disk != 0 && config.limits.disk < sys::kSmallestDisk) return fail("--disk: at least 16m", EINVAL);
   if (!config.mac.empty()) TRY(network::check_mac(config.mac), "--mac-address");
   for (const auto& o : config.mounts)

@@ -203,7 +203,7 @@ void Resolver::on_udp() {
   auto send = [this, from, size](std::string data) { ::sendto(udp_.get(), data.data(), data.size(), 0, reinterpret_cast<const struct sockaddr*>(&from), size); };
   std::string own = answer(query, lookup_, reverse_);
   if (!own.empty())
-    send(std::move(own));
+    send(own);
   else
     forward(std::move(query), send);
 }
@@ -220,7 +220,7 @@ void Resolver::on_tcp() {
   if (n < 14) return;
   std::string query(buffer + 2, static_cast<size_t>(n - 2));
   auto shared = std::make_shared<Fd>(std::move(client));
-  auto send = [shared](std::string data) {
+  auto send = [shared](const std::string& data) {
     std::string framed;
     put16(framed, static_cast<uint16_t>(data.size()));
     framed += data;
@@ -228,7 +228,7 @@ void Resolver::on_tcp() {
   };
   std::string own = answer(query, lookup_, reverse_);
   if (!own.empty())
-    send(std::move(own));
+    send(own);
   else
     forward(std::move(query), send);
 }

@@ -19,16 +19,15 @@ std::unexpected<Error> ext2_error(const char* step, errcode_t code) {
 }
 
 errcode_t format(ext2_filsys fs, const char** step) {
-  errcode_t code;
   *step = "allocate tables";
-  if ((code = ext2fs_allocate_tables(fs)) != 0) return code;
+  if (errcode_t code = ext2fs_allocate_tables(fs); code != 0) return code;
   *step = "root folder";
-  if ((code = ext2fs_mkdir(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, nullptr)) != 0) return code;
+  if (errcode_t code = ext2fs_mkdir(fs, EXT2_ROOT_INO, EXT2_ROOT_INO, nullptr); code != 0) return code;
   for (ext2_ino_t inode = EXT2_BAD_INO; inode < EXT2_FIRST_INODE(fs->super); ++inode)
     if (inode != EXT2_ROOT_INO) ext2fs_inode_alloc_stats2(fs, inode, +1, 0);
   *step = "journal";
   // The smallest journal there is: 1,024 blocks.
-  if ((code = ext2fs_add_journal_inode(fs, 1024, 0)) != 0) return code;
+  if (errcode_t code = ext2fs_add_journal_inode(fs, 1024, 0); code != 0) return code;
   fs->super->s_state |= EXT2_VALID_FS;
   ext2fs_mark_super_dirty(fs);
   ext2fs_mark_ib_dirty(fs);
