@@ -5,7 +5,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
+#include <thread>
 
 #include "base/log.h"
 #include "base/socket.h"
@@ -119,6 +121,33 @@ Result<int> for_each(Engine& engine, const std::vector<std::string>& names, cons
   return status;
 }
 
+/// The same for actions that mostly wait: many at once, told in order.
+Result<int> for_each_at_once(Engine& engine, const std::vector<std::string>& names, const std::function<Result<>(Container&)>& action) {
+  std::vector<std::string> problems(names.size());
+  std::atomic<size_t> next = 0;
+  {
+    std::vector<std::jthread> workers;
+    for (size_t i = 0; i < std::min<size_t>(names.size(), 32); ++i)
+      workers.emplace_back([&] {
+        for (size_t mine; (mine = next++) < names.size();) {
+          auto c = engine.containers().find(names[mine]);
+          Result<> done = c ? action(*c) : Result<>(std::unexpected(c.error()));
+          if (!done) problems[mine] = done.error().message;
+        }
+      });
+  }
+  int status = 0;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (problems[i].empty()) {
+      std::printf("%s\n", names[i].c_str());
+    } else {
+      log::error("error: " + problems[i]);
+      status = 1;
+    }
+  }
+  return status;
+}
+
 Result<int> cmd_start(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   if (!args.flag("attach") && !args.flag("interactive"))
@@ -138,7 +167,7 @@ Result<int> timeout_of(const Args& args) {
 Result<int> cmd_stop(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   int timeout = TRY(timeout_of(args));
-  return for_each(engine, args.rest(), [&](Container& c) { return engine.stop(c, timeout); });
+  return for_each_at_once(engine, args.rest(), [&](Container& c) { return engine.stop(c, timeout); });
 }
 
 Result<int> cmd_restart(const Globals& globals, const Args& args) {

@@ -39,25 +39,66 @@ std::string absolute(const Place& place) {
   return std::string(cwd == nullptr ? "" : cwd) + "/" + place.path;
 }
 
-Result<> copy_tree(const sys::RootDir& from, const std::string& source, const sys::RootDir& to, const std::string& target) {
-  bool content_only = source.ends_with("/.");
-  std::string clean = clean_path(source);
-  Fd node = TRY(from.open_at(clean, O_PATH), "source");
+/// What is copied: one file or folder, held.
+struct Source {
+  const sys::RootDir& root;
+  std::string path;  ///< clean
+  Fd node;
   struct stat st;
-  if (::fstat(node.get(), &st) < 0) return fail_errno("source");
-  if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) return fail("source " + clean + " is neither a file nor a folder");
+  bool content_only;  ///< "FOLDER/.": what is in it, not itself
+};
 
+Result<Source> open_source(const sys::RootDir& root, const std::string& path) {
+  Source source{root, clean_path(path), {}, {}, path.ends_with("/.")};
+  source.node = TRY(root.open_at(source.path, O_PATH), "source");
+  if (::fstat(source.node.get(), &source.st) < 0) return fail_errno("source");
+  if (!S_ISDIR(source.st.st_mode) && !S_ISREG(source.st.st_mode)) return fail("source " + source.path + " is neither a file nor a folder");
+  return source;
+}
+
+/// Writes it as a tar under that name; "": the content of the folder.
+Result<> pack(const Source& source, const std::string& name, image::Sink& sink) {
+  image::TarWriter tar(sink);
+  if (name.empty()) {
+    TRY(image::pack_folder(sys::fd_path(source.node.get()), tar, false));
+  } else if (S_ISDIR(source.st.st_mode)) {
+    // By its descriptor: links were followed once, inside the root.
+    TRY(image::pack_node(source.node.get(), ".", name, tar));
+  } else {
+    image::TarEntry e;
+    e.path = name;
+    e.mode = source.st.st_mode & 07777;
+    e.uid = source.st.st_uid;
+    e.gid = source.st.st_gid;
+    e.mtime = source.st.st_mtim.tv_sec;
+    e.size = static_cast<uint64_t>(source.st.st_size);
+    Fd file = TRY(source.root.open_at(source.path, O_RDONLY | O_NONBLOCK));
+    struct stat again;
+    if (::fstat(file.get(), &again) < 0 || again.st_ino != source.st.st_ino || again.st_dev != source.st.st_dev) return fail("source " + source.path + " changed while it was read");
+    TRY(tar.add(e));
+    image::FdSource content(file.get(), source.path, 0, e.size);
+    char buffer[65536];
+    for (;;) {
+      size_t n = TRY(content.read(buffer, sizeof buffer));
+      if (n == 0) break;
+      TRY(tar.data(std::string_view(buffer, n)));
+    }
+  }
+  return tar.finish();
+}
+
+Result<> copy_tree(const sys::RootDir& from, const std::string& path, const sys::RootDir& to, const std::string& target) {
+  Source source = TRY(open_source(from, path));
   // Where it goes: into an existing folder under its own name, else to the
   // name given.
-  std::string goal = clean_path(target), folder = goal, name(base_name(clean));
+  std::string goal = clean_path(target), name(base_name(source.path));
   auto existing = to.open_at(goal, O_PATH | O_DIRECTORY);
   if (!existing) {
-    if (target.ends_with("/") && !S_ISDIR(st.st_mode)) return fail("folder " + goal + " does not exist");
-    folder = dir_name(goal);
+    if (target.ends_with("/") && !S_ISDIR(source.st.st_mode)) return fail("folder " + goal + " does not exist");
     name = base_name(goal);
-    existing = to.open_at(folder, O_PATH | O_DIRECTORY);
+    existing = to.open_at(dir_name(goal), O_PATH | O_DIRECTORY);
     if (!existing) return detail::propagate(std::move(existing).error(), "target folder");
-  } else if (content_only) {
+  } else if (source.content_only) {
     name.clear();
   }
   Fd tar_file(static_cast<int>(::memfd_create("copy", MFD_CLOEXEC)));
@@ -65,43 +106,39 @@ Result<> copy_tree(const sys::RootDir& from, const std::string& source, const sy
   // Large trees go through the disk instead of memory.
   if (auto on_disk = open_file("/var/tmp", O_TMPFILE | O_RDWR, 0600); on_disk) tar_file = std::move(*on_disk);
   image::FdSink sink(tar_file.get());
-  image::TarWriter tar(sink);
-  if (name.empty()) {
-    TRY(image::pack_folder(sys::fd_path(node.get()), tar, false));
-  } else if (S_ISDIR(st.st_mode)) {
-    // By its descriptor: links were followed once, inside the root.
-    TRY(image::pack_node(node.get(), ".", name, tar));
-  } else {
-    image::TarEntry e;
-    e.path = name;
-    e.mode = st.st_mode & 07777;
-    e.uid = st.st_uid;
-    e.gid = st.st_gid;
-    e.mtime = st.st_mtim.tv_sec;
-    e.size = static_cast<uint64_t>(st.st_size);
-    Fd file = TRY(from.open_at(clean, O_RDONLY | O_NONBLOCK));
-    struct stat again;
-    if (::fstat(file.get(), &again) < 0 || again.st_ino != st.st_ino || again.st_dev != st.st_dev) return fail("source " + clean + " changed while it was read");
-    TRY(tar.add(e));
-    image::FdSource source_file(file.get(), clean, 0, e.size);
-    char buffer[65536];
-    for (;;) {
-      size_t n = TRY(source_file.read(buffer, sizeof buffer));
-      if (n == 0) break;
-      TRY(tar.data(std::string_view(buffer, n)));
-    }
-  }
-  TRY(tar.finish());
+  TRY(pack(source, name, sink));
   if (::lseek(tar_file.get(), 0, SEEK_SET) < 0) return fail_errno("seek");
   image::FdSource back(tar_file.get(), "copy");
   return image::unpack_layer(back, sys::fd_path(existing->get()), {.whiteouts = false});
+}
+
+/// "cp CONTAINER:PATH -": a tar of it to standard output.
+Result<> copy_out(const sys::RootDir& from, const std::string& path) {
+  if (::isatty(STDOUT_FILENO)) return fail("a tar archive is not for a terminal: redirect the output");
+  Source source = TRY(open_source(from, path));
+  image::FdSink sink(STDOUT_FILENO);
+  return pack(source, source.content_only ? "" : std::string(base_name(source.path)), sink);
+}
+
+/// "cp - CONTAINER:PATH": unpacks a tar from standard input into a folder.
+Result<> copy_in(const sys::RootDir& to, const std::string& path) {
+  Fd folder = TRY(to.open_at(clean_path(path), O_PATH | O_DIRECTORY), "target folder");
+  image::FdSource archive(STDIN_FILENO, "standard input");
+  return image::unpack_layer(archive, sys::fd_path(folder.get()), {.whiteouts = false});
 }
 
 Result<int> cmd_cp(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   Place from = parse_place(args.rest()[0]), to = parse_place(args.rest()[1]);
   if (from.container.empty() == to.container.empty()) return fail("cp: one of the two must be CONTAINER:PATH, and the other a path of this host");
-  if (from.path == "-" || to.path == "-") return fail("cp: tar streams (\"-\") are not supported; see \"caisson export\"");
+  if (to.container.empty() && to.path == "-") {
+    TRY(copy_out(TRY(open_side(engine, from)).root, absolute(from)), "cp");
+    return 0;
+  }
+  if (from.container.empty() && from.path == "-") {
+    TRY(copy_in(TRY(open_side(engine, to)).root, absolute(to)), "cp");
+    return 0;
+  }
   auto source = TRY(open_side(engine, from));
   auto target = TRY(open_side(engine, to));
   TRY(copy_tree(source.root, absolute(from), target.root, absolute(to)), "cp");
@@ -110,6 +147,6 @@ Result<int> cmd_cp(const Globals& globals, const Args& args) {
 
 }  // namespace
 
-const Command kCpCommand{"cp", "CONTAINER:PATH PATH | PATH CONTAINER:PATH", "copy files between a container and this host", "caisson cp web:/etc/nginx/nginx.conf .", {}, 2, 2, false, false, cmd_cp};
+const Command kCpCommand{"cp", "CONTAINER:PATH PATH|- | PATH|- CONTAINER:PATH", "copy files between a container and this host; - is a tar archive", "caisson cp web:/etc/nginx/nginx.conf .", {}, 2, 2, false, false, cmd_cp};
 
 }  // namespace caisson::cli

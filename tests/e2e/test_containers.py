@@ -207,6 +207,30 @@ def test_copy(caisson, tmp_path):
     assert "No such file" in caisson("cp", "running:/nothing", tmp_path, code=1).err
 
 
+def test_copy_of_tar_streams(caisson, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(os.urandom(300_000))
+    caisson("run", "-d", "--name", "c", "bb", "sleep", "1000")
+    tar = subprocess.run(["tar", "-C", tmp_path, "-cf", "-", "d"], stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(caisson.argv("cp", "-", "c:/tmp"), input=tar, check=True)
+    back = subprocess.run(caisson.argv("cp", "c:/tmp/d", "-"), stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(["tar", "-C", tmp_path, "--transform", "s,^d,back,", "-xf", "-"], input=back, check=True)
+    assert (tmp_path / "back/f").read_bytes() == (tmp_path / "d/f").read_bytes()
+    assert subprocess.run(["tar", "-tf", "-"], input=subprocess.run(caisson.argv("cp", "c:/tmp/d/.", "-"), stdout=subprocess.PIPE).stdout, stdout=subprocess.PIPE, check=True).stdout == b"f\n"
+    bad = subprocess.run(caisson.argv("cp", "-", "c:/tmp"), input=b"no archive at all" * 100, stderr=subprocess.PIPE)
+    assert bad.returncode == 1 and bad.stderr
+    assert "No such file" in caisson("cp", "-", "c:/nowhere", input="", code=1).err
+
+
+def test_several_are_stopped_at_once(caisson):
+    for i in range(5):
+        caisson("run", "-d", "--name", f"deaf{i}", "bb", "sh", "-c", "trap '' TERM; while :; do sleep 1; done")
+    begin = time.monotonic()
+    done = caisson("stop", "--time", "2", "deaf0", "nobody", *[f"deaf{i}" for i in range(1, 5)], code=1)
+    assert time.monotonic() - begin < 8, "each of them takes two seconds"
+    assert done.out.split() == [f"deaf{i}" for i in range(5)] and "nobody" in done.err
+
+
 def test_copy_follows_no_link_out(caisson, tmp_path):  # CVE-2018-15664
     victim = tmp_path / "victim"
     victim.mkdir()
