@@ -47,13 +47,14 @@ Result<> send_descriptor(int socket, int fd, const std::string& text) {
   return {};
 }
 
-Result<Fd> receive_descriptor(int socket) {
-  char text[256];
-  Message message(text, sizeof text);
+Result<Fd> receive_descriptor(int socket, std::string* text) {
+  char beside[1024];
+  Message message(beside, sizeof beside);
   ssize_t n;
   do {
     n = ::recvmsg(socket, &message.header, MSG_CMSG_CLOEXEC);
   } while (n < 0 && errno == EINTR);
+  if (text != nullptr && n > 0) text->assign(beside, static_cast<size_t>(n));
   struct cmsghdr* control = n > 0 ? CMSG_FIRSTHDR(&message.header) : nullptr;
   if (control == nullptr || control->cmsg_type != SCM_RIGHTS) return fail("no descriptor came over the socket");
   int fd;

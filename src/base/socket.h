@@ -12,7 +12,8 @@ namespace caisson {
 [[nodiscard]] Result<Fd> connect_unix(const std::string& path, int type);
 /// Sends one descriptor with a few bytes of text beside it (SCM_RIGHTS).
 [[nodiscard]] Result<> send_descriptor(int socket, int fd, const std::string& text);
-/// Receives one descriptor; it is close-on-exec.
-[[nodiscard]] Result<Fd> receive_descriptor(int socket);
+/// Receives one descriptor; it is close-on-exec. `text` gets what stood beside
+/// it (at most 1,024 bytes), also where no descriptor came.
+[[nodiscard]] Result<Fd> receive_descriptor(int socket, std::string* text = nullptr);
 
 }  // namespace caisson

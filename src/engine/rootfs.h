@@ -7,9 +7,16 @@
 
 namespace caisson::engine {
 
+/// Where a container's writes go: `folder`/upper and `folder`/work, or those of
+/// a file system of its own.
+struct WritableLayer {
+  std::string folder;
+  int disk = -1;  ///< a detached mount
+};
+
 /// Mounts the overlay as a detached mount: it belongs to the descriptor and
 /// is gone when the last user is, so a killed process leaves nothing mounted.
-[[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const std::string& upper, const std::string& work);
+[[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable);
 
 /// A container's root with its writable layer, which is the folder `upper` or,
 /// with --disk, a file system of that size in `disk.img`. Only one mount of it
