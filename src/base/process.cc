@@ -93,10 +93,11 @@ Result<Child> spawn(const SpawnOptions& options) {
     ::signal(SIGPIPE, SIG_DFL);
     if (options.new_session) ::setsid();
     if (!options.cwd.empty() && ::chdir(options.cwd.c_str()) < 0) bail();
+    const char* program = options.program.empty() ? argv[0] : options.program.c_str();
     if (options.env)
-      ::execvpe(argv[0], argv.data(), envp.data());
+      ::execvpe(program, argv.data(), envp.data());
     else
-      ::execvp(argv[0], argv.data());
+      ::execvp(program, argv.data());
     bail();
   }
   report.write.reset();

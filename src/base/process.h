@@ -43,6 +43,7 @@ class Child {
 };
 
 struct SpawnOptions {
+  std::string program;  ///< ""; argv[0]
   std::vector<std::string> argv;
   std::optional<std::vector<std::string>> env;  ///< unset: inherit
   std::string cwd;
@@ -50,7 +51,7 @@ struct SpawnOptions {
   std::vector<int> keep_fds;                          ///< passed under the same numbers
   bool new_session = false;
 };
-/// fork + exec. argv[0] is looked up in PATH. All descriptors but the three
+/// fork + exec. A program without a slash is looked up in PATH. All descriptors but the three
 /// and `keep_fds` are closed in the child. An exec failure is an error here.
 [[nodiscard]] Result<Child> spawn(const SpawnOptions& options);
 

@@ -44,10 +44,8 @@ Result<Cgroup> Cgroup::at(const std::string& path, const std::string& id) {
   if (path.find("..") != std::string::npos && clean_path(path) != path) return fail("linux.cgroupsPath: \"" + path + "\" must not contain \"..\"", EINVAL);
   if (path.find(':') != std::string::npos && path[0] != '/')
     return fail("linux.cgroupsPath: \"" + path + "\" is for the systemd cgroup driver, which is not supported", ENOTSUP);
-  if (path.empty())
-    cgroup.path_ = "/caisson/" + id;
-  else
-    cgroup.path_ = clean_path(path[0] == '/' ? path : "/caisson/" + path);
+  cgroup.given_ = !path.empty();
+  cgroup.path_ = path.empty() ? "/caisson/" + id : clean_path(path[0] == '/' ? path : "/caisson/" + path);
   cgroup.hierarchies_ = TRY(find_hierarchies());
   return cgroup;
 }
@@ -111,6 +109,17 @@ Result<> fill_cpuset(const std::string& mount_point, const std::string& path) {
 bool is_cpuset(const Hierarchy& h) { return std::find(h.controllers.begin(), h.controllers.end(), "cpuset") != h.controllers.end(); }
 
 }  // namespace
+
+Result<> Cgroup::claim() const {
+  if (std::none_of(hierarchies_.begin(), hierarchies_.end(), [&](const Hierarchy& h) { return exists(h.mount_point + path_); })) return {};
+  auto pids = TRY(processes());
+  if (!pids.empty()) {
+    if (!given_) return destroy();
+    return fail("container's cgroup is not empty: " + std::to_string(pids.size()) + " process(es) found in " + path_, EBUSY);
+  }
+  if (frozen()) return fail("container's cgroup unexpectedly frozen: " + path_, EBUSY);
+  return {};
+}
 
 Result<> Cgroup::create(const oci::Resources& resources) {
   for (const auto& h : hierarchies_) {

@@ -62,6 +62,13 @@ Result<> write_pid_file(const Args& args, pid_t pid) {
   return replace_file(args.get("pid-file"), std::to_string(pid), 0644);
 }
 
+/// A handle of the container's process for whoever listens there.
+Result<> send_pidfd(const Args& args, const runtime::Launched& launched) {
+  if (!args.has("pidfd-socket")) return {};
+  Fd socket = TRY(connect_unix(args.get("pidfd-socket"), SOCK_STREAM), "--pidfd-socket");
+  return send_descriptor(socket.get(), launched.pidfd.get(), "pidfd");
+}
+
 Result<int> preserve_fds(const Args& args) {
   int count = 0;
   if (args.has("preserve-fds")) count = static_cast<int>(TRY(parse_uint(args.get("preserve-fds"), 65536), "--preserve-fds"));
@@ -103,6 +110,7 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
     (void)rt.remove(id, true);
     return detail::propagate(std::move(written).error(), "--pid-file");
   }
+  TRY(send_pidfd(args, launched));
   if (detached) return 0;
   console.sender.reset();
   Fd pty;
@@ -116,6 +124,7 @@ constexpr Option kCreateOptions[] = {
     {"-b,--bundle", "DIR", "path to the bundle (default: the current directory)"},
     {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
     {"--pid-file", "FILE", "write the container's process id there"},
+    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
     {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
     {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
     {"--no-new-keyring", "", "keep the caller's session keyring"},
@@ -125,6 +134,7 @@ constexpr Option kRunOptions[] = {
     {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
     {"-d,--detach", "", "leave the container running in the background"},
     {"--keep", "", "do not delete the container when it ends"},
+    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
     {"--pid-file", "FILE", "write the container's process id there"},
     {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
     {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
@@ -199,6 +209,7 @@ constexpr Option kExecOptions[] = {
     {"-g,--additional-gids", "GID", "add a supplementary group"},
     {"-p,--process", "FILE", "read the process from this JSON document"},
     {"-d,--detach", "", "do not wait for the process"},
+    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the process"},
     {"--pid-file", "FILE", "write the process id there"},
     {"--no-new-privs", "", "set no_new_privs"},
     {"-c,--cap", "CAPABILITY", "add a capability"},
@@ -243,7 +254,7 @@ Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
   return process;
 }
 
-Result<int> cmd_exec(const Globals& globals, const Args& args) {
+Result<int> exec_in(const Globals& globals, const Args& args) {
   Runtime rt(globals.root);
   oci::Process process = TRY(exec_process(rt, args));
   Console console = TRY(open_console(process.terminal, args.flag("detach"), args.get("console-socket")));
@@ -252,11 +263,21 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   options.preserve_fds = TRY(preserve_fds(args));
   auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), args.flag("ignore-paused")));
   TRY(write_pid_file(args, launched.pid), "--pid-file");
+  TRY(send_pidfd(args, launched));
   if (args.flag("detach")) return 0;
   console.sender.reset();
   Fd pty;
   if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
   return relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty));
+}
+
+/// As with runc, 255 says that the process was not executed: all lower codes
+/// may be its own.
+Result<int> cmd_exec(const Globals& globals, const Args& args) {
+  auto code = exec_in(globals, args);
+  if (code) return code;
+  log::error("error: " + code.error().message);
+  return 255;
 }
 
 Result<int> cmd_ps(const Globals& globals, const Args& args) {
@@ -344,7 +365,7 @@ Result<int> cmd_features(const Globals&, const Args&) {
              {"apparmor", {{"enabled", false}}},
              {"selinux", {{"enabled", false}}},
              {"intelRdt", {{"enabled", false}}},
-             {"mountExtensions", {{"idmap", {{"enabled", false}}}}}};
+             {"mountExtensions", {{"idmap", {{"enabled", true}}}}}};
   out["linux"] = std::move(linux);
   std::printf("%s\n", json_text(out, 2).c_str());
   return 0;

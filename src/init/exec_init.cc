@@ -52,7 +52,7 @@ constexpr int kNoSignal = 0x4000;
   record[0] = kError;
   memcpy(record + 1, &code, 4);
   memcpy(record + 5, text.data, text.size);
-  if (call(SYS_sendto, plan->sync_fd, record, 5 + text.size, kNoSignal) == -kEpipe || plan->fifo_fd >= 0) {
+  if (call(SYS_write, plan->sync_fd, record, 5 + text.size) == -kEpipe || plan->fifo_fd >= 0) {
     // Nobody listens any more (created earlier, started now): say it on the
     // application's own stderr.
     Text line;
@@ -122,7 +122,7 @@ const char* find_program(const char* name, char (&buffer)[4096]) {
 }
 
 /// Runs a startContainer hook with the state document on its stdin.
-void run_hook(const HookEntry& hook) {
+void run_hook(const HookEntry& hook, uint32_t number) {
   int pipe[2];
   check(call(SYS_pipe2, pipe, 0), "create a pipe for a hook");
   long pid = call(SYS_clone, 17 /* SIGCHLD */, 0, 0, 0, 0);
@@ -151,7 +151,7 @@ void run_hook(const HookEntry& hook) {
     if (hook.timeout_seconds > 0 && waited_ms >= hook.timeout_seconds * 1000) {
       call(SYS_kill, pid, 9);
       call(SYS_wait4, pid, &status, 0, 0);
-      fail(62 /* ETIME */, Text().add("startContainer hook ").add(path).add(" ran longer than its timeout"));
+      fail(0, Text().add("error running startContainer hook #").add(static_cast<long>(number)).add(": ").add(path).add(": ran longer than its timeout"));
     }
     struct {
       long seconds, nanoseconds;
@@ -159,7 +159,9 @@ void run_hook(const HookEntry& hook) {
     call(SYS_nanosleep, &pause, 0);
     waited_ms += 5;
   }
-  if (status != 0) fail(1, Text().add("startContainer hook ").add(path).add(" failed with wait status ").add(static_cast<long>(status)));
+  if (status == 0) return;
+  bool signalled = (status & 0x7f) != 0;
+  fail(0, Text().add("error running startContainer hook #").add(static_cast<long>(number)).add(": ").add(path).add(signalled ? ": signal " : ": exit status ").add(static_cast<long>(signalled ? status & 0x7f : status >> 8)));
 }
 
 void install_seccomp() {
@@ -218,14 +220,20 @@ void become_user() {
   check(call(SYS_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0), "stop keeping capabilities");
 }
 
-void enter_cwd() {
+/// False where it is closed to the present user, and `last` says that another
+/// one will try.
+bool enter_cwd(bool last) {
   const char* cwd = at<char>(plan->cwd);
-  if (long rc = call(SYS_chdir, cwd); rc < 0) fail(rc, Text().add("chdir to cwd (\"").add(cwd).add("\") set in config.json failed"));
+  if (long rc = call(SYS_chdir, cwd); rc < 0) {
+    if (rc == -kEacces && !last) return false;
+    fail(rc, Text().add("chdir to cwd (\"").add(cwd).add("\") set in config.json failed"));
+  }
   // A path that the kernel calls unreachable lies outside this root: a leaked
   // descriptor led there (CVE-2024-21626).
   char where[4096];
   if (call(SYS_getcwd, where, sizeof where) < 0 || where[0] != '/')
     fail(kEnoent, Text().add("cwd \"").add(cwd).add("\" lies outside the container's root"));
+  return true;
 }
 
 void default_signals() {
@@ -262,20 +270,9 @@ void ignore_sigpipe() {
   char** argv = table(plan->argv);
   char** envp = table(plan->envp);
   char buffer[4096];
-  enter_cwd();
+  // What root may enter is entered as root, what only the user may, as the user.
+  bool entered = enter_cwd(false);
   const char* program = find_program(argv[0], buffer);
-
-  char ready = kReady;
-  check(call(SYS_sendto, plan->sync_fd, &ready, 1, kNoSignal), "report to the runtime");
-  char answer = read_byte(plan->sync_fd);
-  if (answer == kPark) {
-    if (read_byte(plan->fifo_fd) == '\0') quit(1);
-  } else if (answer != kStart) {
-    quit(1);  // the runtime is gone: leave nothing behind
-  }
-
-  const auto* hooks = at<HookEntry>(plan->hooks);
-  for (uint32_t i = 0; i < plan->hook_count; ++i) run_hook(hooks[i]);
 
   const auto* limits = at<Limit>(plan->limits);
   for (uint32_t i = 0; i < plan->limit_count; ++i) {
@@ -290,12 +287,25 @@ void ignore_sigpipe() {
   if (plan->flags & kSetCapabilities) drop_bounding_set();
   become_user();
   if (plan->flags & kSetCapabilities) set_capabilities();
-  enter_cwd();
+  if (!entered) enter_cwd(true);
   if (plan->umask <= 0777) call(SYS_umask, plan->umask);
   if (late_seccomp) {
     check(call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs");
     install_seccomp();
   }
+
+  // Everything is given up; from here on the container waits for its start.
+  // write(2), which no filter may hand to a listener (see sys/seccomp.cc).
+  char ready = kReady;
+  check(call(SYS_write, plan->sync_fd, &ready, 1), "report to the runtime");
+  char answer = read_byte(plan->sync_fd);
+  if (answer == kPark) {
+    if (read_byte(plan->fifo_fd) == '\0') quit(1);
+  } else if (answer != kStart) {
+    quit(1);  // the runtime is gone: leave nothing behind
+  }
+  const auto* hooks = at<HookEntry>(plan->hooks);
+  for (uint32_t i = 0; i < plan->hook_count; ++i) run_hook(hooks[i], i);
   default_signals();
   long rc = call(SYS_execve, program, argv, envp);
   fail(rc, Text().add("exec ").add(program));

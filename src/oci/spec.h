@@ -47,6 +47,12 @@ struct Scheduler {
   uint64_t runtime = 0, deadline = 0, period = 0;
 };
 
+/// CPUs that an exec'ed process starts on and ends up on.
+struct CpuAffinity {
+  std::string initial, final;                      ///< as config.json has them
+  std::vector<uint64_t> initial_mask, final_mask;  ///< a bit for each CPU; empty where not given
+};
+
 struct Process {
   bool terminal = false;
   ConsoleSize console_size;
@@ -61,6 +67,7 @@ struct Process {
   std::string apparmor_profile, selinux_label;
   std::optional<Scheduler> scheduler;
   std::optional<std::pair<std::string, int>> io_priority;  ///< class, priority
+  std::optional<CpuAffinity> exec_cpu_affinity;
 };
 
 struct Mount {
@@ -158,6 +165,14 @@ struct TimeOffset {
   uint32_t nanosecs = 0;
 };
 
+/// set_mempolicy(2).
+struct MemoryPolicy {
+  std::string mode, nodes;  ///< as config.json has them
+  std::vector<std::string> flags;
+  int mode_bits = 0;                ///< MPOL_* with MPOL_F_*
+  std::vector<uint64_t> node_mask;  ///< a bit for each node
+};
+
 struct Linux {
   std::vector<IdMapping> uid_mappings, gid_mappings;
   std::map<std::string, std::string> sysctl;
@@ -171,6 +186,7 @@ struct Linux {
   std::string mount_label;
   std::map<std::string, TimeOffset> time_offsets;
   std::optional<uint32_t> personality;
+  std::optional<MemoryPolicy> memory_policy;
 };
 
 struct Spec {

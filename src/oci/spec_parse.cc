@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "base/fd.h"
@@ -31,6 +32,19 @@ void check_capabilities(JsonReader& r, std::string_view key, std::vector<std::st
     log::warning(r.path_of(key) + ": unknown capability \"" + name + "\" ignored");
     return true;
   });
+}
+
+/// A list such as "0-3,7" as a bit mask; false where it is none.
+bool parse_list(const std::string& text, std::vector<uint64_t>& mask) {
+  for (const auto& part : split(text, ',', true)) {
+    size_t dash = part.find('-');
+    auto first = parse_uint(trim(std::string_view(part).substr(0, dash)), 8191);
+    auto last = dash == std::string::npos ? first : parse_uint(trim(std::string_view(part).substr(dash + 1)), 8191);
+    if (!first || !last || *last < *first) return false;
+    if (mask.size() <= *last / 64) mask.resize(*last / 64 + 1);
+    for (uint64_t n = *first; n <= *last; ++n) mask[n / 64] |= uint64_t{1} << n % 64;
+  }
+  return true;
 }
 
 void read_process(JsonReader& r, Process& p) {
@@ -97,7 +111,13 @@ void read_process(JsonReader& r, Process& p) {
       io.wrong("class", "unknown I/O scheduling class \"" + value.first + "\"");
     p.io_priority = std::move(value);
   });
-  if (r.find("execCPUAffinity") != nullptr) r.wrong("execCPUAffinity", "not supported");
+  r.object("execCPUAffinity", [&](JsonReader& a) {
+    CpuAffinity& affinity = p.exec_cpu_affinity.emplace();
+    a.get("initial", affinity.initial);
+    a.get("final", affinity.final);
+    if (!parse_list(affinity.initial, affinity.initial_mask)) a.wrong("initial", "not a list of CPUs: \"" + affinity.initial + "\"");
+    if (!parse_list(affinity.final, affinity.final_mask)) a.wrong("final", "not a list of CPUs: \"" + affinity.final + "\"");
+  });
 }
 
 void read_hooks(JsonReader& r, std::string_view key, std::vector<Hook>& out) {
@@ -232,6 +252,28 @@ void read_seccomp(JsonReader& r, Seccomp& out) {
   });
 }
 
+void read_memory_policy(JsonReader& r, MemoryPolicy& out) {
+  static const std::map<std::string_view, int> modes{{"MPOL_DEFAULT", 0}, {"MPOL_PREFERRED", 1}, {"MPOL_BIND", 2}, {"MPOL_INTERLEAVE", 3}, {"MPOL_LOCAL", 4}, {"MPOL_PREFERRED_MANY", 5}, {"MPOL_WEIGHTED_INTERLEAVE", 6}};
+  static const std::map<std::string_view, int> flag_bits{{"MPOL_F_STATIC_NODES", 1 << 15}, {"MPOL_F_RELATIVE_NODES", 1 << 14}, {"MPOL_F_NUMA_BALANCING", 1 << 13}};
+  r.get("mode", out.mode);
+  r.get("nodes", out.nodes);
+  r.get("flags", out.flags);
+  auto known = modes.find(out.mode);
+  if (known == modes.end()) return r.wrong("mode", "invalid memory policy mode \"" + out.mode + "\"");
+  out.mode_bits = known->second;
+  for (const auto& name : out.flags) {
+    auto bit = flag_bits.find(name);
+    if (bit == flag_bits.end()) return r.wrong("flags", "invalid memory policy flag \"" + name + "\"");
+    out.mode_bits |= bit->second;
+  }
+  if (!parse_list(out.nodes, out.node_mask)) return r.wrong("nodes", "invalid memory policy node list \"" + out.nodes + "\"");
+  size_t count = 0;
+  for (uint64_t word : out.node_mask) count += static_cast<size_t>(std::popcount(word));
+  bool takes_none = known->second == 0 || known->second == 4;
+  if (takes_none && count != 0) r.wrong("nodes", out.mode + ": mode requires 0 nodes but got " + std::to_string(count));
+  if (!takes_none && known->second != 1 && count == 0) r.wrong("nodes", out.mode + ": mode requires at least 1 node");
+}
+
 void read_linux(JsonReader& r, Linux& out) {
   read_mappings(r, "uidMappings", out.uid_mappings);
   read_mappings(r, "gidMappings", out.gid_mappings);
@@ -289,7 +331,8 @@ void read_linux(JsonReader& r, Linux& out) {
         out.time_offsets[std::string(clock)] = offset;
       });
   });
-  for (std::string_view key : {"intelRdt", "netDevices", "memoryPolicy"})
+  r.object("memoryPolicy", [&](JsonReader& m) { read_memory_policy(m, out.memory_policy.emplace()); });
+  for (std::string_view key : {"intelRdt", "netDevices"})
     if (r.find(key) != nullptr) r.wrong(key, "not supported");
 }
 

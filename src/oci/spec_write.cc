@@ -106,6 +106,7 @@ Json to_json(const Process& p) {
   set(out, "oomScoreAdj", p.oom_score_adj);
   if (!p.apparmor_profile.empty()) out["apparmorProfile"] = p.apparmor_profile;
   if (!p.selinux_label.empty()) out["selinuxLabel"] = p.selinux_label;
+  if (p.exec_cpu_affinity) out["execCPUAffinity"] = {{"initial", p.exec_cpu_affinity->initial}, {"final", p.exec_cpu_affinity->final}};
   if (p.io_priority) out["ioPriority"] = {{"class", p.io_priority->first}, {"priority", p.io_priority->second}};
   if (p.scheduler) {
     const auto& s = *p.scheduler;
@@ -168,6 +169,7 @@ Json to_json(const Spec& spec) {
   if (!l.readonly_paths.empty()) lin["readonlyPaths"] = l.readonly_paths;
   for (const auto& [clock, offset] : l.time_offsets) lin["timeOffsets"][clock] = {{"secs", offset.secs}, {"nanosecs", offset.nanosecs}};
   if (l.personality) lin["personality"] = {{"domain", *l.personality == 8 ? "LINUX32" : "LINUX"}};
+  if (const auto& m = l.memory_policy; m) lin["memoryPolicy"] = {{"mode", m->mode}, {"nodes", m->nodes}, {"flags", m->flags}};
   out["linux"] = std::move(lin);
   return out;
 }

@@ -75,16 +75,29 @@ Result<> set_scheduler(const oci::Scheduler& s) {
   return {};
 }
 
+Result<> set_cpu_affinity(const ChildPlan& plan) {
+  const auto& wanted = plan.process->exec_cpu_affinity;
+  bool exec = plan.spec == nullptr;
+  if (exec && wanted && wanted->final_mask.empty() && !wanted->initial_mask.empty()) return {};
+  // Otherwise not the caller's: all CPUs that the cgroup allows.
+  std::vector<uint64_t> mask(128, ~uint64_t{0});
+  if (exec && wanted && !wanted->final_mask.empty()) mask = wanted->final_mask;
+  if (::syscall(SYS_sched_setaffinity, 0, mask.size() * sizeof(uint64_t), mask.data()) < 0) return fail_errno("set the CPU affinity");
+  return {};
+}
+
 Result<> apply_process_attributes(const ChildPlan& plan) {
   const auto& process = *plan.process;
+  TRY(set_cpu_affinity(plan));
   if (process.scheduler) TRY(set_scheduler(*process.scheduler));
   if (process.io_priority) {
     int io_class = process.io_priority->first == "IOPRIO_CLASS_RT" ? 1 : process.io_priority->first == "IOPRIO_CLASS_BE" ? 2
                                                                                                                          : 3;
     if (::syscall(SYS_ioprio_set, 1, 0, io_class << 13 | process.io_priority->second) < 0) return fail_errno("set process.ioPriority");
   }
-  if (plan.spec != nullptr && plan.spec->linux.personality)
-    if (::personality(*plan.spec->linux.personality) < 0) return fail_errno("set linux.personality");
+  if (plan.linux->personality && ::personality(*plan.linux->personality) < 0) return fail_errno("set linux.personality");
+  if (const auto& policy = plan.linux->memory_policy; policy && ::syscall(SYS_set_mempolicy, policy->mode_bits, policy->node_mask.empty() ? nullptr : policy->node_mask.data(), policy->node_mask.empty() ? 0 : policy->node_mask.size() * 64 + 1) < 0)
+    return fail_errno("set linux.memoryPolicy");
   return {};
 }
 
@@ -151,7 +164,9 @@ Result<> execute_init(ChildPlan& plan) {
   if (!document.valid()) return fail_errno("memfd");
   TRY(lift(document));
   TRY(lift(program));
-  TRY(write_all(document.get(), build_init_plan(plan)));
+  // This process's root is the container's by now.
+  sys::RootDir root = TRY(sys::RootDir::open("/"));
+  TRY(write_all(document.get(), build_init_plan(plan, TRY(final_environment(*plan.process, root)))));
   ::syscall(SYS_close_range, first_free, ~0u, CLOSE_RANGE_CLOEXEC);
   for (int fd = 3; fd < first_free; ++fd) ::fcntl(fd, F_SETFD, 0);
   for (const Fd* fd : {&plan.sync, &plan.fifo, &document})

@@ -6,13 +6,14 @@
 namespace caisson::runtime {
 
 Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind) {
-  for (const auto& hook : hooks) {
-    std::string name = std::string(kind) + " hook " + hook.path;
+  for (size_t number = 0; number < hooks.size(); ++number) {
+    const auto& hook = hooks[number];
+    std::string name = "error running " + std::string(kind) + " hook #" + std::to_string(number) + ": " + hook.path;
     auto input = TRY(make_pipe());
     SpawnOptions options;
+    options.program = hook.path;
     options.argv = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
-    if (!options.argv.empty()) options.argv[0] = hook.path;
-    options.env = hook.env;
+    if (!hook.env.empty()) options.env = hook.env;
     options.stdin_fd = input.read.get();
     Child child = TRY(spawn(options), name);
     input.read.reset();
@@ -28,6 +29,7 @@ Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state
     int ready = ::poll(&poll, 1, hook.timeout ? *hook.timeout * 1000 : -1);
     if (ready == 0) return fail(name + ": ran longer than its timeout of " + std::to_string(*hook.timeout) + " s");
     ExitStatus status = TRY(child.wait(), name);
+    if (status.signal != 0) return fail(name + ": signal " + std::to_string(status.signal));
     if (status.code != 0) return fail(name + ": exit status " + std::to_string(status.code));
   }
   return {};

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 
+#include "base/log.h"
 #include "runtime/internal.h"
 
 #include "runtime/embedded.h"
@@ -60,7 +61,7 @@ int rlimit_number(const std::string& type) {
   return it == known.end() ? -1 : it->second;
 }
 
-std::string build_init_plan(const ChildPlan& plan) {
+std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string>& environment) {
   const oci::Process& process = *plan.process;
   Builder b;
   init::Plan p = {};
@@ -74,6 +75,12 @@ std::string build_init_plan(const ChildPlan& plan) {
     p.inheritable = capability_mask(caps.inheritable, plan.last_capability);
     p.permitted = capability_mask(caps.permitted, plan.last_capability);
     p.ambient = capability_mask(caps.ambient, plan.last_capability);
+    // capabilities(7): ambient ones must be permitted and inheritable.
+    for (const auto& name : caps.ambient)
+      if (int number = oci::capability_number(name); number >= 0 && ((p.permitted & p.inheritable) >> number & 1) == 0 && (p.ambient >> number & 1) != 0) {
+        log::warning("can't raise ambient capability " + name + ": it is not permitted and inheritable");
+        p.ambient &= ~(uint64_t{1} << number);
+      }
   }
   p.uid = process.user.uid;
   p.gid = process.user.gid;
@@ -84,10 +91,10 @@ std::string build_init_plan(const ChildPlan& plan) {
   p.group_count = static_cast<uint32_t>(process.user.additional_gids.size());
   p.groups = b.bytes(process.user.additional_gids.data(), p.group_count * sizeof(uint32_t));
   p.argv = b.table(process.args);
-  p.envp = b.table(process.env);
+  p.envp = b.table(environment);
   p.cwd = b.text(process.cwd);
   std::string path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-  for (const auto& e : process.env)
+  for (const auto& e : environment)
     if (e.starts_with("PATH=")) path = e.substr(5);
   p.search_path = b.text(path);
   if (plan.seccomp) {
@@ -102,7 +109,7 @@ std::string build_init_plan(const ChildPlan& plan) {
   p.limits = b.bytes(limits.data(), limits.size() * sizeof(init::Limit));
   std::vector<init::HookEntry> hooks;
   for (const auto& h : plan.start_hooks)
-    hooks.push_back({b.text(h.path), b.table(h.args.empty() ? std::vector<std::string>{h.path} : h.args), b.table(h.env), h.timeout.value_or(0)});
+    hooks.push_back({b.text(h.path), b.table(h.args.empty() ? std::vector<std::string>{h.path} : h.args), b.table(h.env.empty() ? environment : h.env), h.timeout.value_or(0)});
   p.hook_count = static_cast<uint32_t>(hooks.size());
   p.hooks = b.bytes(hooks.data(), hooks.size() * sizeof(init::HookEntry));
   p.state = b.text(plan.hook_state);

@@ -1,6 +1,7 @@
 // What the parts of the runtime share with each other and nobody else.
 #pragma once
 
+#include <map>
 #include <optional>
 
 #include "init/plan.h"
@@ -16,6 +17,7 @@ namespace caisson::runtime {
 /// descriptors; the child is a copy of this process and reads it in place.
 struct ChildPlan {
   const oci::Spec* spec = nullptr;  ///< null for exec
+  const oci::Linux* linux = nullptr;
   const oci::Process* process = nullptr;
   const cgroups::Cgroup* cgroup = nullptr;
   std::vector<Fd> namespaces;  ///< to join, in order
@@ -24,7 +26,7 @@ struct ChildPlan {
   uint64_t join_flags = 0;
   bool user_namespace = false;   ///< a new one: wait for its maps
   Fd rootfs;                     ///< detached mount of the root
-  std::vector<Fd> bind_sources;  ///< user namespace: sources cloned by the parent; parallel to spec->mounts
+  std::vector<Fd> bind_sources;  ///< those that the parent cloned; parallel to spec->mounts
   std::optional<sys::SeccompProgram> seccomp;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
@@ -37,6 +39,17 @@ struct ChildPlan {
   bool new_keyring = true;
   int stdio[3] = {-1, -1, -1};
   uint32_t last_capability = 40;
+};
+
+/// Writes /proc/PID/uid_map and gid_map (user_namespaces(7)).
+[[nodiscard]] Result<> write_id_maps(pid_t pid, const std::vector<oci::IdMapping>& uids, const std::vector<oci::IdMapping>& gids);
+/// User namespaces that stand for a mapping, one for each that is asked for.
+class IdMapSpaces {
+ public:
+  [[nodiscard]] Result<int> get(const std::vector<oci::IdMapping>& uids, const std::vector<oci::IdMapping>& gids);
+
+ private:
+  std::map<std::pair<std::string, std::string>, Fd> made_;
 };
 
 // Messages between parent and child before the init takes over (init/plan.h
@@ -56,15 +69,18 @@ inline constexpr char kHooksDone = 'h';
 /// and stdio, sends the primary end over the console socket.
 [[nodiscard]] Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root);
 
-/// Serialises the last steps for the init. `environment` is the final one.
-[[nodiscard]] std::string build_init_plan(const ChildPlan& plan);
+/// process.env with each name once (the last one counts) and HOME from the
+/// container's /etc/passwd where it is missing or empty, as runc has it.
+[[nodiscard]] Result<std::vector<std::string>> final_environment(const oci::Process& process, const sys::RootDir& root);
+/// Serialises the last steps for the init.
+[[nodiscard]] std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string>& environment);
 /// RLIMIT_* by its name in config.json; -1 where unknown.
 [[nodiscard]] int rlimit_number(const std::string& type);
 /// The embedded init as a sealed memfd, ready for execveat(2).
 [[nodiscard]] Result<Fd> open_init();
 
-/// Runs the hooks in order with the state document on stdin and, of the
-/// environment, only what each hook names.
+/// Runs the hooks in order with the state document on stdin. A hook without an
+/// environment of its own has the runtime's.
 [[nodiscard]] Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind);
 
 /// Compiles the policy, or takes the compiled program from the cache folder.

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/rollback.h"
+#include "base/socket.h"
 #include "base/strings.h"
 #include "runtime/internal.h"
 #include "sys/clone.h"
@@ -32,12 +33,25 @@ Result<SocketPair> make_sync() {
 }
 
 /// The next message of the child; an 'E' record becomes the error.
-Result<char> receive(int sync) {
+Result<char> receive(int sync, Fd* listener = nullptr) {
   char buffer[4096 + 8];
+  struct iovec room = {buffer, sizeof buffer};
+  alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  struct msghdr message = {};
+  message.msg_iov = &room;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
   ssize_t n;
   do {
-    n = ::recv(sync, buffer, sizeof buffer, 0);
+    n = ::recvmsg(sync, &message, MSG_CMSG_CLOEXEC);
   } while (n < 0 && errno == EINTR);
+  if (const struct cmsghdr* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr; header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    Fd received(fd);
+    if (listener != nullptr) *listener = std::move(received);
+  }
   if (n <= 0) return fail("the container's first process ended early (killed, or out of memory under its own limit)");
   if (buffer[0] != init::kError || n < 5) return buffer[0];
   int32_t code;
@@ -45,24 +59,11 @@ Result<char> receive(int sync) {
   std::string text(buffer + 5, static_cast<size_t>(n - 5));
   if (!text.empty() && text[0] == '\0') return fail(text.substr(1), code);  // carries its errno text
   if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
-  return fail_errno(text, code);
+  return code == 0 ? fail(text) : fail_errno(text, code);
 }
 
 Result<> send_byte(int sync, char byte) {
   if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) return fail_errno("speak to the container's first process");
-  return {};
-}
-
-Result<> write_maps(pid_t pid, const oci::Linux& linux) {
-  auto text = [](const std::vector<oci::IdMapping>& list) {
-    std::string out;
-    for (const auto& m : list) out += std::to_string(m.container_id) + " " + std::to_string(m.host_id) + " " + std::to_string(m.size) + "\n";
-    return out;
-  };
-  std::string proc = "/proc/" + std::to_string(pid);
-  if (::geteuid() != 0) TRY(write_file(proc + "/setgroups", "deny"));
-  TRY(write_file(proc + "/uid_map", text(linux.uid_mappings)), "linux.uidMappings");
-  TRY(write_file(proc + "/gid_map", text(linux.gid_mappings)), "linux.gidMappings");
   return {};
 }
 
@@ -95,6 +96,31 @@ Result<> check_process(const oci::Process& process) {
   return {};
 }
 
+/// Sources that only this process can open or id-map: all binds of a container
+/// in a user namespace, and every id-mapped one.
+Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec) {
+  using IdMap = sys::MountOptions::IdMap;
+  IdMapSpaces spaces;
+  plan.bind_sources.resize(spec.mounts.size());
+  for (size_t i = 0; i < spec.mounts.size(); ++i) {
+    const auto& mount = spec.mounts[i];
+    auto options = sys::parse_mount_options(mount.options);
+    bool bind = options.bind || mount.type == "bind", mapped = !mount.uid_mappings.empty() || !mount.gid_mappings.empty() || options.id_map != IdMap::none;
+    std::string what = "mount " + mount.destination;
+    if (mapped && !bind) return fail(what + ": only bind mounts can be id-mapped", EINVAL);
+    if (!bind || !(mapped || plan.user_namespace)) continue;
+    plan.bind_sources[i] = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : plan.bundle + "/" + mount.source, options.recursive), what);
+    if (!mapped) continue;
+    bool own = !mount.uid_mappings.empty() || !mount.gid_mappings.empty();
+    const auto& uids = own ? mount.uid_mappings : spec.linux.uid_mappings;
+    const auto& gids = own ? mount.gid_mappings : spec.linux.gid_mappings;
+    if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
+    int space = TRY(spaces.get(uids, gids), what);
+    TRY(sys::set_id_mapping(plan.bind_sources[i].get(), space, options.id_map == IdMap::tree), what);
+  }
+  return {};
+}
+
 /// Reaps a child that failed during set-up.
 void put_down(const sys::Cloned& child) {
   (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
@@ -102,13 +128,29 @@ void put_down(const sys::Cloned& child) {
   }
 }
 
+/// Waits until the init is ready; hands a seccomp listener that it sends
+/// before to the agent at listenerPath (config-linux.md, "Seccomp").
+Result<> await_ready(int sync, char message, Fd listener, const oci::Spec& spec, pid_t pid, const Json& state) {
+  if (message == init::kListener) {
+    const oci::Seccomp& seccomp = *spec.linux.seccomp;
+    Json document{{"ociVersion", oci::kSpecVersion}, {"fds", {"seccompFd"}}, {"pid", pid}, {"state", state}};
+    if (!seccomp.listener_metadata.empty()) document["metadata"] = seccomp.listener_metadata;
+    Fd agent = TRY(connect_unix(seccomp.listener_path, SOCK_STREAM), "failed to connect with seccomp agent");
+    TRY(send_descriptor(agent.get(), listener.get(), json_text(document)), "failed to send to the seccomp agent");
+    listener.reset();
+    TRY(send_byte(sync, init::kListener));
+    message = TRY(receive(sync));
+  }
+  if (message != init::kReady) return fail("unexpected message from the container");
+  return {};
+}
+
 Result<> set_oom_score(pid_t pid, const oci::Process& process) {
   if (!process.oom_score_adj) return {};
   return write_file("/proc/" + std::to_string(pid) + "/oom_score_adj", std::to_string(*process.oom_score_adj));
 }
 
-/// Waits for the seccomp listener, where there is one, and then for the end
-/// of file that says the application runs.
+/// Waits for the end of file that says the application runs.
 Result<> await_exec(int sync) {
   char byte;
   ssize_t n;
@@ -131,6 +173,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
 
   ChildPlan plan;
   plan.spec = &spec;
+  plan.linux = &spec.linux;
   plan.process = &process;
   plan.bundle = options.bundle;
   plan.console_socket = options.console_socket;
@@ -193,18 +236,14 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
-  if (plan.user_namespace)
-    for (const auto& mount : spec.mounts) {
-      auto& source = plan.bind_sources.emplace_back();
-      auto parsed = sys::parse_mount_options(mount.options);
-      if (parsed.bind || mount.type == "bind") source = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : options.bundle + "/" + mount.source, parsed.recursive), "mount " + mount.destination);
-    }
+  TRY(open_bind_sources(plan, spec));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
-  if (plan.seccomp && plan.seccomp->notify) return fail("linux.seccomp: action SCMP_ACT_NOTIFY is not supported", ENOTSUP);
+  if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
   plan.cgroup = &cgroup;
   oci::Resources resources = spec.linux.resources;
   resources.devices = device_rules(spec.linux.resources);
+  TRY(cgroup.claim());
   // Before the attempt: one that fails half-way leaves folders as well.
   undo.on_failure([&] { (void)cgroup.destroy(); });
   TRY(cgroup.create(resources));
@@ -239,22 +278,24 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   undo.on_failure([&] { put_down(child); });
   plan.sync.reset();
+  log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
-  if (plan.user_namespace) TRY(write_maps(child.pid, spec.linux));
+  if (plan.user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   state.pid = child.pid;
   state.start_time = TRY(process_start_time(child.pid));
   TRY(send_byte(sync.parent.get(), kGo));
-  char message = TRY(receive(sync.parent.get()));
+  Fd listener;
+  char message = TRY(receive(sync.parent.get(), &listener));
   if (message == kHooksNow) {
     std::string document = json_text(state_document(state, Status::creating));
     TRY(run_hooks(spec.hooks.prestart, document, "prestart"));
     TRY(run_hooks(spec.hooks.create_runtime, document, "createRuntime"));
     TRY(send_byte(sync.parent.get(), kHooksDone));
-    message = TRY(receive(sync.parent.get()));
+    message = TRY(receive(sync.parent.get(), &listener));
   }
-  if (message != init::kReady) return fail("unexpected message from the container");
+  TRY(await_ready(sync.parent.get(), message, std::move(listener), spec, child.pid, state_document(state, Status::creating)));
   if (options.start && ::unlink((folder + "/exec.fifo").c_str()) < 0) return fail_errno("remove exec.fifo");
   TRY(save_state(folder, state));
   TRY(send_byte(sync.parent.get(), options.start ? init::kStart : init::kPark));
@@ -298,6 +339,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   auto cgroup = TRY(this->cgroup(state));
   ChildPlan plan;
   plan.process = &process;
+  plan.linux = &spec.linux;
   plan.join_pidfd = init.get();
   plan.console_socket = options.console_socket;
   plan.preserve_fds = options.preserve_fds;
@@ -315,6 +357,8 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   auto sync = TRY(make_sync());
   plan.sync = std::move(sync.child);
   Fd cgroup_fd = TRY(cgroup.v2_fd());
+  if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
+    if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
   auto child = TRY(sys::clone_process(0, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
@@ -322,12 +366,15 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
     run_child(plan);
   }
   plan.sync.reset();
+  log::debug("container " + id + ": exec as process " + std::to_string(child.pid));
   Rollback undo;
   undo.on_failure([&] { put_down(child); });
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process));
   TRY(send_byte(sync.parent.get(), kGo));
-  if (TRY(receive(sync.parent.get())) != init::kReady) return fail("unexpected message from the container");
+  Fd listener;
+  char message = TRY(receive(sync.parent.get(), &listener));
+  TRY(await_ready(sync.parent.get(), message, std::move(listener), spec, child.pid, state_document(state, now)));
   TRY(send_byte(sync.parent.get(), init::kStart));
   TRY(await_exec(sync.parent.get()));
   undo.keep();

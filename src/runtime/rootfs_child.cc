@@ -57,7 +57,14 @@ Result<> bind_mount(const RootDir& root, const oci::Mount& mount, const sys::Mou
   if (::fstat(source.get(), &st) < 0) return fail_errno(mount.source);
   Fd target = TRY(mount_point(root, mount, S_ISDIR(st.st_mode)));
   TRY(sys::attach_mount(source.get(), target.get()));
-  if (options.set != 0 || options.clear != 0) TRY(sys::set_mount_attributes(source.get(), options.set, options.clear, 0, false));
+  if (options.set != 0 || options.clear != 0) {
+    // As runc: where any flag is given, those that are not given are cleared,
+    // unless a user namespace locks what the source has.
+    constexpr uint64_t kAll = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW | MOUNT_ATTR_NODIRATIME | MOUNT_ATTR__ATIME;
+    auto all = sys::set_mount_attributes(source.get(), options.set, kAll & ~(options.set & ~uint64_t{MOUNT_ATTR__ATIME}), 0, false);
+    if (!all && all.error().code == EPERM) all = sys::set_mount_attributes(source.get(), options.set, options.clear, 0, false);
+    TRY(std::move(all));
+  }
   if (options.rec_set != 0 || options.rec_clear != 0) TRY(sys::set_mount_attributes(source.get(), options.rec_set, options.rec_clear, 0, true));
   if (options.propagation != 0)
     TRY(sys::set_mount_attributes(source.get(), 0, 0, options.propagation & ~static_cast<unsigned long>(MS_REC), (options.propagation & MS_REC) != 0));
@@ -103,7 +110,6 @@ Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const oci::Mount& mo
 
 Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   const oci::Mount& mount = plan.spec->mounts[index];
-  if (!mount.uid_mappings.empty() || !mount.gid_mappings.empty()) return fail("id-mapped mounts are not supported");
   TRY(refuse_over_proc(mount));
   sys::MountOptions options = sys::parse_mount_options(mount.options);
   if (options.copy_up) return fail("option tmpcopyup is not supported");
@@ -123,6 +129,14 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   // /dev is filled first and closed at the end.
   if (destination == "/dev") flags &= ~static_cast<unsigned long>(MS_RDONLY);
   std::string data = options.data;
+  if (mount.type == "tmpfs" && ("," + data).find(",mode=") == std::string::npos) {
+    // It looks like the folder that it covers.
+    struct stat st;
+    if (::fstat(target.get(), &st) < 0) return fail_errno(destination);
+    char mode[16];
+    std::snprintf(mode, sizeof mode, "mode=%04o", st.st_mode & 07777);
+    data += (data.empty() ? "" : ",") + std::string(mode);
+  }
   auto mounted = sys::mount_fresh(mount.type.empty() ? "none" : mount.type, mount.source.empty() ? mount.type : mount.source, target.get(), flags, data);
   if (!mounted && mount.type == "mqueue" && mounted.error().code == ENODEV) {
     log::warning("this kernel has no mqueue file system: " + destination + " is left out");

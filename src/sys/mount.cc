@@ -47,6 +47,15 @@ Result<> set_mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t pro
   return {};
 }
 
+Result<> set_id_mapping(int mount_fd, int user_namespace, bool recursive) {
+  struct mount_attr attr = {};
+  attr.attr_set = MOUNT_ATTR_IDMAP;
+  attr.userns_fd = static_cast<uint64_t>(user_namespace);
+  if (::syscall(SYS_mount_setattr, mount_fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr) < 0)
+    return fail_errno(errno == EINVAL ? "id-map the mount (its file system may not support that)" : "id-map the mount");
+  return {};
+}
+
 Result<> unmount(const std::string& path, int flags) {
   if (::umount2(path.c_str(), flags) < 0) return fail_errno("unmount " + path);
   return {};
@@ -174,6 +183,10 @@ MountOptions parse_mount_options(const std::vector<std::string>& options) {
     if (option == "bind" || option == "rbind") {
       out.bind = true;
       out.recursive = option == "rbind";
+    } else if (option == "idmap") {
+      out.id_map = MountOptions::IdMap::one;
+    } else if (option == "ridmap") {
+      out.id_map = MountOptions::IdMap::tree;
     } else if (option == "tmpcopyup") {
       out.copy_up = true;
     } else if (auto p = kPropagation.find(option); p != kPropagation.end()) {

@@ -22,6 +22,9 @@ namespace caisson::sys {
 [[nodiscard]] Result<> attach_mount(int mount_fd, int target_fd);
 /// mount_setattr(2): MOUNT_ATTR_* to set and to clear, MS_PRIVATE etc. or 0.
 [[nodiscard]] Result<> set_mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool recursive);
+/// Shows a detached mount's files with the ids that a user namespace maps them
+/// to (MOUNT_ATTR_IDMAP). Needs privileges over the file system.
+[[nodiscard]] Result<> set_id_mapping(int mount_fd, int user_namespace, bool recursive);
 [[nodiscard]] Result<> unmount(const std::string& path, int flags);
 
 /// A detached mount of a new file system instance (fsopen … fsmount).
@@ -46,7 +49,10 @@ struct MountOptions {
   uint64_t rec_set = 0, rec_clear = 0;
   unsigned long propagation = 0;  ///< MS_PRIVATE, MS_SLAVE, … perhaps with MS_REC
   bool bind = false, recursive = false, copy_up = false;
-  std::string data;  ///< what is left, for the file system
+  enum class IdMap { none,
+                     one,
+                     tree } id_map = IdMap::none;  ///< options "idmap" and "ridmap"
+  std::string data;                                ///< what is left, for the file system
 };
 [[nodiscard]] MountOptions parse_mount_options(const std::vector<std::string>& options);
 

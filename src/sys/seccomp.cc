@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -49,6 +50,7 @@ Error seccomp_error(std::string_view what, int rc) { return fail_errno("seccomp:
 
 Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy) {
   uint32_t default_action = TRY(parse_action(policy.default_action, policy.default_errno_ret));
+  if (policy.default_action == "SCMP_ACT_NOTIFY") return fail("SCMP_ACT_NOTIFY cannot be used as default action", EINVAL);
   std::unique_ptr<void, decltype(&seccomp_release)> context(seccomp_init(default_action), seccomp_release);
   if (context == nullptr) return fail("seccomp: cannot start a filter for " + policy.default_action);
   scmp_filter_ctx ctx = context.get();
@@ -73,7 +75,11 @@ Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy) {
 
   for (const auto& rule : policy.syscalls) {
     uint32_t action = TRY(parse_action(rule.action, rule.errno_ret));
-    if (rule.action == "SCMP_ACT_NOTIFY") program.notify = true;
+    if (rule.action == "SCMP_ACT_NOTIFY") {
+      program.notify = true;
+      // The init says with write(2) that it is ready, and nobody would answer.
+      if (std::find(rule.names.begin(), rule.names.end(), "write") != rule.names.end()) return fail("SCMP_ACT_NOTIFY cannot be used for the write syscall", EINVAL);
+    }
     if (action == default_action) continue;
     std::vector<scmp_arg_cmp> comparisons;
     bool repeats = false;

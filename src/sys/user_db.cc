@@ -42,6 +42,12 @@ Result<uint32_t> resolve_group(const RootDir& root, const std::string& group) {
   return fail("unable to find group " + group + ": no matching entries in the container's /etc/group", ENOENT);
 }
 
+Result<std::string> home_of(const RootDir& root, uint32_t uid) {
+  for (const auto& fields : TRY(read_lines(root, "/etc/passwd")))
+    if (fields.size() >= 6 && fields[2] == std::to_string(uid) && !fields[5].empty()) return fields[5];
+  return "/";
+}
+
 Result<UserEntry> resolve_user(const RootDir& root, const std::string& user) {
   UserEntry entry;
   auto parts = split(user.empty() ? "0" : user, ':');

@@ -20,6 +20,8 @@ struct UserEntry {
 /// "user", "user:group", "uid", "uid:gid" as an image's User says it. Names
 /// must exist; numbers need not. Empty is root.
 [[nodiscard]] Result<UserEntry> resolve_user(const RootDir& root, const std::string& user);
+/// The home folder of a user; "/" where the container's /etc/passwd has none.
+[[nodiscard]] Result<std::string> home_of(const RootDir& root, uint32_t uid);
 /// A group's id by name or number.
 [[nodiscard]] Result<uint32_t> resolve_group(const RootDir& root, const std::string& group);
 

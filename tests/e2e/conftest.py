@@ -161,3 +161,12 @@ def no_containers_left(request):
     yield
     if "caisson" in request.fixturenames:
         request.getfixturevalue("caisson")("rm", "--all", "--force", "--volumes", code=None)
+
+
+@pytest.fixture
+def bundle(tmp_path, busybox_root):
+    from bundle import Bundle
+    b = Bundle(tmp_path / "bundle", busybox_root)
+    yield b
+    b.oci("delete", "--force", b.id, code=None)
+    assert b.gone()

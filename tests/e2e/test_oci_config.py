@@ -1,0 +1,210 @@
+"""Properties of config.json, each by what it does inside."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from conftest import PROGRAM
+
+
+def test_home_comes_from_the_container_and_names_count_once(bundle):
+    process = bundle.config["process"]
+    process["user"] = {"uid": 1000, "gid": 1000}
+    process["env"] += ["A=1", "A=2", "HOME="]
+    assert bundle.sh("echo $HOME $A; env | grep -c ^A=").run().stdout == "/home 2\n1\n"
+    process["env"].append("HOME=/given")
+    assert bundle.sh("echo $HOME").run().stdout == "/given\n"
+    process["user"] = {"uid": 4242, "gid": 1}
+    process["env"].remove("HOME=/given")
+    assert bundle.sh("echo $HOME").run().stdout == "/\n"
+    passwd = bundle.folder / "rootfs/etc/passwd"
+    passwd.unlink()
+    os.mkfifo(passwd)
+    assert bundle.run().stdout == "/\n", "a pipe in its place does not stop the start"
+
+
+def test_folder_that_only_one_of_root_and_user_may_enter(bundle):
+    closed = bundle.folder / "rootfs/closed"
+    closed.mkdir(mode=0o700)
+    bundle.config["process"]["cwd"] = "/closed"
+    bundle.config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    assert bundle.sh("pwd").run().stdout == "/closed\n"
+
+
+def test_hooks_in_the_container_have_its_environment(bundle):
+    bundle.config["process"]["env"].append("ONE=two")
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": ["sh", "-c", "echo hook $ONE $(id -u); ls /proc/self/fd | wc -l"]}]}
+    assert bundle.sh("echo app").run().stdout == "hook two 0\n4\napp\n"
+    bundle.config["hooks"]["startContainer"].append({"path": "/bin/busybox", "args": ["cat", "/nothing"]})
+    done = bundle.run(code=1)
+    assert "error running startContainer hook #1: /bin/busybox: exit status 1" in done.stderr and "can't open '/nothing'" in done.stderr
+
+
+def test_tmpfs_looks_like_the_folder_it_covers(bundle):
+    (bundle.folder / "rootfs/place").mkdir()
+    (bundle.folder / "rootfs/place").chmod(0o710)
+    mount = {"destination": "/place", "type": "tmpfs", "source": "tmpfs", "options": []}
+    bundle.config["mounts"].append(mount)
+    assert bundle.sh("stat -c %a /place").run().stdout == "710\n"
+    mount["options"] = ["mode=0444"]
+    assert bundle.run().stdout == "444\n"
+
+
+def id_mapped(bundle, options, mapping=True):
+    source = bundle.folder / "source"
+    (source / "below").mkdir(parents=True)
+    (source / "file").write_text("x")
+    os.chown(source / "file", 100, 200)
+    mount = {"destination": "/mapped", "source": str(source), "options": options}
+    if mapping:
+        mount["uidMappings"] = mount["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    bundle.config["mounts"].append(mount)
+    return mount
+
+
+def test_id_mapped_mount(bundle):
+    id_mapped(bundle, ["bind"])
+    assert bundle.sh("stat -c '%u %g' /mapped/file").run().stdout == "100100 100200\n"
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    subprocess.run(["chown", "-R", "100000:100000", bundle.folder / "rootfs"], check=True)
+    bundle.folder.parent.chmod(0o755)
+    assert bundle.sh("stat -c '%u %g' /mapped/file; touch /mapped/new").run().stdout == "100 200\n"
+    assert os.stat(bundle.folder / "source/new").st_uid == 0, "what its root makes is the host's root's, through this mount alone"
+
+
+def test_id_mapping_of_the_container_is_implied(bundle):
+    id_mapped(bundle, ["rbind", "ridmap"], mapping=False)
+    assert "needs uidMappings" in bundle.run(code=1).stderr
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    subprocess.run(["chown", "-R", "100000:100000", bundle.folder / "rootfs"], check=True)
+    assert bundle.sh("stat -c '%u %g' /mapped/file").run().stdout == "100 200\n"
+
+
+def test_only_binds_can_be_id_mapped(bundle):
+    bundle.config["mounts"].append({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["idmap"]})
+    assert "mount /t: only bind mounts can be id-mapped" in bundle.run(code=1).stderr
+
+
+def test_memory_policy(bundle):
+    bundle.config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
+    assert bundle.sh("head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2").run().stdout == "bind=static:0\n"
+
+
+@pytest.mark.parametrize("policy, error", [({}, "invalid memory policy mode"), ({"mode": "MPOL_BIND", "nodes": "0-98765432100"}, "invalid memory policy node"), ({"mode": "MPOL_DEFAULT", "nodes": "0-7"}, "requires 0 nodes but got 8"),
+                                           ({"mode": "MPOL_BIND", "nodes": "0", "flags": ["other"]}, "invalid memory policy flag"), ({"mode": "MPOL_BIND"}, "at least 1 node")])
+def test_bad_memory_policy(bundle, policy, error):
+    bundle.config["linux"]["memoryPolicy"] = policy
+    assert error in bundle.run(code=1).stderr
+
+
+def test_cpu_affinity(bundle):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU")
+    ask = "grep Cpus_allowed_list /proc/self/status | cut -f 2"
+    everywhere = subprocess.run(["taskset", "-c", "0", PROGRAM, "oci", "--root", bundle.state, "run", "--bundle", bundle.sh(ask).write().folder, bundle.id], capture_output=True, text=True)
+    assert everywhere.stdout.strip() != "0", "the caller's affinity is not the container's"
+    bundle.config["process"]["execCPUAffinity"] = {"initial": "0", "final": "1"}
+    bundle.args("sleep", "100").create()
+    bundle.oci("start", bundle.id)
+    assert bundle.oci("exec", bundle.id, "sh", "-c", ask).stdout == "1\n"
+    bundle.config["process"]["execCPUAffinity"] = {"initial": "one"}
+    bundle.id += "x"
+    assert "execCPUAffinity.initial: not a list of CPUs" in bundle.run(code=1).stderr
+
+
+def test_ambient_capability_that_cannot_be_is_a_warning(bundle):
+    bundle.config["process"]["capabilities"].update(inheritable=["CAP_KILL"], ambient=["CAP_KILL", "CAP_CHOWN"])
+    done = bundle.sh("grep CapAmb /proc/self/status").run()
+    assert "can't raise ambient capability CAP_CHOWN" in done.stderr and done.stdout.split()[1] == f"{1 << 5:016x}"
+
+
+def test_pidfd_socket(bundle):
+    path = str(bundle.folder / "pidfd.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        bundle.args("sleep", "100").write()
+        with open(bundle.folder / "out", "w") as out:
+            subprocess.run([PROGRAM, "oci", "--root", bundle.state, "run", "--detach", "--pidfd-socket", path, "--bundle", bundle.folder, bundle.id], check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        connection, _ = listener.accept()
+        _, fds, _, _ = socket.recv_fds(connection, 100, 1)
+        connection.close()
+    info = open(f"/proc/self/fdinfo/{fds[0]}").read()
+    os.close(fds[0])
+    assert f"Pid:\t{json.loads(bundle.oci('state', bundle.id).stdout)['pid']}\n" in info
+
+
+class SeccompAgent(threading.Thread):
+    """Answers every call with EXDEV, once it has been handed the listener."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(path)
+        self.socket.listen(1)
+        self.state = None
+        self.start()
+
+    def run(self):
+        import ctypes
+        import fcntl
+        connection, _ = self.socket.accept()
+        text, fds, _, _ = socket.recv_fds(connection, 65536, 1)
+        self.state = json.loads(text)
+        notification = bytearray(80)
+        while True:
+            notification[:] = bytes(80)
+            try:
+                fcntl.ioctl(fds[0], 0xc0502100, notification)  # SECCOMP_IOCTL_NOTIF_RECV
+            except OSError:
+                break
+            answer = bytearray(notification[:8]) + bytearray(8) + bytearray(ctypes.c_int32(-18)) + bytearray(4)
+            try:
+                fcntl.ioctl(fds[0], 0xc0182101, answer)  # SECCOMP_IOCTL_NOTIF_SEND
+            except OSError:
+                break
+        os.close(fds[0])
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_seccomp_agent(bundle, no_new_privileges):
+    path = str(bundle.folder / "agent.sock")
+    bundle.config["process"]["noNewPrivileges"] = no_new_privileges
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "meta", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]}
+    bundle.sh("mkdir /new")
+    assert "failed to connect with seccomp agent" in bundle.run(code=1).stderr
+    agent = SeccompAgent(path)
+    assert "Invalid cross-device link" in bundle.run(code=1).stderr
+    assert agent.state["metadata"] == "meta" and agent.state["fds"] == ["seccompFd"] and agent.state["state"]["id"] == bundle.id and agent.state["pid"] > 0
+
+
+def test_seccomp_agent_is_needed_and_not_for_write(bundle):
+    policy = bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}
+    assert "listenerPath: is required" in bundle.run(code=1).stderr
+    policy.update(listenerPath="/nowhere", syscalls=[{"names": ["write"], "action": "SCMP_ACT_NOTIFY"}])
+    assert "cannot be used for the write syscall" in bundle.run(code=1).stderr
+
+
+def test_a_cgroup_in_use_or_frozen_is_refused(bundle):
+    path = bundle.config["linux"]["cgroupsPath"] = f"/caisson/{bundle.id}-given"
+    bundle.args("sleep", "100").create()
+    second = bundle.oci("run", "--bundle", bundle.folder, bundle.id + "b", code=1)
+    assert "container's cgroup is not empty" in second.stderr
+    assert bundle.status() == "created", "the other's process was left alone"
+    bundle.oci("delete", "--force", bundle.id)
+    roots = [p for p in pathlib.Path("/sys/fs/cgroup").glob("freezer")] or [pathlib.Path("/sys/fs/cgroup")]
+    folder = pathlib.Path(f"{roots[0]}{path}")
+    folder.mkdir(parents=True)
+    v1 = (folder / "freezer.state").exists()
+    (folder / ("freezer.state" if v1 else "cgroup.freeze")).write_text("FROZEN" if v1 else "1")
+    try:
+        assert "container's cgroup unexpectedly frozen" in bundle.run(code=1).stderr
+    finally:
+        (folder / ("freezer.state" if v1 else "cgroup.freeze")).write_text("THAWED" if v1 else "0")
+        folder.rmdir()
