@@ -43,12 +43,12 @@ class Cgroup {
   /// roots; relative or empty below "/caisson".
   [[nodiscard]] static Result<Cgroup> at(const std::string& path, const std::string& id);
 
-  /// Makes the folders and sets the limits. A limit whose controller the host
-  /// lacks is an error that names it.
   /// Refuses a cgroup that others use, or that is frozen, so that a process
   /// which joins it would never run. What a killed runtime left at a path of
   /// our own making is ended. To be called before create().
   [[nodiscard]] Result<> claim() const;
+  /// Makes the folders and sets the limits. A limit whose controller the host
+  /// lacks is an error that names it.
   [[nodiscard]] Result<> create(const oci::Resources& resources);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
   /// Moves a process in. On pure v2, prefer v2_fd() with CLONE_INTO_CGROUP.

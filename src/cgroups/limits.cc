@@ -8,6 +8,10 @@
 namespace caisson::cgroups {
 namespace {
 
+/// runtime-spec 1.3.0, config-linux.md, "PIDs": below 0 is no limit, and the
+/// kernel takes 0 for "no process", which cannot be meant.
+std::string pids_max(int64_t limit) { return limit < 0 ? "max" : std::to_string(std::max<int64_t>(limit, 1)); }
+
 /// The files of one controller's folder; an absent folder turns every write
 /// into an error that names the controller.
 class Files {
@@ -106,7 +110,7 @@ Result<> Cgroup::apply_v1(const oci::Resources& r) const {
   TRY(cpuset.write("cpuset.cpus", r.cpu.cpus));
   TRY(cpuset.write("cpuset.mems", r.cpu.mems));
 
-  if (r.pids_limit) TRY(Files("pids", folder("pids")).write("pids.max", *r.pids_limit <= 0 ? "max" : std::to_string(*r.pids_limit)));
+  if (r.pids_limit) TRY(Files("pids", folder("pids")).write("pids.max", pids_max(*r.pids_limit)));
 
   Files blkio("blkio", folder("blkio"));
   if (r.block_io.weight) TRY(blkio.write(blkio.has("blkio.bfq.weight") ? "blkio.bfq.weight" : "blkio.weight", r.block_io.weight));
@@ -161,7 +165,7 @@ Result<> Cgroup::apply_v2(const oci::Resources& r) const {
   if (r.cpu.realtime_runtime || r.cpu.realtime_period) return fail("linux.resources.cpu.realtimeRuntime: cgroup v2 has no such setting", ENOTSUP);
   TRY(files.write("cpuset.cpus", r.cpu.cpus));
   TRY(files.write("cpuset.mems", r.cpu.mems));
-  if (r.pids_limit) TRY(files.write("pids.max", *r.pids_limit <= 0 ? "max" : std::to_string(*r.pids_limit)));
+  if (r.pids_limit) TRY(files.write("pids.max", pids_max(*r.pids_limit)));
   if (r.block_io.weight) {
     if (files.has("io.bfq.weight"))
       TRY(files.write("io.bfq.weight", r.block_io.weight));

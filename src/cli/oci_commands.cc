@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/event_loop.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "base/socket.h"
@@ -248,8 +249,13 @@ Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
     if (!cap.starts_with("CAP_")) cap = "CAP_" + cap;
     if (oci::capability_number(cap) < 0) return fail("--cap: unknown capability \"" + cap + "\"");
     if (!process.capabilities) process.capabilities.emplace();
-    // Never inheritable (CVE-2022-24769 and its kin).
-    for (auto* set : {&process.capabilities->bounding, &process.capabilities->effective, &process.capabilities->permitted}) set->push_back(cap);
+    auto& sets = *process.capabilities;
+    // Inheritable, and so ambient, only where config.json has inheritable ones
+    // (CVE-2022-24769 and its kin).
+    bool inheritable = !sets.inheritable.empty();
+    for (auto* set : {&sets.bounding, &sets.effective, &sets.permitted}) set->push_back(cap);
+    if (inheritable)
+      for (auto* set : {&sets.inheritable, &sets.ambient}) set->push_back(cap);
   }
   return process;
 }
@@ -290,17 +296,87 @@ Result<int> cmd_ps(const Globals& globals, const Args& args) {
     std::printf("%s\n", json_text(Json(pids)).c_str());
     return 0;
   }
-  std::printf("%-10s %-10s %-6s %s\n", "PID", "PPID", "STATE", "CMD");
-  for (pid_t pid : pids) {
-    auto stat = read_file("/proc/" + std::to_string(pid) + "/stat");
-    auto cmdline = read_file("/proc/" + std::to_string(pid) + "/cmdline");
-    if (!stat || !cmdline) continue;
-    std::replace(cmdline->begin(), cmdline->end(), '\0', ' ');
-    auto fields = split(std::string_view(*stat).substr(stat->rfind(')') + 2), ' ');
-    std::printf("%-10d %-10s %-6s %s\n", pid, fields[1].c_str(), fields[0].c_str(), cmdline->c_str());
+  // As runc: the host's ps(1), with the caller's options, and of its lines those
+  // of the container.
+  SpawnOptions ps;
+  ps.argv = {"ps"};
+  ps.argv.insert(ps.argv.end(), args.rest().begin() + 1, args.rest().end());
+  if (ps.argv.size() == 1) ps.argv.emplace_back("-ef");
+  auto listed = TRY(run_and_capture(ps), "ps");
+  if (listed.status.code != 0) return fail("ps: " + std::string(trim(listed.err)));
+  auto lines = split(listed.out, '\n', true);
+  if (lines.empty()) return fail("ps printed nothing");
+  auto header = split(lines[0], ' ', true);
+  auto column = static_cast<size_t>(std::find(header.begin(), header.end(), "PID") - header.begin());
+  if (column == header.size()) return fail("ps prints no column PID with these options");
+  std::printf("%s\n", lines[0].c_str());
+  for (size_t i = 1; i < lines.size(); ++i) {
+    auto fields = split(lines[i], ' ', true);
+    auto pid = column < fields.size() ? parse_uint(fields[column], INT32_MAX) : Result<uint64_t>(0);
+    if (pid && std::binary_search(pids.begin(), pids.end(), static_cast<pid_t>(*pid))) std::printf("%s\n", lines[i].c_str());
   }
   return 0;
 }
+
+/// A line for each event, in the order of keys that runc's readers expect.
+void print_event(std::string_view type, const std::string& id, const Json* data) {
+  std::printf("{\"type\":\"%.*s\",\"id\":%s%s%s}\n", static_cast<int>(type.size()), type.data(), json_text(Json(id)).c_str(), data != nullptr ? ",\"data\":" : "", data != nullptr ? json_text(*data).c_str() : "");
+  std::fflush(stdout);
+}
+
+Json stats_json(const cgroups::Stats& s) {
+  return {{"cpu", {{"usage", {{"total", s.cpu_usage_ns}}}}},
+          {"memory", {{"cache", s.memory_cache}, {"usage", {{"usage", s.memory_usage}, {"limit", s.memory_limit}}}}},
+          {"pids", {{"current", s.pids}, {"limit", s.pids_limit}}},
+          {"blkio", {{"ioServiceBytesRecursive", Json::array({{{"op", "Read"}, {"value", s.read_bytes}}, {{"op", "Write"}, {"value", s.write_bytes}}})}}}};
+}
+
+/// "5s", "100ms", "2m", or seconds.
+Result<int64_t> parse_interval(std::string text) {
+  int64_t unit = 1000;
+  if (text.ends_with("ms")) {
+    unit = 1;
+    text.resize(text.size() - 2);
+  } else if (text.ends_with("s") || text.ends_with("m")) {
+    unit = text.ends_with("m") ? 60'000 : 1000;
+    text.pop_back();
+  }
+  auto value = static_cast<int64_t>(TRY(parse_uint(text, 86400)));
+  if (value == 0) return fail("must be greater than 0");
+  return value * unit;
+}
+
+Result<int> cmd_events(const Globals& globals, const Args& args) {
+  const std::string& id = args.rest()[0];
+  Runtime rt(globals.root);
+  auto state = TRY(rt.load(id));
+  if (rt.status(state) == Status::stopped) return fail("container with id " + id + " is not running");
+  int64_t interval = TRY(parse_interval(args.get("interval", "5s")), "--interval");
+  auto group = TRY(rt.cgroup(state));
+  Fd init = TRY(open_pidfd(state.pid), "container " + id);
+  auto stats = TRY(group.stats());
+  Json data = stats_json(stats);
+  if (args.flag("stats")) {
+    print_event("stats", id, &data);
+    return 0;
+  }
+  for (int64_t next = monotonic_ms() + interval;;) {
+    struct pollfd ended = {init.get(), POLLIN, 0};
+    if (::poll(&ended, 1, static_cast<int>(std::clamp<int64_t>(next - monotonic_ms(), 0, 200))) > 0) return 0;
+    uint64_t oom_kills = stats.oom_kills;
+    stats = TRY(group.stats());
+    if (stats.oom_kills > oom_kills) print_event("oom", id, nullptr);
+    if (monotonic_ms() < next) continue;
+    next += interval;
+    data = stats_json(stats);
+    print_event("stats", id, &data);
+  }
+}
+
+constexpr Option kEventsOptions[] = {
+    {"--interval", "DURATION", "time between two lines of figures, such as 5s (the default) or 100ms"},
+    {"--stats", "", "print the figures once"},
+};
 
 Result<int> cmd_update(const Globals& globals, const Args& args) {
   oci::Resources r;
@@ -387,12 +463,13 @@ constexpr Command kDelete{"delete", "CONTAINER-ID", "delete a stopped container"
 constexpr Command kPause{"pause", "CONTAINER-ID", "suspend all processes", "caisson oci pause web", {}, 1, 1, false, false, cmd_pause};
 constexpr Command kResume{"resume", "CONTAINER-ID", "resume all processes", "caisson oci resume web", {}, 1, 1, false, false, cmd_resume};
 constexpr Command kList{"list", "", "list the containers", "caisson oci list --format json", kListOptions, 0, 0, false, false, cmd_list};
-constexpr Command kPs{"ps", "CONTAINER-ID", "list the processes of a container", "caisson oci ps web", kPsOptions, 1, SIZE_MAX, false, false, cmd_ps};
+constexpr Command kPs{"ps", "CONTAINER-ID [PS OPTIONS]", "list the processes of a container", "caisson oci ps web -e -x", kPsOptions, 1, SIZE_MAX, true, false, cmd_ps};
 constexpr Command kUpdate{"update", "CONTAINER-ID", "change limits", "caisson oci update --memory 64m web", kUpdateOptions, 1, 1, false, false, cmd_update};
+constexpr Command kEvents{"events", "CONTAINER-ID", "print figures and out-of-memory events, a JSON line each", "caisson oci events --stats web", kEventsOptions, 1, 1, false, false, cmd_events};
 constexpr Command kSpec{"spec", "", "write a default config.json", "caisson oci spec --bundle /bundles/web", kSpecOptions, 0, 0, false, false, cmd_spec};
 constexpr Command kFeatures{"features", "", "print what this runtime supports", "caisson oci features", {}, 0, 0, false, false, cmd_features};
 
-constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kSpec, &kFeatures};
+constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kEvents, &kSpec, &kFeatures};
 constexpr Option kGlobals[] = {
     {"--root", "DIR", "where the containers' state is kept"},
     {"--log", "FILE", "write log messages there"},

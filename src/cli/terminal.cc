@@ -12,10 +12,11 @@
 
 namespace caisson::cli {
 
-RawTerminal::RawTerminal(int fd) : fd_(fd) {
+RawTerminal::RawTerminal(int fd, bool own_line_ends) : fd_(fd) {
   if (::tcgetattr(fd, &before_) < 0) return;
   struct termios raw = before_;
   ::cfmakeraw(&raw);
+  if (own_line_ends) raw.c_oflag |= OPOST;
   active_ = ::tcsetattr(fd, TCSANOW, &raw) == 0;
 }
 
@@ -29,7 +30,12 @@ Result<int> relay_until_exit(pid_t pid, int pidfd, Fd pty) {
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   Fd signals(::signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return fail_errno("signalfd");
-  RawTerminal raw(pty.valid() ? STDIN_FILENO : -1);
+  RawTerminal raw(pty.valid() ? STDIN_FILENO : -1, true);
+  // Here, where a terminal turns \n into \r\n once, and a file gets none, as with runc.
+  if (struct termios inner; pty.valid() && ::tcgetattr(pty.get(), &inner) == 0) {
+    inner.c_oflag &= ~static_cast<tcflag_t>(ONLCR);
+    ::tcsetattr(pty.get(), TCSANOW, &inner);
+  }
   auto resize = [&] {
     struct winsize size;
     if (pty.valid() && ::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) ::ioctl(pty.get(), TIOCSWINSZ, &size);

@@ -9,11 +9,12 @@
 
 namespace caisson::cli {
 
-/// Puts the terminal on `fd` into raw mode until dropped. Does nothing where
-/// `fd` is no terminal.
+/// Puts the terminal on `fd` into raw mode until dropped; with
+/// `own_line_ends` it still turns \n into \r\n. Does nothing where `fd` is no
+/// terminal.
 class RawTerminal {
  public:
-  explicit RawTerminal(int fd);
+  explicit RawTerminal(int fd, bool own_line_ends = false);
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;
   ~RawTerminal();

@@ -73,7 +73,7 @@ Result<> add_limits(const ContainerConfig& config, oci::Spec& spec) {
   r.cpu.shares = l.cpu_shares;
   if (!l.cpuset_cpus.empty()) r.cpu.cpus = l.cpuset_cpus;
   if (!l.cpuset_mems.empty()) r.cpu.mems = l.cpuset_mems;
-  r.pids_limit = l.pids;
+  if (l.pids) r.pids_limit = *l.pids == 0 ? -1 : *l.pids;  // 0: no limit, as with Docker
   r.block_io.read_bps = TRY(throttle(l.device_read_bps, "--device-read-bps"));
   r.block_io.write_bps = TRY(throttle(l.device_write_bps, "--device-write-bps"));
   r.block_io.read_iops = TRY(throttle(l.device_read_iops, "--device-read-iops"));

@@ -98,7 +98,7 @@ Result<> check_process(const oci::Process& process) {
 
 /// Sources that only this process can open or id-map: all binds of a container
 /// in a user namespace, and every id-mapped one.
-Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec) {
+Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec, int user_namespace) {
   using IdMap = sys::MountOptions::IdMap;
   IdMapSpaces spaces;
   plan.bind_sources.resize(spec.mounts.size());
@@ -114,11 +114,55 @@ Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec) {
     bool own = !mount.uid_mappings.empty() || !mount.gid_mappings.empty();
     const auto& uids = own ? mount.uid_mappings : spec.linux.uid_mappings;
     const auto& gids = own ? mount.gid_mappings : spec.linux.gid_mappings;
-    if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
-    int space = TRY(spaces.get(uids, gids), what);
+    int space = user_namespace;
+    if (own || space < 0) {
+      if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
+      space = TRY(spaces.get(uids, gids), what);
+    }
     TRY(sys::set_id_mapping(plan.bind_sources[i].get(), space, options.id_map == IdMap::tree), what);
   }
   return {};
+}
+
+/// The process id behind a pidfd, as this process's namespace counts.
+Result<pid_t> pid_of(int pidfd) {
+  std::string info = TRY(read_file("/proc/self/fdinfo/" + std::to_string(pidfd)));
+  for (const auto& line : split(info, '\n', true))
+    if (line.starts_with("Pid:")) return static_cast<pid_t>(TRY(parse_uint(trim(std::string_view(line).substr(4)), INT32_MAX), "pidfd"));
+  return fail("the process behind a pidfd is gone", ESRCH);
+}
+
+/// Makes the container's process inside a user namespace that exists: its new
+/// namespaces must be made, and so belong to it, after that was joined. A
+/// helper joins and makes it as this process's child. Returns twice, as fork does.
+Result<sys::Cloned> clone_in_user_namespace(int user, uint64_t flags, int cgroup_fd) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return fail_errno("socketpair");
+  Fd ours(ends[0]), theirs(ends[1]);
+  auto helper = TRY(sys::clone_process(0, cgroup_fd));
+  if (helper.pid == 0) {
+    ours.reset();
+    auto make = [&]() -> Result<sys::Cloned> {
+      if (::setns(user, CLONE_NEWUSER) < 0) return fail_errno("join the user namespace");
+      if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
+      return sys::clone_process(flags | CLONE_PARENT);
+    };
+    auto made = make();
+    if (made && made->pid == 0) return made;
+    if (made)
+      (void)send_descriptor(theirs.get(), made->pidfd.get(), "process");
+    else
+      (void)write_all(theirs.get(), made.error().message);
+    ::_exit(0);
+  }
+  theirs.reset();
+  std::string problem;
+  auto pidfd = receive_descriptor(ours.get(), &problem);
+  while (::waitpid(helper.pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  if (!pidfd) return fail(problem.empty() ? "the helper that joins the user namespace ended" : problem);
+  pid_t pid = TRY(pid_of(pidfd->get()));
+  return sys::Cloned{pid, std::move(*pidfd)};
 }
 
 /// Reaps a child that failed during set-up.
@@ -196,7 +240,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   state.version = spec.version;
 
   uint64_t clone_flags = 0;
-  bool user_path = false;
+  Fd user_namespace;  // one to join
   for (const auto& ns : spec.linux.namespaces) {
     uint64_t flag = sys::namespace_flag(ns.type);
     state.namespaces.push_back(ns.type);
@@ -205,7 +249,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
       continue;
     }
     Fd fd = TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type);
-    if (ns.type == "user") user_path = true;
+    if (ns.type == "user") {
+      user_namespace = std::move(fd);
+      continue;
+    }
     if (ns.type == "pid" || ns.type == "time") {
       // Only children enter these, so this process prepares the next clone.
       if (::setns(fd.get(), 0) < 0) return fail_errno("join the " + ns.type + " namespace " + ns.path);
@@ -213,9 +260,9 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     }
     plan.namespaces.push_back(std::move(fd));
   }
-  if (user_path) return fail("linux.namespaces: joining a user namespace by its path is not supported", ENOTSUP);
-  plan.user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
-  if (plan.user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
+  bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
+  plan.user_namespace = new_user_namespace || user_namespace.valid();
+  if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
   // --- the container's folder: from here on the id is taken
   TRY(make_dirs(root_, 0700));
@@ -236,7 +283,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
-  TRY(open_bind_sources(plan, spec));
+  TRY(open_bind_sources(plan, spec, user_namespace.get()));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
@@ -270,7 +317,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
   }
   plan.hook_state = json_text(state_document(state, Status::creating));
-  child = TRY(sys::clone_process(clone_flags, cgroup_fd.get()));
+  child = TRY(user_namespace.valid() ? clone_in_user_namespace(user_namespace.get(), clone_flags, cgroup_fd.get()) : sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
     sync.parent.reset();
@@ -280,7 +327,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.sync.reset();
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
-  if (plan.user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
+  if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   state.pid = child.pid;

@@ -15,7 +15,7 @@ struct Cloned {
   pid_t pid = 0;  ///< 0 in the child
   Fd pidfd;
 };
-/// fork with CLONE_NEW* flags; `cgroup_fd` >= 0 starts the child in that
+/// fork with CLONE_NEW* flags and perhaps CLONE_PARENT; `cgroup_fd` >= 0 starts the child in that
 /// cgroup v2 (CLONE_INTO_CGROUP). The caller must be single-threaded: the
 /// child goes on with a copy of everything.
 [[nodiscard]] Result<Cloned> clone_process(uint64_t flags, int cgroup_fd = -1);

@@ -271,3 +271,42 @@ def test_exec_keeps_user_and_groups(bundle):  # CVE-2026-30892, CVE-2022-36109
     assert bundle.oci("exec", "--user", "1:2", bundle.id, "id").stdout.startswith("uid=1 gid=2")
     for bad in ("4294967295", "-1", "1x", " 1", "root"):
         assert "--user" in bundle.oci("exec", "--user", bad, bundle.id, "id", code=255).stderr
+
+
+def test_events_and_ps(bundle):
+    bundle.config["linux"]["resources"]["memory"] = {"limit": 32 << 20, "swap": 32 << 20}
+    bundle.args("sleep", "1000").create()
+    bundle.oci("start", bundle.id)
+    line = bundle.oci("events", "--stats", bundle.id).stdout
+    assert line.startswith('{"type":"stats","id":"' + bundle.id + '","data":')
+    data = json.loads(line)["data"]
+    assert data["pids"]["current"] == 1 and data["memory"]["usage"]["limit"] == 32 << 20 and data["cpu"]["usage"]["total"] > 0
+    events = subprocess.Popen([PROGRAM, "oci", "--root", str(bundle.state), "events", "--interval", "100ms", bundle.id], stdout=subprocess.PIPE, text=True)
+    assert json.loads(events.stdout.readline())["type"] == "stats"
+    bundle.oci("exec", bundle.id, "sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done", code=137)
+    assert wait_for(lambda: events.stdout.readline() == '{"type":"oom","id":"%s"}\n' % bundle.id)
+    assert "sleep 1000" in bundle.oci("ps", bundle.id).stdout and bundle.oci("ps", bundle.id).stdout.startswith("UID")
+    lines = bundle.oci("ps", bundle.id, "-e", "-o", "pid,comm").stdout.splitlines()
+    assert len(lines) == 2 and lines[1].split()[1] == "sleep"
+    bundle.oci("kill", bundle.id, "KILL")
+    assert events.wait(10) == 0
+    assert "0" in bundle.oci("events", "--interval", "0", bundle.id, code=1).stderr
+
+
+def test_joining_another_containers_user_namespace(bundle):
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    subprocess.run(["chown", "-R", "100000:100000", bundle.folder / "rootfs"], check=True)
+    bundle.folder.parent.chmod(0o755)
+    bundle.args("sleep", "1000").create()
+    pid = json.loads(bundle.oci("state", bundle.id).stdout)["pid"]
+    first, bundle.id = bundle.id, bundle.id + "j"
+    del bundle.config["linux"]["uidMappings"], bundle.config["linux"]["gidMappings"]
+    for namespace in bundle.config["linux"]["namespaces"]:
+        if namespace["type"] in ("user", "network", "ipc"):
+            namespace["path"] = f"/proc/{pid}/ns/{namespace['type'].replace('network', 'net')}"
+    bundle.sh("for n in user net pid; do readlink /proc/self/ns/$n; done; id -u; echo $$")
+    mine = bundle.run().stdout.split()
+    theirs = [os.readlink(f"/proc/{pid}/ns/{n}") for n in ("user", "net", "pid")]
+    assert mine[:2] == theirs[:2] and mine[2] != theirs[2] and mine[3:] == ["0", "1"]
+    bundle.id = first
