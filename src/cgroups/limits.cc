@@ -86,6 +86,8 @@ Result<> Cgroup::apply_v1(const oci::Resources& r) const {
     if (auto current = read_file(memory.folder() + "/memory.memsw.limit_in_bytes"); current && r.memory.swap)
       if (auto value = parse_uint(trim(*current)); value) swap_first = *r.memory.swap < 0 || static_cast<uint64_t>(*r.memory.swap) > *value;
     if (swap_first) TRY(memory.write("memory.memsw.limit_in_bytes", r.memory.swap));
+    // Without a limit on memory, one on both together makes no sense.
+    if (*r.memory.limit < 0 && !r.memory.swap && exists(memory.folder() + "/memory.memsw.limit_in_bytes")) TRY(memory.write("memory.memsw.limit_in_bytes", std::optional<int64_t>(-1)));
     TRY(memory.write("memory.limit_in_bytes", r.memory.limit));
     if (!swap_first && r.memory.swap) TRY(memory.write("memory.memsw.limit_in_bytes", r.memory.swap));
   } else if (r.memory.swap) {
@@ -99,10 +101,19 @@ Result<> Cgroup::apply_v1(const oci::Resources& r) const {
 
   Files cpu("cpu", folder("cpu"));
   TRY(cpu.write("cpu.shares", r.cpu.shares));
-  TRY(cpu.write("cpu.cfs_period_us", r.cpu.period));
+  // A shorter period can exceed the parent's share with the old quota.
+  if (auto period = cpu.write("cpu.cfs_period_us", r.cpu.period); !period) {
+    if (period.error().code != EINVAL || !r.cpu.quota) return period;
+    TRY(cpu.write("cpu.cfs_quota_us", r.cpu.quota));
+    TRY(cpu.write("cpu.cfs_period_us", r.cpu.period));
+  }
   TRY(cpu.write("cpu.cfs_quota_us", r.cpu.quota));
   TRY(cpu.write("cpu.cfs_burst_us", r.cpu.burst));
-  TRY(cpu.write("cpu.rt_period_us", r.cpu.realtime_period));
+  if (auto period = cpu.write("cpu.rt_period_us", r.cpu.realtime_period); !period) {
+    if (period.error().code != EINVAL || !r.cpu.realtime_runtime) return period;
+    TRY(cpu.write("cpu.rt_runtime_us", r.cpu.realtime_runtime));
+    TRY(cpu.write("cpu.rt_period_us", r.cpu.realtime_period));
+  }
   TRY(cpu.write("cpu.rt_runtime_us", r.cpu.realtime_runtime));
   TRY(cpu.write("cpu.idle", r.cpu.idle));
 

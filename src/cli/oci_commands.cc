@@ -348,10 +348,10 @@ Result<int64_t> parse_interval(std::string text) {
 
 Result<int> cmd_events(const Globals& globals, const Args& args) {
   const std::string& id = args.rest()[0];
+  int64_t interval = TRY(parse_interval(args.get("interval", "5s")), "--interval");
   Runtime rt(globals.root);
   auto state = TRY(rt.load(id));
   if (rt.status(state) == Status::stopped) return fail("container with id " + id + " is not running");
-  int64_t interval = TRY(parse_interval(args.get("interval", "5s")), "--interval");
   auto group = TRY(rt.cgroup(state));
   Fd init = TRY(open_pidfd(state.pid), "container " + id);
   auto stats = TRY(group.stats());
@@ -395,6 +395,10 @@ Result<int> cmd_update(const Globals& globals, const Args& args) {
   if (args.has("memory-swap")) r.memory.swap = TRY(number("memory-swap"));
   if (args.has("cpu-period")) r.cpu.period = static_cast<uint64_t>(TRY(number("cpu-period")));
   if (args.has("cpu-quota")) r.cpu.quota = TRY(number("cpu-quota"));
+  if (args.has("cpu-burst")) r.cpu.burst = static_cast<uint64_t>(TRY(number("cpu-burst")));
+  if (args.has("cpu-idle")) r.cpu.idle = TRY(number("cpu-idle"));
+  if (args.has("cpu-rt-period")) r.cpu.realtime_period = static_cast<uint64_t>(TRY(number("cpu-rt-period")));
+  if (args.has("cpu-rt-runtime")) r.cpu.realtime_runtime = TRY(number("cpu-rt-runtime"));
   if (args.has("cpu-share")) r.cpu.shares = static_cast<uint64_t>(TRY(number("cpu-share")));
   if (args.has("cpuset-cpus")) r.cpu.cpus = args.get("cpuset-cpus");
   if (args.has("cpuset-mems")) r.cpu.mems = args.get("cpuset-mems");
@@ -411,6 +415,10 @@ constexpr Option kUpdateOptions[] = {
     {"--memory-swap", "BYTES", "memory and swap together; -1: no limit"},
     {"--cpu-period", "MICROSECONDS", "CPU period"},
     {"--cpu-quota", "MICROSECONDS", "CPU time per period"},
+    {"--cpu-burst", "MICROSECONDS", "unused CPU time that may be saved up"},
+    {"--cpu-idle", "0|1", "run only where nothing else would"},
+    {"--cpu-rt-period", "MICROSECONDS", "realtime period"},
+    {"--cpu-rt-runtime", "MICROSECONDS", "realtime CPU time per period"},
     {"--cpu-share", "SHARES", "relative CPU weight"},
     {"--cpuset-cpus", "LIST", "CPUs to run on"},
     {"--cpuset-mems", "LIST", "memory nodes to use"},

@@ -30,7 +30,8 @@ struct ChildPlan {
   std::optional<sys::SeccompProgram> seccomp;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
-  std::string bundle;  ///< base of relative bind sources
+  std::string bundle;       ///< base of relative bind sources
+  std::string rootfs_path;  ///< where the host has the root
   std::string hook_state;
   Fd sync;  ///< the child's end
   Fd fifo;
@@ -65,6 +66,9 @@ inline constexpr char kHooksDone = 'h';
 /// container's root as "/". Runs in: the container child.
 [[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
 [[nodiscard]] Result<> enter_rootfs(const ChildPlan& plan, const sys::RootDir& root);
+/// Copies what is in one held folder into another, with owners and modes; for
+/// the mount option tmpcopyup. Follows no link.
+[[nodiscard]] Result<> copy_tree(int from, int to, int depth = 0);
 /// Opens a pty in the container's devpts, makes it the controlling terminal
 /// and stdio, sends the primary end over the console socket.
 [[nodiscard]] Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root);

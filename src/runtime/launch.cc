@@ -234,6 +234,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   state.id = options.id;
   state.bundle = options.bundle;
   state.rootfs = spec.root_path[0] == '/' ? spec.root_path : options.bundle + "/" + spec.root_path;
+  plan.rootfs_path = clean_path(state.rootfs);
   state.created = rfc3339_now();
   state.owner = ::geteuid() == 0 ? "root" : std::to_string(::geteuid());
   state.annotations = spec.annotations;

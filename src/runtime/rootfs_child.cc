@@ -4,11 +4,13 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -32,10 +34,10 @@ constexpr DefaultDevice kDefaultDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"f
 Result<Fd> mount_point(const RootDir& root, const oci::Mount& mount, bool directory) {
   std::string destination = clean_path(mount.destination);
   if (destination == "/proc" || destination == "/sys") {
-    TRY(root.make_dirs(destination));
     struct stat st;
-    if (::fstatat(root.fd(), destination.c_str() + 1, &st, AT_SYMLINK_NOFOLLOW) < 0) return fail_errno(destination);
-    if (!S_ISDIR(st.st_mode)) return fail("must be mounted on a directory, and the image has something else there");
+    bool there = ::fstatat(root.fd(), destination.c_str() + 1, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    if (there && !S_ISDIR(st.st_mode)) return fail("must be mounted on ordinary directory, and the image has something else there");
+    TRY(root.make_dirs(destination));
   }
   return directory ? root.make_dirs(destination) : root.make_file(destination);
 }
@@ -52,19 +54,32 @@ Result<> refuse_over_proc(const oci::Mount& mount) {
   return {};
 }
 
-Result<> bind_mount(const RootDir& root, const oci::Mount& mount, const sys::MountOptions& options, Fd source) {
+/// As runc has it: where any flag is given, those that are not given are
+/// cleared. In a user namespace those that the source has are locked: they stay,
+/// and asking for the opposite is an error.
+Result<> set_bind_flags(int source, const sys::MountOptions& options, bool user_namespace) {
+  constexpr uint64_t kFlags = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
+  uint64_t clear = (kFlags & ~options.set) | (options.clear & MOUNT_ATTR__ATIME);
+  if (user_namespace) {
+    struct statvfs fs;
+    if (::fstatvfs(source, &fs) < 0) return fail_errno("look at the flags of the source");
+    uint64_t locked = 0;
+    if (fs.f_flag & ST_RDONLY) locked |= MOUNT_ATTR_RDONLY;
+    if (fs.f_flag & ST_NOSUID) locked |= MOUNT_ATTR_NOSUID;
+    if (fs.f_flag & ST_NODEV) locked |= MOUNT_ATTR_NODEV;
+    if (fs.f_flag & ST_NOEXEC) locked |= MOUNT_ATTR_NOEXEC;
+    if (uint64_t asked = options.clear & locked; asked != 0) return fail("a user namespace locks the flags ro, nosuid, nodev and noexec that the source has: they cannot be cleared", EPERM);
+    clear &= ~locked;
+  }
+  return sys::set_mount_attributes(source, options.set, clear, 0, false);
+}
+
+Result<> bind_mount(const ChildPlan& plan, const RootDir& root, const oci::Mount& mount, const sys::MountOptions& options, Fd source) {
   struct stat st;
   if (::fstat(source.get(), &st) < 0) return fail_errno(mount.source);
   Fd target = TRY(mount_point(root, mount, S_ISDIR(st.st_mode)));
   TRY(sys::attach_mount(source.get(), target.get()));
-  if (options.set != 0 || options.clear != 0) {
-    // As runc: where any flag is given, those that are not given are cleared,
-    // unless a user namespace locks what the source has.
-    constexpr uint64_t kAll = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW | MOUNT_ATTR_NODIRATIME | MOUNT_ATTR__ATIME;
-    auto all = sys::set_mount_attributes(source.get(), options.set, kAll & ~(options.set & ~uint64_t{MOUNT_ATTR__ATIME}), 0, false);
-    if (!all && all.error().code == EPERM) all = sys::set_mount_attributes(source.get(), options.set, options.clear, 0, false);
-    TRY(std::move(all));
-  }
+  if (options.set != 0 || options.clear != 0) TRY(set_bind_flags(source.get(), options, plan.user_namespace));
   if (options.rec_set != 0 || options.rec_clear != 0) TRY(sys::set_mount_attributes(source.get(), options.rec_set, options.rec_clear, 0, true));
   if (options.propagation != 0)
     TRY(sys::set_mount_attributes(source.get(), 0, 0, options.propagation & ~static_cast<unsigned long>(MS_REC), (options.propagation & MS_REC) != 0));
@@ -108,18 +123,26 @@ Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const oci::Mount& mo
   return {};
 }
 
+/// A source inside the container's root is seen as the mounts so far have made it.
+Result<Fd> open_bind_source(const ChildPlan& plan, const RootDir& root, const oci::Mount& mount, bool recursive) {
+  std::string path = mount.source[0] == '/' ? mount.source : plan.bundle + "/" + mount.source;
+  if (!path.starts_with(plan.rootfs_path + "/")) return sys::clone_mount(path, recursive);
+  Fd inside = TRY(root.open_at(path.substr(plan.rootfs_path.size()), O_PATH));
+  return sys::clone_mount(inside.get(), recursive);
+}
+
 Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   const oci::Mount& mount = plan.spec->mounts[index];
   TRY(refuse_over_proc(mount));
   sys::MountOptions options = sys::parse_mount_options(mount.options);
-  if (options.copy_up) return fail("option tmpcopyup is not supported");
+  if (options.copy_up && mount.type != "tmpfs") return fail("option tmpcopyup is for tmpfs", EINVAL);
   if (options.bind || mount.type == "bind") {
     Fd source;
     if (plan.bind_sources.size() > index && plan.bind_sources[index].valid())
       source = std::move(plan.bind_sources[index]);
     else
-      source = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : plan.bundle + "/" + mount.source, options.recursive || !options.bind));
-    return bind_mount(root, mount, options, std::move(source));
+      source = TRY(open_bind_source(plan, root, mount, options.recursive || !options.bind));
+    return bind_mount(plan, root, mount, options, std::move(source));
   }
   if (mount.type == "cgroup" || mount.type == "cgroup2") return cgroup_mount(plan, root, mount, options);
 
@@ -129,6 +152,8 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   // /dev is filled first and closed at the end.
   if (destination == "/dev") flags &= ~static_cast<unsigned long>(MS_RDONLY);
   std::string data = options.data;
+  Fd covered;
+  if (options.copy_up) covered = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
   if (mount.type == "tmpfs" && ("," + data).find(",mode=") == std::string::npos) {
     // It looks like the folder that it covers.
     struct stat st;
@@ -146,9 +171,13 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
     // Without a network namespace of its own, sysfs can only be bound.
     Fd source = TRY(sys::clone_mount("/sys", true));
     options.rec_set |= options.set;
-    return bind_mount(root, mount, options, std::move(source));
+    return bind_mount(plan, root, mount, options, std::move(source));
   }
   TRY(std::move(mounted));
+  if (covered.valid()) {
+    Fd top = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
+    TRY(copy_tree(covered.get(), top.get()), "tmpcopyup");
+  }
   if (options.propagation != 0 || options.rec_set != 0) {
     Fd top = TRY(root.open_at(destination, O_PATH));
     TRY(sys::set_mount_attributes(top.get(), options.rec_set, options.rec_clear, options.propagation & ~static_cast<unsigned long>(MS_REC), true));
@@ -220,7 +249,9 @@ Result<> make_readonly(const RootDir& root, const std::string& path) {
 /// host's /dev/null, which is checked to be that device (CVE-2025-31133).
 Result<> mask_paths(const ChildPlan& plan, const RootDir& root) {
   Fd empty_folder, null;
+  std::set<std::string> done;
   for (const auto& path : plan.spec->linux.masked_paths) {
+    if (!done.insert(clean_path(path)).second) continue;
     auto target = root.open_at(path, O_PATH);
     if (!target) {
       if (target.error().code == ENOENT || target.error().code == ENOTDIR) continue;

@@ -35,7 +35,21 @@ Result<Fd> RootDir::open_at(const std::string& path, int flags, mode_t mode) con
   return Fd(fd);
 }
 
-Result<Fd> RootDir::make_dirs(const std::string& path, mode_t mode) const {
+Result<std::string> RootDir::behind_link(int parent, const std::string& name) const {
+  char target[4096], where[4096], top[4096];
+  ssize_t n = ::readlinkat(parent, name.c_str(), target, sizeof target);
+  if (n < 0) return fail_errno(name);
+  std::string to(target, static_cast<size_t>(n));
+  if (to.starts_with("/")) return to;
+  // Where the folder really is, so that ".." means what it does to the kernel.
+  ssize_t a = ::readlink(fd_path(parent).c_str(), where, sizeof where), b = ::readlink(fd_path(fd_.get()).c_str(), top, sizeof top);
+  if (a < 0 || b < 0) return fail_errno("look for the folder of link " + name);
+  std::string folder(where, static_cast<size_t>(a)), root(top, static_cast<size_t>(b));
+  if (root != "/" && folder.starts_with(root)) folder.erase(0, root.size());
+  return clean_path("/" + folder + "/" + to);
+}
+
+Result<Fd> RootDir::make_dirs(const std::string& path, mode_t mode, int links) const {
   int fd = openat2_in_root(fd_.get(), path.c_str(), O_PATH | O_DIRECTORY, 0);
   if (fd >= 0) return Fd(fd);
   if (errno != ENOENT) return fail_errno(path);
@@ -49,8 +63,15 @@ Result<Fd> RootDir::make_dirs(const std::string& path, mode_t mode) const {
     done += (i == 0 ? "" : "/") + parts[i];
     int next = openat2_in_root(fd_.get(), done.c_str(), O_PATH | O_DIRECTORY, 0);
     if (next < 0 && errno == ENOENT) {
-      if (::mkdirat(current.get(), parts[i].c_str(), i + 1 == parts.size() ? mode : 0755) < 0 && errno != EEXIST) return fail_errno("create " + done);
+      bool there = ::mkdirat(current.get(), parts[i].c_str(), i + 1 == parts.size() ? mode : 0755) < 0;
+      if (there && errno != EEXIST) return fail_errno("create " + done);
       next = openat2_in_root(fd_.get(), done.c_str(), O_PATH | O_DIRECTORY, 0);
+      if (next < 0 && errno == ENOENT && there && links < 16) {
+        // A link that leads nowhere yet: what it leads to is made, in the root.
+        std::string rest = TRY(behind_link(current.get(), parts[i]));
+        for (size_t j = i + 1; j < parts.size(); ++j) rest += "/" + parts[j];
+        return make_dirs(rest, mode, links + 1);
+      }
     }
     if (next < 0) return fail_errno(done);
     current.reset(next);
@@ -58,14 +79,16 @@ Result<Fd> RootDir::make_dirs(const std::string& path, mode_t mode) const {
   return current;
 }
 
-Result<Fd> RootDir::make_file(const std::string& path) const {
+Result<Fd> RootDir::make_file(const std::string& path, int links) const {
   int fd = openat2_in_root(fd_.get(), path.c_str(), O_PATH, 0);
   if (fd >= 0) return Fd(fd);
   if (errno != ENOENT) return fail_errno(path);
   std::string clean = clean_path(path);
   Fd parent = TRY(make_dirs(dir_name(clean)));
   std::string name(base_name(clean));
-  Fd file = TRY(caisson::open_at(parent.get(), name, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0644), "create mount point");
+  auto file = caisson::open_at(parent.get(), name, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0644);
+  if (!file && file.error().code == ELOOP && links < 16) return make_file(TRY(behind_link(parent.get(), name)), links + 1);
+  TRY(std::move(file), "create mount point");
   fd = ::openat(parent.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0) return fail_errno(path);
   return Fd(fd);

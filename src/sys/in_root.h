@@ -20,12 +20,17 @@ class RootDir {
   /// inside the root) unless O_NOFOLLOW is given.
   [[nodiscard]] Result<Fd> open_at(const std::string& path, int flags, mode_t mode = 0) const;
   /// Opens the folder, making what is missing of it (mode 0755, or `mode`
-  /// for the last one).
-  [[nodiscard]] Result<Fd> make_dirs(const std::string& path, mode_t mode = 0755) const;
+  /// for the last one), also behind links that lead nowhere yet (images have
+  /// such, as /etc/resolv.conf).
+  [[nodiscard]] Result<Fd> make_dirs(const std::string& path, mode_t mode = 0755) const { return make_dirs(path, mode, 0); }
   /// Opens (O_PATH) a file to mount over, making it and its folders where missing.
-  [[nodiscard]] Result<Fd> make_file(const std::string& path) const;
+  [[nodiscard]] Result<Fd> make_file(const std::string& path) const { return make_file(path, 0); }
 
  private:
+  [[nodiscard]] Result<Fd> make_dirs(const std::string& path, mode_t mode, int links) const;
+  [[nodiscard]] Result<Fd> make_file(const std::string& path, int links) const;
+  /// The path, seen from the root, that the link `name` in `parent` names.
+  [[nodiscard]] Result<std::string> behind_link(int parent, const std::string& name) const;
   Fd fd_;
 };
 

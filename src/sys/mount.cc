@@ -164,13 +164,16 @@ MountOptions parse_mount_options(const std::vector<std::string>& options) {
   };
   MountOptions out;
   // The access-time attributes are one multi-bit field: all of it is cleared
-  // before one value is set (mount_setattr(2)).
+  // before one value is set (mount_setattr(2)). Taking one back changes
+  // nothing, as with mount(8).
   auto apply = [](uint64_t& set, uint64_t& clear, uint64_t attribute, bool on) {
     bool atime_field = (attribute & MOUNT_ATTR__ATIME) != 0 || attribute == MOUNT_ATTR_RELATIME;
     if (atime_field) {
-      clear |= MOUNT_ATTR__ATIME;
       set &= ~static_cast<uint64_t>(MOUNT_ATTR__ATIME);
-      if (on) set |= attribute;
+      if (on) {
+        clear |= MOUNT_ATTR__ATIME;
+        set |= attribute;
+      }
     } else if (on) {
       set |= attribute;
       clear &= ~attribute;

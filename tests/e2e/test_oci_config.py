@@ -208,3 +208,74 @@ def test_a_cgroup_in_use_or_frozen_is_refused(bundle):
     finally:
         (folder / ("freezer.state" if v1 else "cgroup.freeze")).write_text("THAWED" if v1 else "0")
         folder.rmdir()
+
+
+@pytest.mark.parametrize("link", ["/run/made/later/hosts", "../run/made/later/hosts", "later-hosts"])
+def test_mounting_over_a_link_that_leads_nowhere_yet(bundle, link):
+    """As images have /etc/resolv.conf: what it leads to is made, inside the root."""
+    source = bundle.folder / "source"
+    source.write_text("mounted\n")
+    (bundle.folder / "rootfs/etc/hosts").symlink_to(link)
+    (bundle.folder / "rootfs/etc/out").symlink_to("../../../../tmp/caisson-outside")
+    bundle.config["mounts"] += [{"destination": d, "type": "bind", "source": str(source), "options": ["bind"]} for d in ("/etc/hosts", "/etc/out/file")]
+    assert bundle.sh("cat /etc/hosts /etc/out/file").run().stdout == "mounted\nmounted\n"
+    assert not os.path.exists("/tmp/caisson-outside"), "never outside the root"
+
+
+def test_tmpcopyup(bundle):
+    place = bundle.folder / "rootfs/place"
+    (place / "sub").mkdir(parents=True)
+    (place / "sub/file").write_text("content")
+    os.chown(place / "sub/file", 7, 8)
+    (place / "sub/file").chmod(0o4755)
+    (place / "link").symlink_to("/etc/passwd")
+    os.mkfifo(place / "pipe")
+    mount = {"destination": "/place", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}
+    bundle.config["mounts"].append(mount)
+    out = bundle.sh("cat /place/sub/file; stat -c ' %u %g %a' /place/sub/file; readlink /place/link; test -p /place/pipe && echo pipe; echo x > /place/new").run().stdout
+    assert out == "content 7 8 4755\n/etc/passwd\npipe\n" and not (place / "new").exists()
+    mount.update(type="proc", source="proc", destination="/other")
+    assert "tmpcopyup is for tmpfs" in bundle.run(code=1).stderr
+
+
+def test_flags_of_a_bind(bundle):
+    source = bundle.folder / "source"
+    source.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,noexec,noatime", "source", source], check=True)
+    try:
+        mount = {"destination": "/bound", "type": "bind", "source": str(source), "options": ["bind"]}
+        bundle.config["mounts"].append(mount)
+        flags = lambda: set(bundle.sh("grep ' /bound ' /proc/self/mountinfo").run().stdout.split()[5].split(","))
+        assert {"ro", "noexec", "noatime"} <= flags(), "without flags, as the source"
+        mount["options"] = ["bind", "nosuid"]
+        assert {"rw", "nosuid", "noatime"} <= flags() and "noexec" not in flags(), "with one, those that are not given are cleared"
+        mount["options"] = ["bind", "relatime"]
+        assert "relatime" in flags()
+        bundle.config["linux"]["namespaces"].append({"type": "user"})
+        bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        subprocess.run(["chown", "-R", "100000:100000", bundle.folder / "rootfs"], check=True)
+        mount["options"] = ["bind", "nosuid"]
+        assert {"ro", "nosuid", "noexec"} <= flags(), "in a user namespace they are locked"
+        mount["options"] = ["bind", "rw"]
+        assert "cannot be cleared" in bundle.run(code=1).stderr
+    finally:
+        subprocess.run(["umount", source], check=True)
+
+
+def test_a_source_inside_the_root_is_seen_as_mounted(bundle):
+    bundle.config["mounts"] += [{"destination": "/first", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0751"]},
+                                {"destination": "/second", "type": "bind", "source": str(bundle.folder / "rootfs/first"), "options": ["bind"]}]
+    assert bundle.sh("stat -c %a /second; echo x > /second/f; cat /first/f").run().stdout == "751\nx\n"
+    assert not (bundle.folder / "rootfs/first/f").exists()
+
+
+def test_update_in_an_order_that_the_kernel_takes(bundle):
+    bundle.config["linux"]["resources"].update(memory={"limit": 64 << 20, "swap": 64 << 20}, cpu={"period": 100000, "quota": 50000})
+    bundle.args("sleep", "1000").create()
+    bundle.oci("update", "--memory", "-1", bundle.id)
+    bundle.oci("update", "--cpu-period", "10000", "--cpu-quota", "3000", bundle.id)
+    bundle.oci("update", "--cpu-idle", "1", bundle.id)
+    assert bundle.oci("update", "--cpu-idle", "2", bundle.id, code=1).stderr
+    bundle.oci("update", "--pids-limit", "0", bundle.id)
+    limits = {p.name: p.read_text().strip() for c in bundle.cgroups() for p in c.iterdir() if p.name in ("cpu.idle", "pids.max", "memory.limit_in_bytes", "memory.max")}
+    assert limits["cpu.idle"] == "1" and limits["pids.max"] == "1" and limits.get("memory.max", "max") == "max" and int(limits.get("memory.limit_in_bytes", 1 << 62)) > 1 << 60
