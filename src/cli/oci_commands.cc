@@ -231,7 +231,6 @@ Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
   oci::Process process = spec.process.value_or(oci::Process{});
   process.args.assign(args.rest().begin() + 1, args.rest().end());
   process.terminal = args.flag("tty");
-  process.scheduler.reset();
   for (const auto& e : args.all("env")) {
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
     process.env.push_back(e);

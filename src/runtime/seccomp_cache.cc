@@ -10,7 +10,7 @@ namespace caisson::runtime {
 namespace {
 /// Everything the program depends on, as one text.
 std::string fingerprint(const oci::Seccomp& policy) {
-  std::string text = "1\n" + policy.default_action + " " + std::to_string(policy.default_errno_ret.value_or(~0u)) + "\n";
+  std::string text = "2\n" + policy.default_action + " " + std::to_string(policy.default_errno_ret.value_or(~0u)) + "\n";
   for (const auto& a : policy.architectures) text += a + " ";
   for (const auto& f : policy.flags) text += f + " ";
   for (const auto& rule : policy.syscalls) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <memory>
 
@@ -44,6 +45,37 @@ Result<uint32_t> parse_architecture(const std::string& name) {
   return it->second;
 }
 
+/// A policy speaks of the system calls that its author knew. Newer ones get
+/// ENOSYS, so that a program falls back to what it did before they existed; the
+/// EPERM of the default would end it (runc does the same).
+std::vector<sock_filter> unknown_calls_are_missing(const oci::Seccomp& policy, const std::vector<uint32_t>& architectures) {
+  constexpr uint32_t kX32Bit = 0x40000000;
+  struct Newest {
+    uint32_t architecture, number;
+  };
+  std::vector<Newest> newest;
+  for (uint32_t architecture : architectures) {
+    if (architecture == SCMP_ARCH_X32) continue;  // the same AUDIT_ARCH as x86_64, told apart below
+    int highest = -1;
+    for (const auto& rule : policy.syscalls)
+      for (const auto& name : rule.names) highest = std::max(highest, seccomp_syscall_resolve_name_arch(architecture, name.c_str()));
+    if (highest >= 0) newest.push_back({architecture, static_cast<uint32_t>(highest)});
+  }
+  std::vector<sock_filter> out;
+  if (newest.empty()) return out;
+  size_t end = 1 + 5 * newest.size();
+  auto to_end = [&] { return static_cast<uint8_t>(end - out.size() - 1); };
+  out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)));
+  for (const auto& n : newest) {
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, n.architecture, 0, 4));
+    out.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)));
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, kX32Bit, to_end(), 0));
+    out.push_back(BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, n.number, 0, to_end()));
+    out.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS));
+  }
+  return out;
+}
+
 Error seccomp_error(std::string_view what, int rc) { return fail_errno("seccomp: " + std::string(what), -rc).error(); }
 
 }  // namespace
@@ -57,8 +89,10 @@ Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy) {
   seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2);
   seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0);
 
+  std::vector<uint32_t> architectures{seccomp_arch_native()};
   for (const auto& name : policy.architectures) {
     uint32_t arch = TRY(parse_architecture(name));
+    if (arch != architectures[0]) architectures.push_back(arch);
     if (int rc = seccomp_arch_add(ctx, arch); rc < 0 && rc != -EEXIST) return std::unexpected(seccomp_error("add architecture " + name, rc));
   }
   SeccompProgram program;
@@ -113,8 +147,11 @@ Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy) {
   if (int rc = seccomp_export_bpf(ctx, memory.get()); rc < 0) return std::unexpected(seccomp_error("compile", rc));
   if (::lseek(memory.get(), 0, SEEK_SET) < 0) return fail_errno("seccomp: memfd");
   std::string raw = TRY(read_fd(memory.get(), "seccomp program"));
-  program.filter.resize(raw.size() / sizeof(sock_filter));
-  raw.copy(reinterpret_cast<char*>(program.filter.data()), raw.size());
+  bool denies = policy.default_action != "SCMP_ACT_ALLOW" && policy.default_action != "SCMP_ACT_LOG" && policy.default_action != "SCMP_ACT_TRACE";
+  if (denies && default_action != SCMP_ACT_ERRNO(ENOSYS)) program.filter = unknown_calls_are_missing(policy, architectures);
+  size_t before = program.filter.size();
+  program.filter.resize(before + raw.size() / sizeof(sock_filter));
+  raw.copy(reinterpret_cast<char*>(program.filter.data() + before), raw.size());
   return program;
 }
 

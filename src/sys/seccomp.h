@@ -16,7 +16,8 @@ struct SeccompProgram {
   bool notify = false;  ///< some rule hands the call to a listener
 };
 
-/// System calls the running libseccomp does not know are skipped with a debug
+/// System calls newer than any that the policy names give ENOSYS where its
+/// default is to deny. System calls the running libseccomp does not know are skipped with a debug
 /// message (runtime-spec, config-linux.md, "Seccomp"); an unknown action,
 /// operator, flag or architecture is an error that names it.
 [[nodiscard]] Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy);

@@ -11,6 +11,10 @@ import pytest
 from conftest import PROGRAM
 
 
+KNOWN = ["arch_prctl", "brk", "chdir", "close", "execve", "exit_group", "fcntl", "fstat", "getcwd", "getrandom", "mmap", "mprotect", "munmap", "newfstatat", "prctl", "capset", "prlimit64", "read", "readlink", "readlinkat", "rseq",
+         "rt_sigaction", "rt_sigprocmask", "seccomp", "sendto", "set_robust_list", "set_tid_address", "setgroups", "setresgid", "setresuid", "umask", "uname", "wait4", "write", "writev", "ioctl", "futex"]
+
+
 def test_home_comes_from_the_container_and_names_count_once(bundle):
     process = bundle.config["process"]
     process["user"] = {"uid": 1000, "gid": 1000}
@@ -279,3 +283,13 @@ def test_update_in_an_order_that_the_kernel_takes(bundle):
     bundle.oci("update", "--pids-limit", "0", bundle.id)
     limits = {p.name: p.read_text().strip() for c in bundle.cgroups() for p in c.iterdir() if p.name in ("cpu.idle", "pids.max", "memory.limit_in_bytes", "memory.max")}
     assert limits["cpu.idle"] == "1" and limits["pids.max"] == "1" and limits.get("memory.max", "max") == "max" and int(limits.get("memory.limit_in_bytes", 1 << 62)) > 1 << 60
+
+
+def test_calls_newer_than_the_policy_do_not_exist(bundle):
+    """So that programs fall back, as they would on an older kernel."""
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": [{"names": KNOWN, "action": "SCMP_ACT_ALLOW"}]}
+    program = bundle.folder / "ask.c"
+    program.write_text('#include <stdio.h>\n#include <errno.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n'
+                       'int main() { long a = syscall(9999) < 0 ? errno : 0, b = syscall(SYS_mount, 0, 0, 0, 0, 0) < 0 ? errno : 0; printf("%ld %ld\\n", a, b); return 0; }\n')
+    subprocess.run(["gcc", "-static", "-o", bundle.folder / "rootfs/ask", program], check=True)
+    assert bundle.args("/ask").run().stdout == "38 1\n", "ENOSYS for the one nobody knew, EPERM for the one that was left out"
