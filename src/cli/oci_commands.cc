@@ -103,6 +103,7 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   options.id = id;
   options.bundle = bundle;
   options.console_socket = console.sender.get();
+  options.plain_line_ends = console.receiver.valid();
   options.preserve_fds = TRY(preserve_fds(args));
   options.new_keyring = !args.flag("no-new-keyring");
   options.start = run;
@@ -265,6 +266,7 @@ Result<int> exec_in(const Globals& globals, const Args& args) {
   Console console = TRY(open_console(process.terminal, args.flag("detach"), args.get("console-socket")));
   LaunchOptions options;
   options.console_socket = console.sender.get();
+  options.plain_line_ends = console.receiver.valid();
   options.preserve_fds = TRY(preserve_fds(args));
   auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), args.flag("ignore-paused")));
   TRY(write_pid_file(args, launched.pid), "--pid-file");

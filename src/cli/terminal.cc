@@ -31,11 +31,6 @@ Result<int> relay_until_exit(pid_t pid, int pidfd, Fd pty) {
   Fd signals(::signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return fail_errno("signalfd");
   RawTerminal raw(pty.valid() ? STDIN_FILENO : -1, true);
-  // Here, where a terminal turns \n into \r\n once, and a file gets none, as with runc.
-  if (struct termios inner; pty.valid() && ::tcgetattr(pty.get(), &inner) == 0) {
-    inner.c_oflag &= ~static_cast<tcflag_t>(ONLCR);
-    ::tcsetattr(pty.get(), TCSANOW, &inner);
-  }
   auto resize = [&] {
     struct winsize size;
     if (pty.valid() && ::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) ::ioctl(pty.get(), TIOCSWINSZ, &size);

@@ -27,6 +27,10 @@ Result<> set_up_console(const ChildPlan& plan, const sys::RootDir& root) {
     struct winsize window = {static_cast<unsigned short>(size.height), static_cast<unsigned short>(size.width), 0, 0};
     ::ioctl(primary.get(), TIOCSWINSZ, &window);
   }
+  if (struct termios modes; plan.plain_line_ends && ::tcgetattr(replica.get(), &modes) == 0) {
+    modes.c_oflag &= ~static_cast<tcflag_t>(ONLCR);
+    ::tcsetattr(replica.get(), TCSANOW, &modes);
+  }
   (void)!::fchown(replica.get(), plan.process->user.uid, static_cast<gid_t>(-1));
   if (plan.spec != nullptr) {
     Fd copy = TRY(sys::clone_mount(replica.get(), false), "copy the pty for /dev/console");

@@ -36,6 +36,7 @@ struct ChildPlan {
   Fd sync;  ///< the child's end
   Fd fifo;
   int console_socket = -1;
+  bool plain_line_ends = false;
   int preserve_fds = 0;
   bool new_keyring = true;
   int stdio[3] = {-1, -1, -1};

@@ -221,6 +221,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.process = &process;
   plan.bundle = options.bundle;
   plan.console_socket = options.console_socket;
+  plan.plain_line_ends = options.plain_line_ends;
   plan.preserve_fds = options.preserve_fds;
   plan.new_keyring = options.new_keyring;
   std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
@@ -390,6 +391,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.linux = &spec.linux;
   plan.join_pidfd = init.get();
   plan.console_socket = options.console_socket;
+  plan.plain_line_ends = options.plain_line_ends;
   plan.preserve_fds = options.preserve_fds;
   plan.last_capability = TRY(last_capability());
   plan.new_keyring = false;

@@ -44,7 +44,10 @@ struct LaunchOptions {
   std::string id;
   std::string bundle;       ///< absolute
   int console_socket = -1;  ///< connected unix socket that gets the pty's primary end
-  int preserve_fds = 0;     ///< descriptors 3 … 2+n pass through
+  /// The terminal's output goes to a file or another terminal, which is the one
+  /// to turn \n into \r\n.
+  bool plain_line_ends = false;
+  int preserve_fds = 0;  ///< descriptors 3 … 2+n pass through
   bool new_keyring = true;
   bool start = false;           ///< run at once instead of waiting for start()
   int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own

@@ -306,7 +306,9 @@ def test_joining_another_containers_user_namespace(bundle):
         if namespace["type"] in ("user", "network", "ipc"):
             namespace["path"] = f"/proc/{pid}/ns/{namespace['type'].replace('network', 'net')}"
     bundle.sh("for n in user net pid; do readlink /proc/self/ns/$n; done; id -u; echo $$")
-    mine = bundle.run().stdout.split()
+    try:
+        mine = bundle.run().stdout.split()
+    finally:
+        bundle.id = first
     theirs = [os.readlink(f"/proc/{pid}/ns/{n}") for n in ("user", "net", "pid")]
     assert mine[:2] == theirs[:2] and mine[2] != theirs[2] and mine[3:] == ["0", "1"]
-    bundle.id = first
