@@ -170,3 +170,16 @@ def bundle(tmp_path, busybox_root):
     yield b
     b.oci("delete", "--force", b.id, code=None)
     assert b.gone()
+
+
+@pytest.fixture
+def block_device(tmp_path):
+    """A disk of our own: (device, folder where it is mounted)."""
+    image, folder = tmp_path / "disk.img", tmp_path / "disk"
+    folder.mkdir()
+    with open(image, "wb") as f:
+        f.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    yield subprocess.run(["findmnt", "-no", "SOURCE", folder], check=True, capture_output=True, text=True).stdout.strip(), folder
+    subprocess.run(["umount", folder], check=True)

@@ -29,19 +29,6 @@ def test_cpuset(caisson):
     caisson.run("--cpuset-cpus", "4095", "bb", "true", code=125)
 
 
-@pytest.fixture
-def block_device(tmp_path):
-    """A disk of our own: (device, folder where it is mounted)."""
-    image, folder = tmp_path / "disk.img", tmp_path / "disk"
-    folder.mkdir()
-    with open(image, "wb") as f:
-        f.truncate(64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    yield subprocess.run(["findmnt", "-no", "SOURCE", folder], check=True, capture_output=True, text=True).stdout.strip(), folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_block_io(caisson, block_device):
     device, folder = block_device
     caisson("run", "-d", "--name", "w", "--device-write-bps", f"{device}:1m", "-v", f"{folder}:/disk", "bb", "sleep", "100")

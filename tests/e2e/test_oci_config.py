@@ -58,8 +58,8 @@ def test_tmpfs_looks_like_the_folder_it_covers(bundle):
     assert bundle.run().stdout == "444\n"
 
 
-def id_mapped(bundle, options, mapping=True):
-    source = bundle.folder / "source"
+def id_mapped(bundle, disk, options, mapping=True):
+    source = disk / "source"  # on ext4: tmpfs can be id-mapped from Linux 6.3 on
     (source / "below").mkdir(parents=True)
     (source / "file").write_text("x")
     os.chown(source / "file", 100, 200)
@@ -70,19 +70,20 @@ def id_mapped(bundle, options, mapping=True):
     return mount
 
 
-def test_id_mapped_mount(bundle):
-    id_mapped(bundle, ["bind"])
+def test_id_mapped_mount(bundle, block_device):
+    _, disk = block_device
+    id_mapped(bundle, disk, ["bind"])
     assert bundle.sh("stat -c '%u %g' /mapped/file").run().stdout == "100100 100200\n"
     bundle.config["linux"]["namespaces"].append({"type": "user"})
     bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     subprocess.run(["chown", "-R", "100000:100000", bundle.folder / "rootfs"], check=True)
     bundle.folder.parent.chmod(0o755)
     assert bundle.sh("stat -c '%u %g' /mapped/file; touch /mapped/new").run().stdout == "100 200\n"
-    assert os.stat(bundle.folder / "source/new").st_uid == 0, "what its root makes is the host's root's, through this mount alone"
+    assert os.stat(disk / "source/new").st_uid == 0, "what its root makes is the host's root's, through this mount alone"
 
 
-def test_id_mapping_of_the_container_is_implied(bundle):
-    id_mapped(bundle, ["rbind", "ridmap"], mapping=False)
+def test_id_mapping_of_the_container_is_implied(bundle, block_device):
+    id_mapped(bundle, block_device[1], ["rbind", "ridmap"], mapping=False)
     assert "needs uidMappings" in bundle.run(code=1).stderr
     bundle.config["linux"]["namespaces"].append({"type": "user"})
     bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
