@@ -51,7 +51,7 @@ void write(Level level, std::string_view message) {
   std::string_view name = kNames[static_cast<int>(level)];
   if (chosen_format == Format::json)
     line = "{\"level\":\"" + std::string(name) + "\",\"msg\":\"" + escaped(message) + "\",\"time\":\"" + rfc3339_now() + "\"}\n";
-  else if (target == STDERR_FILENO)
+  else if (target == STDERR_FILENO && level != Level::debug)
     line = (level == Level::error ? "" : std::string(name) + ": ") + std::string(message) + "\n";
   else
     line = "time=\"" + rfc3339_now() + "\" level=" + std::string(name) + " msg=\"" + escaped(message) + "\"\n";

@@ -432,6 +432,9 @@ Result<int> cmd_spec(const Globals&, const Args& args) {
   if (exists(path)) return fail("File " + path + " exists. Remove it first");
   oci::Spec spec = oci::default_spec();
   if (args.flag("rootless")) return fail("--rootless is not supported");
+  // As runc: a cgroup namespace on hosts with cgroup v2 alone.
+  if (auto hierarchies = cgroups::find_hierarchies(); !hierarchies || hierarchies->size() != 1 || !hierarchies->front().v2)
+    std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "cgroup"; });
   Json document = oci::to_json(spec);
   Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0644));
   TRY(write_all(fd.get(), json_text(document, 2) + "\n"), path);

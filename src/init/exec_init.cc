@@ -248,6 +248,22 @@ void default_signals() {
   call(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
 }
 
+[[noreturn]] void die(int number) { quit(128 + number); }
+void no_return() {}
+
+/// The kernel drops signals that a pid 1 does not handle; one that waits to be
+/// started should end as any process does.
+void die_of_signals() {
+  struct {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)();
+    uint64_t mask;
+  } action{die, 0x04000000 /* SA_RESTORER */, no_return, 0};
+  const int numbers[] = {1 /* HUP */, 2 /* INT */, 3 /* QUIT */, 15 /* TERM */};
+  for (int number : numbers) call(SYS_rt_sigaction, number, &action, 0, 8);
+}
+
 void ignore_sigpipe() {
   struct {
     long handler;
@@ -300,6 +316,7 @@ void ignore_sigpipe() {
   check(call(SYS_write, plan->sync_fd, &ready, 1), "report to the runtime");
   char answer = read_byte(plan->sync_fd);
   if (answer == kPark) {
+    die_of_signals();
     if (read_byte(plan->fifo_fd) == '\0') quit(1);
   } else if (answer != kStart) {
     quit(1);  // the runtime is gone: leave nothing behind

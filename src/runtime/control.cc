@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "base/log.h"
@@ -26,6 +27,16 @@ Result<> Runtime::kill(const std::string& id, int signal, bool all) const {
   if (all) {
     auto group = TRY(cgroup(state));
     return group.kill_all(signal);
+  }
+  // Without a pid namespace of its own nothing dies with the init.
+  bool own_processes = std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end();
+  if (signal == SIGKILL && !own_processes && now != Status::creating) {
+    auto group = TRY(cgroup(state));
+    auto pids = group.processes();
+    if (pids && !pids->empty()) {
+      if (now == Status::paused) TRY(group.freeze(false));
+      return group.kill_all(SIGKILL);
+    }
   }
   if (now == Status::stopped || now == Status::creating) return fail("container not running", ESRCH);
   TRY(signal_init(state, signal));

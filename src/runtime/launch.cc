@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 
 #include "base/log.h"
@@ -58,6 +59,12 @@ Result<char> receive(int sync, Fd* listener = nullptr) {
   std::memcpy(&code, buffer + 1, sizeof code);
   std::string text(buffer + 5, static_cast<size_t>(n - 5));
   if (!text.empty() && text[0] == '\0') return fail(text.substr(1), code);  // carries its errno text
+  // In the words that callers of runc look for: "exec /x: no such file or directory".
+  if (text.starts_with("exec ")) {
+    std::string reason = std::strerror(code);
+    reason[0] = static_cast<char>(std::tolower(reason[0]));
+    return fail(text + ": " + reason, code);
+  }
   if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
   return code == 0 ? fail(text) : fail_errno(text, code);
 }
@@ -289,6 +296,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
+  if (plan.seccomp) log::debug("seccomp filter flags: " + std::to_string(plan.seccomp->flags));
   plan.cgroup = &cgroup;
   oci::Resources resources = spec.linux.resources;
   resources.devices = device_rules(spec.linux.resources);

@@ -60,6 +60,7 @@ Result<> refuse_over_proc(const oci::Mount& mount) {
 Result<> set_bind_flags(int source, const sys::MountOptions& options, bool user_namespace) {
   constexpr uint64_t kFlags = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
   uint64_t clear = (kFlags & ~options.set) | (options.clear & MOUNT_ATTR__ATIME);
+  if (options.set & MOUNT_ATTR_NODIRATIME) clear |= MOUNT_ATTR__ATIME;
   if (user_namespace) {
     struct statvfs fs;
     if (::fstatvfs(source, &fs) < 0) return fail_errno("look at the flags of the source");
@@ -146,15 +147,16 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   }
   if (mount.type == "cgroup" || mount.type == "cgroup2") return cgroup_mount(plan, root, mount, options);
 
-  Fd target = TRY(mount_point(root, mount, true));
   std::string destination = clean_path(mount.destination);
+  bool covers = static_cast<bool>(root.open_at(destination, O_PATH | O_DIRECTORY));
+  Fd target = TRY(mount_point(root, mount, true));
   unsigned long flags = options.flags;
   // /dev is filled first and closed at the end.
   if (destination == "/dev") flags &= ~static_cast<unsigned long>(MS_RDONLY);
   std::string data = options.data;
   Fd covered;
   if (options.copy_up) covered = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
-  if (mount.type == "tmpfs" && ("," + data).find(",mode=") == std::string::npos) {
+  if (mount.type == "tmpfs" && covers && ("," + data).find(",mode=") == std::string::npos) {
     // It looks like the folder that it covers.
     struct stat st;
     if (::fstat(target.get(), &st) < 0) return fail_errno(destination);
@@ -307,7 +309,9 @@ Result<> set_up_rootfs(ChildPlan& plan, const RootDir& root) {
   // pivot_root gets its mount point without any path to it.
   Fd here = TRY(open_file("/", O_PATH | O_DIRECTORY));
   TRY(sys::attach_mount(root.fd(), here.get()), "attach the root file system");
-  TRY(sys::set_mount_attributes(root.fd(), 0, 0, MS_PRIVATE, true));
+  // A slave of what the host mounts there only where that was asked for.
+  bool slave = spec.linux.rootfs_propagation.ends_with("slave");
+  TRY(sys::set_mount_attributes(root.fd(), 0, 0, slave ? 0ul + MS_SLAVE : 0ul + MS_PRIVATE, true));
 
   for (size_t i = 0; i < spec.mounts.size(); ++i) TRY(one_mount(plan, root, i), "mount " + spec.mounts[i].destination);
   TRY(make_devices(plan, root));

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from conftest import PROGRAM
+from conftest import PROGRAM, wait_for
 
 
 KNOWN = ["arch_prctl", "brk", "chdir", "close", "execve", "exit_group", "fcntl", "fstat", "getcwd", "getrandom", "mmap", "mprotect", "munmap", "newfstatat", "prctl", "capset", "prlimit64", "read", "readlink", "readlinkat", "rseq",
@@ -294,3 +294,23 @@ def test_calls_newer_than_the_policy_do_not_exist(bundle):
                        'int main() { long a = syscall(9999) < 0 ? errno : 0, b = syscall(SYS_mount, 0, 0, 0, 0, 0) < 0 ? errno : 0; printf("%ld %ld\\n", a, b); return 0; }\n')
     subprocess.run(["gcc", "-static", "-o", bundle.folder / "rootfs/ask", program], check=True)
     assert bundle.args("/ask").run().stdout == "38 1\n", "ENOSYS for the one nobody knew, EPERM for the one that was left out"
+
+
+def test_a_created_container_ends_of_sigterm(bundle):
+    bundle.create()
+    bundle.oci("kill", bundle.id, "TERM")
+    wait_for(lambda: bundle.status() == "stopped")
+    bundle.oci("delete", bundle.id)
+
+
+def test_kill_without_a_pid_namespace_ends_all(bundle):
+    bundle.config["linux"]["namespaces"] = [n for n in bundle.config["linux"]["namespaces"] if n["type"] != "pid"]
+    bundle.sh("sleep 1000 & sleep 1001 & wait").create()
+    bundle.oci("start", bundle.id)
+    pids = lambda: json.loads(bundle.oci("ps", "--format", "json", bundle.id).stdout) or []
+    wait_for(lambda: len(pids()) == 3)
+    os.kill(json.loads(bundle.oci("state", bundle.id).stdout)["pid"], 9)
+    wait_for(lambda: bundle.status() == "stopped")
+    assert len(pids()) == 2, "nothing died with the first process"
+    bundle.oci("kill", bundle.id, "KILL")
+    wait_for(lambda: not pids())
