@@ -8,8 +8,10 @@
 //   run createRuntime hooks ◀──────── 'H'   (only where there are such hooks)
 //   'h' ──────────────────────────────────▶ createContainer hooks, pivot_root
 //                                           execveat(init)
-//   save the state ◀───────────────── 'R'   init: the program exists
-//   'G' park on exec.fifo, or 'S' start ──▶ init: drop privileges, execve
+//   agent gets it ◀────────────────── 'L'   init: the program exists, privileges
+//                                           dropped, seccomp (with a listener)
+//   save the state ◀───────────────── 'R'
+//   'G' park on exec.fifo, or 'S' start ──▶ init: startContainer hooks, execve
 //   end of file = the application runs, 'E' = it does not
 #include <sched.h>
 #include <sys/mman.h>
