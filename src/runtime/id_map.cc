@@ -31,10 +31,13 @@ Result<int> IdMapSpaces::get(const std::vector<oci::IdMapping>& uids, const std:
   auto [it, fresh] = made_.try_emplace({map_text(uids), map_text(gids)});
   if (!fresh) return it->second.get();
   // A namespace needs a process to be born in; it is only held by its file afterwards.
+  pid_t maker = ::getpid();
   auto holder = TRY(sys::clone_process(CLONE_NEWUSER));
   if (holder.pid == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // should the runtime be killed
-    for (;;) ::pause();
+    // It must not outlive a killed runtime, also one that was killed just now.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (::getppid() == maker) ::pause();
+    ::_exit(1);
   }
   auto written = write_id_maps(holder.pid, uids, gids);
   auto file = open_file("/proc/" + std::to_string(holder.pid) + "/ns/user", O_RDONLY);

@@ -70,8 +70,11 @@ Result<char> receive(int sync, Fd* listener = nullptr) {
 }
 
 Result<> send_byte(int sync, char byte) {
-  if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) return fail_errno("speak to the container's first process");
-  return {};
+  if (::send(sync, &byte, 1, MSG_NOSIGNAL) == 1) return {};
+  int code = errno;
+  // It has left, and said why.
+  if (code == EPIPE || code == ECONNRESET) TRY(receive(sync));
+  return fail_errno("speak to the container's first process", code);
 }
 
 /// deny all, then what config.json says, then the devices every container has

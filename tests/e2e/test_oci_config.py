@@ -314,3 +314,15 @@ def test_kill_without_a_pid_namespace_ends_all(bundle):
     assert len(pids()) == 2, "nothing died with the first process"
     bundle.oci("kill", bundle.id, "KILL")
     wait_for(lambda: not pids())
+
+
+def test_namespace_that_cannot_be_joined_says_so(bundle):
+    """The error of the container's process, not that of a closed socket."""
+    for namespace in bundle.config["linux"]["namespaces"]:
+        if namespace["type"] == "network":
+            namespace["path"] = "/proc/self/ns/uts"
+    bundle.config["linux"]["namespaces"].append({"type": "user"})
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    done = bundle.run(code=1)
+    assert "join a namespace by its path" in done.stderr or "Invalid argument" in done.stderr, done.stderr
+    assert "Broken pipe" not in done.stderr
