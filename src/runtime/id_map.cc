@@ -1,7 +1,4 @@
 #include <sched.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -31,17 +28,18 @@ Result<int> IdMapSpaces::get(const std::vector<oci::IdMapping>& uids, const std:
   auto [it, fresh] = made_.try_emplace({map_text(uids), map_text(gids)});
   if (!fresh) return it->second.get();
   // A namespace needs a process to be born in; it is only held by its file afterwards.
-  pid_t maker = ::getpid();
+  auto hold = TRY(make_pipe());
   auto holder = TRY(sys::clone_process(CLONE_NEWUSER));
   if (holder.pid == 0) {
-    // It must not outlive a killed runtime, also one that was killed just now.
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (::getppid() == maker) ::pause();
-    ::_exit(1);
+    // Until this process lets go of its end, which it also does when it is killed.
+    hold.write.reset();
+    char byte;
+    (void)!::read(hold.read.get(), &byte, 1);
+    ::_exit(0);
   }
   auto written = write_id_maps(holder.pid, uids, gids);
   auto file = open_file("/proc/" + std::to_string(holder.pid) + "/ns/user", O_RDONLY);
-  (void)::syscall(SYS_pidfd_send_signal, holder.pidfd.get(), SIGKILL, nullptr, 0);
+  hold.write.reset();
   while (::waitpid(holder.pid, nullptr, 0) < 0 && errno == EINTR) {
   }
   TRY(std::move(written));
