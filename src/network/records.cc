@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/strings.h"
 #include "network/network.h"
+#include "sys/in_root.h"
 
 namespace caisson::network {
 
@@ -188,14 +189,14 @@ std::vector<std::pair<std::string, std::string>> Networks::leases(const std::str
 
 Result<Endpoint> Networks::lease(const Network& network, const std::string& container, const std::string& wanted_ip, const std::string& wanted_mac) const {
   std::string folder = folder_ + "/" + network.name + "/leases";
-  // Made whole under another name and linked into place: the file that says
-  // an address is taken always says by whom.
-  std::string draft = folder + "/../draft." + random_hex(6);
-  Fd fd = TRY(open_file(draft, O_WRONLY | O_CREAT | O_EXCL, 0600), "lease an address");
+  // Made whole without a name and linked into place: the file that says an
+  // address is taken always says by whom, and a killed command leaves nothing.
+  Fd fd = TRY(open_file(folder, O_TMPFILE | O_WRONLY, 0600), "lease an address");
+  std::string draft = sys::fd_path(fd.get());
   TRY(write_all(fd.get(), container));
   auto take = [&](uint32_t ip) -> Result<bool> {
     std::string path = folder + "/" + ip4_str(ip);
-    if (::link(draft.c_str(), path.c_str()) == 0) return true;
+    if (::linkat(AT_FDCWD, draft.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
     if (errno != EEXIST) return fail_errno("lease " + path);
     auto owner = read_file(path, 4096);
     return owner && *owner == container;  // ours from before: kept across restarts
@@ -236,7 +237,6 @@ Result<Endpoint> Networks::lease(const Network& network, const std::string& cont
     if (chosen == 0 && outcome) outcome = fail("network \"" + network.name + "\" has no free address left in " + network.subnet.str(), EADDRNOTAVAIL);
     if (chosen != 0) (void)replace_file(folder + "/../next", std::to_string(chosen + 1));
   }
-  ::unlink(draft.c_str());
   if (!outcome) return detail::propagate(std::move(outcome).error());
   Endpoint e;
   e.network = network.name;

@@ -39,7 +39,10 @@ mount -t overlay -o lowerdir=/host,upperdir=/memory/upper,workdir=/memory/work r
 for f in tmp var/tmp run var/lib/caisson; do mkdir -p /root/$f; mount -t tmpfs -o mode=1777 memory /root/$f; done
 chmod 755 /root/run
 mkdir -p /root/usr/lib/modules/$(uname -r)
-mount --bind /root@KERNEL@ /root/usr/lib/modules/$(uname -r)
+mount --bind /host@KERNEL@ /root/usr/lib/modules/$(uname -r)
+# The project, also where one of the folders above hides it.
+mkdir -p "/root@PROJECT@"
+mount --bind "/host@PROJECT@" "/root@PROJECT@"
 cp /command /root/run/guest-command
 mount --move /proc /root/proc
 mount --move /sys /root/sys
@@ -130,7 +133,7 @@ def early_modules(modules):
 
 def initramfs(modules, command, systemd):
     early = early_modules(modules)
-    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@START@", "/lib/systemd/systemd --unit=guest.target" if systemd else "/bin/sh /run/guest-command")
+    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@PROJECT@", str(ROOT)).replace("@START@", "/lib/systemd/systemd --unit=guest.target" if systemd else "/bin/sh /run/guest-command")
     entries = [("bin", 0o40755, b""), ("modules", 0o40755, b""), ("bin/busybox", 0o100755, pathlib.Path("/bin/busybox").read_bytes()), ("init", 0o100755, init.encode()), ("command", 0o100755, command.encode())]
     return cpio(entries + [(f"modules/{m.name}", 0o100644, m.read_bytes()) for m in early])
 
