@@ -43,7 +43,7 @@ class Child {
 };
 
 struct SpawnOptions {
-  std::string program;  ///< ""; argv[0]
+  std::string program;  ///< "": argv[0]
   std::vector<std::string> argv;
   std::optional<std::vector<std::string>> env;  ///< unset: inherit
   std::string cwd;

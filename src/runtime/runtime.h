@@ -1,8 +1,8 @@
 // The low-level runtime: containers as the OCI runtime-spec defines them
 // (runtime.md, "Lifecycle"). Knows bundles, never images.
 //
-// Every call needs a single-threaded caller: the container's first process is
-// a copy of it until it executes the embedded init.
+// create and exec need a single-threaded caller: the container's process is a
+// copy of it until it executes the embedded init.
 #pragma once
 
 #include <sys/types.h>

@@ -118,9 +118,11 @@ def busybox_root(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def empty_parent_cgroups():
     """The tests' containers share the parent /caisson, which goes with the last of them."""
+    before = cgroups()
     yield
-    for parent in pathlib.Path("/sys/fs/cgroup").glob("*/caisson"):
-        if not any(p.is_dir() for p in parent.iterdir()):
+    assert not cgroups() - before, "cgroups are left"
+    for parent in [pathlib.Path("/sys/fs/cgroup/caisson"), *pathlib.Path("/sys/fs/cgroup").glob("*/caisson")]:
+        if parent.is_dir() and not any(p.is_dir() for p in parent.iterdir()):
             parent.rmdir()
 
 
@@ -167,9 +169,11 @@ def no_containers_left(request):
 def bundle(tmp_path, busybox_root):
     from bundle import Bundle
     b = Bundle(tmp_path / "bundle", busybox_root)
+    before = cgroups()
     yield b
-    b.oci("delete", "--force", b.id, code=None)
-    assert b.gone()
+    for container in os.listdir(b.state) if b.state.exists() else []:
+        b.oci("delete", "--force", container)
+    assert b.gone() and not cgroups() - before
 
 
 @pytest.fixture

@@ -60,6 +60,13 @@ def running():
         s.stop()
 
 
+def capture_while_asking(caisson, seconds, question, *args):
+    """Captures a command that is watched for `seconds`, and asked something meanwhile."""
+    asker = subprocess.Popen(["sh", "-c", f"sleep {seconds / 2}; {question} > /dev/null 2>&1"])
+    caisson("capture", "--for", seconds, *args)
+    asker.wait()
+
+
 def run_captured(caisson, image, port, *args):
     caisson("run", "-d", "--name", "app", *args, image)
     ip = caisson.ip("app")
@@ -118,9 +125,7 @@ def test_nginx(caisson, place, running):
     caisson("rm", "-fv", "app")
     wait_for(lambda: not (place / "nginx.pid").exists())
 
-    asker = subprocess.Popen(["sh", "-c", f"sleep 1; curl -s http://127.0.0.1:{port}/ > /dev/null"])
-    caisson("capture", "--tag", "nginx-command", "--for", "3s", "--", "nginx", "-c", conf)
-    asker.wait()
+    capture_while_asking(caisson, 3, f"curl -s http://127.0.0.1:{port}/", "--tag", "nginx-command", "--", "nginx", "-c", conf)
     check_nginx(run_captured(caisson, "nginx-command", port), port)
 
 
@@ -173,9 +178,7 @@ def test_python_http_server(caisson, place, running):
     running[0].stop()
     check_files(run_captured(caisson, "files-pid", port), port)
     caisson("rm", "-fv", "app")
-    asker = subprocess.Popen(["sh", "-c", f"sleep 1.5; curl -s http://127.0.0.1:{port}/ > /dev/null"])
-    caisson("capture", "--tag", "files-command", "--for", "3", "--workdir", place, "--", *argv)
-    asker.wait()
+    capture_while_asking(caisson, 3, f"curl -s http://127.0.0.1:{port}/", "--tag", "files-command", "--workdir", place, "--", *argv)
     check_files(run_captured(caisson, "files-command", port), port)
 
 
@@ -220,9 +223,7 @@ def test_gunicorn_flask(caisson, place, running):
     running[0].stop()
     check_flask(run_captured(caisson, "flask-pid", port), port)
     caisson("rm", "-fv", "app")
-    asker = subprocess.Popen(["sh", "-c", f"sleep 2.5; curl -s http://127.0.0.1:{port}/ > /dev/null"])
-    caisson("capture", "--tag", "flask-command", "--for", "4", "--workdir", place, "--", *argv)
-    asker.wait()
+    capture_while_asking(caisson, 4, f"curl -s http://127.0.0.1:{port}/", "--tag", "flask-command", "--workdir", place, "--", *argv)
     check_flask(run_captured(caisson, "flask-command", port), port)
 
 
@@ -264,9 +265,7 @@ def test_postgresql(caisson, running):
         check(run_captured(caisson, "pg-pid", port))
         caisson("rm", "-fv", "app")
         running[0].stop()
-        asker = subprocess.Popen(["sh", "-c", f"sleep 2; psql -h 127.0.0.1 -p {port} -U postgres -c 'select 1' > /dev/null 2>&1"])
-        caisson("capture", "--tag", "pg-command", "--for", "4", "--user", "postgres", "--workdir", "/", "--", *argv)
-        asker.wait()
+        capture_while_asking(caisson, 4, f"psql -h 127.0.0.1 -p {port} -U postgres -c 'select 1'", "--tag", "pg-command", "--user", "postgres", "--workdir", "/", "--", *argv)
         check(run_captured(caisson, "pg-command", port))
     finally:
         for s in running:

@@ -37,7 +37,6 @@ def traces(caisson):
     found += [str(p) for p in (caisson.root / "containers").glob("*") if p.name not in ("by-name", "lock")]
     found += [str(p) for p in (caisson.root / "containers/by-name").glob("*")]
     found += [str(p) for p in (caisson.root / "networks").glob("*/leases/*")]
-    found += [str(p) for p in (caisson.root / "networks").glob("*/draft*")]
     found += [str(p) for p in caisson.root.glob("layers/tmp*")] + [str(p) for p in caisson.root.glob("images/blobs/tmp*")]
     return found
 

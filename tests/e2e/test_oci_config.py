@@ -112,14 +112,15 @@ def test_cpu_affinity(bundle):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one CPU")
     ask = "grep Cpus_allowed_list /proc/self/status | cut -f 2"
-    everywhere = subprocess.run(["taskset", "-c", "0", PROGRAM, "oci", "--root", bundle.state, "run", "--bundle", bundle.sh(ask).write().folder, bundle.id], capture_output=True, text=True)
-    assert everywhere.stdout.strip() != "0", "the caller's affinity is not the container's"
+    everywhere = subprocess.run(["taskset", "-c", "0", PROGRAM, "oci", "--root", bundle.state, "run", "--bundle", bundle.sh(ask).write().folder, bundle.id], capture_output=True, text=True, check=True)
+    allowed = subprocess.run(["sh", "-c", ask], capture_output=True, text=True, check=True)
+    assert everywhere.stdout == allowed.stdout, "the caller's affinity is not the container's"
     bundle.config["process"]["execCPUAffinity"] = {"initial": "0", "final": "1"}
     bundle.args("sleep", "100").create()
     bundle.oci("start", bundle.id)
     assert bundle.oci("exec", bundle.id, "sh", "-c", ask).stdout == "1\n"
+    bundle.oci("delete", "--force", bundle.id)
     bundle.config["process"]["execCPUAffinity"] = {"initial": "one"}
-    bundle.id += "x"
     assert "execCPUAffinity.initial: not a list of CPUs" in bundle.run(code=1).stderr
 
 

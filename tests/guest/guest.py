@@ -4,7 +4,7 @@ kernel (6.1) and cgroup v2 with all controllers. Its root file system is this
 host's, seen through virtiofs under an overlay in memory: every program is there,
 and nothing that is written reaches the host.
 
-Usage: tests/guest/guest.py [--systemd] [--memory MIB] [--seconds N] -- COMMAND ARGS
+Usage: tests/guest/guest.py [--memory MIB] [--seconds N] -- COMMAND ARGS
 
 Emulated (TCG), so that it works inside virtual machines: expect a tenth of the speed.
 """
@@ -50,10 +50,10 @@ mount --move /dev /root/dev
 mkdir -p /root/dev/shm /root/dev/pts
 mount -t tmpfs shm /root/dev/shm
 mount -t devpts -o ptmxmode=666,mode=620,gid=5 devpts /root/dev/pts
-exec switch_root /root @START@
+exec switch_root /root /bin/sh /run/guest-command
 """
 
-# What stands behind the command: alone, or as a service of systemd.
+# What stands behind the command.
 PLAIN = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -68,15 +68,6 @@ cd @FOLDER@
 echo "guest-exit-status $?"
 sync
 poweroff -f
-"""
-
-UNIT = """[Unit]
-Description=The command
-DefaultDependencies=no
-After=basic.target dbus.service
-[Service]
-Type=oneshot
-ExecStart=/bin/sh /run/guest-command
 """
 
 
@@ -131,20 +122,20 @@ def early_modules(modules):
     return [modules / file for file in order]
 
 
-def initramfs(modules, command, systemd):
+def initramfs(modules, command):
     early = early_modules(modules)
-    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@PROJECT@", str(ROOT)).replace("@START@", "/lib/systemd/systemd --unit=guest.target" if systemd else "/bin/sh /run/guest-command")
+    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@PROJECT@", str(ROOT))
     entries = [("bin", 0o40755, b""), ("modules", 0o40755, b""), ("bin/busybox", 0o100755, pathlib.Path("/bin/busybox").read_bytes()), ("init", 0o100755, init.encode()), ("command", 0o100755, command.encode())]
     return cpio(entries + [(f"modules/{m.name}", 0o100644, m.read_bytes()) for m in early])
 
 
-def run(command, systemd=False, memory=3072, seconds=600, folder=ROOT, environment=()):
+def run(command, memory=3072, seconds=600, folder=ROOT, environment=()):
     """Returns the exit status and the output."""
     CACHE.mkdir(parents=True, exist_ok=True)
     image, modules = kernel()
     script = PLAIN.replace("@COMMAND@", shlex.join(map(str, command))).replace("@FOLDER@", shlex.quote(str(folder))).replace("@ENVIRONMENT@", "\n".join(f"export {shlex.quote(e)}" for e in environment))
     with tempfile.TemporaryDirectory(prefix="guest.", dir="/tmp") as place:
-        (pathlib.Path(place) / "initramfs").write_bytes(initramfs(modules, script, systemd))
+        (pathlib.Path(place) / "initramfs").write_bytes(initramfs(modules, script))
         files = subprocess.Popen(["/usr/lib/qemu/virtiofsd", f"--socket-path={place}/fs", "-o", "source=/,sandbox=chroot,cache=always,xattr,no_posix_lock,no_flock"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(f"{place}/virtiofsd.log", "w"))
         try:
             deadline = time.monotonic() + 10
@@ -158,7 +149,7 @@ def run(command, systemd=False, memory=3072, seconds=600, folder=ROOT, environme
                  "-chardev", f"socket,id=fs,path={place}/fs", "-device", "vhost-user-fs-pci,chardev=fs,tag=host",
                  "-chardev", f"file,id=output,path={place}/output", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=output",
                  "-serial", f"file:{place}/console",
-                 "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", "console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on systemd.unified_cgroup_hierarchy=1"],
+                 "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", "console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on"],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
             output = pathlib.Path(f"{place}/output").read_text(errors="replace").replace("\r", "")
             console = pathlib.Path(f"{place}/console").read_text(errors="replace")
@@ -173,12 +164,11 @@ def run(command, systemd=False, memory=3072, seconds=600, folder=ROOT, environme
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systemd", action="store_true", help="systemd as pid 1")
     parser.add_argument("--memory", type=int, default=3072, help="MiB")
     parser.add_argument("--seconds", type=int, default=600, help="time limit")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    status, output = run(options.command, options.systemd, options.memory, options.seconds, os.getcwd())
+    status, output = run(options.command, options.memory, options.seconds, os.getcwd())
     sys.stdout.write(output)
     sys.exit(status)
 
