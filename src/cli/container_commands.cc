@@ -45,15 +45,6 @@ Result<Container> create_from(Engine& engine, const Args& args) {
   return container;
 }
 
-struct AttachPair {
-  Fd ours, theirs;
-};
-Result<AttachPair> attach_pair() {
-  int fds[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
-  return AttachPair{Fd(fds[0]), Fd(fds[1])};
-}
-
 /// Looks at a started container until it ends or the user leaves.
 Result<int> follow(Engine& engine, const Container& c, int socket, bool stdin_open, bool forward_signals) {
   auto result = TRY(attach_session(socket, {c.config.tty, stdin_open, forward_signals}));
@@ -78,13 +69,9 @@ Result<int> cmd_run(const Globals& globals, const Args& args) {
   bool detached = args.flag("detach");
   if (args.flag("tty") && !detached && args.flag("interactive") && !::isatty(STDIN_FILENO)) return fail("the input device is not a TTY");
   Container c = TRY(create_from(engine, args));
-  Fd ours, theirs;
-  if (!detached) {
-    auto pair = TRY(attach_pair());
-    ours = std::move(pair.ours);
-    theirs = std::move(pair.theirs);
-  }
-  auto started = engine.start(c.config.id, std::move(theirs));
+  SocketPair client;
+  if (!detached) client = TRY(socket_pair(SOCK_SEQPACKET));
+  auto started = engine.start(c.config.id, std::move(client.second));
   if (!started) {
     // A container that never ran is of no use to anyone under --rm.
     if (c.config.auto_remove) (void)engine.remove(c, true, true);
@@ -94,7 +81,7 @@ Result<int> cmd_run(const Globals& globals, const Args& args) {
     std::printf("%s\n", c.config.id.c_str());
     return 0;
   }
-  return follow(engine, c, ours.get(), c.config.stdin_open, true);
+  return follow(engine, c, client.first.get(), c.config.stdin_open, true);
 }
 
 Result<int> cmd_create(const Globals& globals, const Args& args) {
@@ -154,9 +141,9 @@ Result<int> cmd_start(const Globals& globals, const Args& args) {
     return for_each(engine, args.rest(), [&](Container& c) { return engine.start(c.config.id, Fd()); });
   if (args.rest().size() != 1) return fail("--attach takes one container");
   Container c = TRY(engine.containers().find(args.rest()[0]));
-  auto pair = TRY(attach_pair());
-  if (auto started = engine.start(c.config.id, std::move(pair.theirs)); !started) return start_error(std::move(started));
-  return follow(engine, c, pair.ours.get(), args.flag("interactive") && c.config.stdin_open, true);
+  auto client = TRY(socket_pair(SOCK_SEQPACKET));
+  if (auto started = engine.start(c.config.id, std::move(client.second)); !started) return start_error(std::move(started));
+  return follow(engine, c, client.first.get(), args.flag("interactive") && c.config.stdin_open, true);
 }
 
 Result<int> timeout_of(const Args& args) {
@@ -237,13 +224,10 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   runtime::LaunchOptions options;
   bool detached = args.flag("detach");
   Fd null = TRY(open_file("/dev/null", O_RDWR));
-  Fd console_ours, console_theirs;
+  SocketPair console;
   if (request.tty) {
-    int fds[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
-    console_ours.reset(fds[0]);
-    console_theirs.reset(fds[1]);
-    options.console_socket = console_theirs.get();
+    console = TRY(socket_pair(SOCK_STREAM));
+    options.console_socket = console.second.get();
   } else if (detached) {
     for (int& fd : options.stdio) fd = null.get();
   } else if (!args.flag("interactive")) {
@@ -258,8 +242,8 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   if (detached) return 0;
   Fd pty;
   if (request.tty) {
-    console_theirs.reset();
-    pty = TRY(receive_descriptor(console_ours.get()));
+    console.second.reset();
+    pty = TRY(receive_descriptor(console.first.get()));
   }
   return relay_until_exit(launched->pid, launched->pidfd.get(), std::move(pty));
 }

@@ -51,11 +51,8 @@ Result<Console> open_console(bool terminal, bool detached, const std::string& so
     return console;
   }
   if (detached) return fail("cannot allocate tty if runc will detach without setting console socket");
-  int fds[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
-  console.sender.reset(fds[0]);
-  console.receiver.reset(fds[1]);
-  return console;
+  auto [sender, receiver] = TRY(socket_pair(SOCK_STREAM));
+  return Console{std::move(sender), std::move(receiver)};
 }
 
 Result<> write_pid_file(const Args& args, pid_t pid) {

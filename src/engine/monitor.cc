@@ -100,13 +100,11 @@ class Monitor {
     launch.bundle = run_folder_;
     launch.start = true;
     launch.rootfs_mount = std::move(rootfs);
-    Fd console_ours, console_theirs, stdio[3];
+    SocketPair console;
+    Fd stdio[3];
     if (config.tty) {
-      int pair[2];
-      if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) return fail_errno("socketpair");
-      console_ours.reset(pair[0]);
-      console_theirs.reset(pair[1]);
-      launch.console_socket = console_theirs.get();
+      console = TRY(socket_pair(SOCK_STREAM));
+      launch.console_socket = console.second.get();
     } else {
       TRY(make_stdio(spec.process->user, stdio));
       for (int i = 0; i < 3; ++i) launch.stdio[i] = stdio[i].get();
@@ -115,8 +113,8 @@ class Monitor {
     pid_ = launched.pid;
     pidfd_ = std::move(launched.pidfd);
     if (config.tty) {
-      console_theirs.reset();
-      pty_ = TRY(receive_descriptor(console_ours.get()));
+      console.second.reset();
+      pty_ = TRY(receive_descriptor(console.first.get()));
     }
     undo.keep();
     Status& s = container_.status;

@@ -39,9 +39,7 @@ Result<Fd> mount_by_helper(const std::vector<std::string>& layers, const Writabl
   std::string point = writable.folder + "/root";
   TRY(make_dirs(point));
   TRY(make_dirs(writable.folder + "/disk"));
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return fail_errno("socketpair");
-  Fd ours(ends[0]), theirs(ends[1]);
+  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
   pid_t helper = ::fork();
   if (helper < 0) return fail_errno("fork");
   if (helper == 0) {
@@ -53,11 +51,10 @@ Result<Fd> mount_by_helper(const std::vector<std::string>& layers, const Writabl
     ::_exit(0);
   }
   theirs.reset();
-  std::string problem;
-  auto tree = receive_descriptor(ours.get(), &problem);
+  auto tree = receive_descriptor(ours.get());
   int status;
   ::waitpid(helper, &status, 0);
-  return tree || problem.empty() ? std::move(tree) : fail(problem);
+  return tree;
 }
 
 }  // namespace

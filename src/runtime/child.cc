@@ -44,7 +44,7 @@ Result<> await(int sync, char wanted) {
   return {};
 }
 
-Result<> send_byte(int sync, char byte) {
+Result<> say(int sync, char byte) {
   if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) ::_exit(1);
   return {};
 }
@@ -104,8 +104,7 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
 }
 
 Result<> set_up_container(ChildPlan& plan) {
-  for (const auto& ns : plan.namespaces)
-    if (::setns(ns.get(), 0) < 0) return fail_errno("join a namespace by its path");
+  for (const auto& ns : plan.namespaces) TRY(join_namespace(ns));
   TRY(await(plan.sync.get(), kGo));
   if (plan.user_namespace) {
     if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
@@ -122,7 +121,7 @@ Result<> set_up_container(ChildPlan& plan) {
   TRY(set_up_rootfs(plan, root));
   if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");
   if (plan.runtime_hooks) {
-    TRY(send_byte(plan.sync.get(), kHooksNow));
+    TRY(say(plan.sync.get(), kHooksNow));
     TRY(await(plan.sync.get(), kHooksDone));
   }
   if (plan.container_hooks) TRY(run_hooks(spec.hooks.create_container, plan.hook_state, "createContainer"));

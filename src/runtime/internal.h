@@ -4,14 +4,23 @@
 #include <map>
 #include <optional>
 
+#include "base/socket.h"
 #include "init/plan.h"
 #include "runtime/runtime.h"
+#include "sys/clone.h"
 #include "sys/in_root.h"
 #include "sys/seccomp.h"
 
 namespace caisson::runtime {
 
 [[nodiscard]] Result<> save_state(const std::string& folder, const State& state);
+
+/// A namespace that exists.
+struct NamespaceFile {
+  std::string type, path;
+  Fd fd;
+};
+[[nodiscard]] Result<> join_namespace(const NamespaceFile& ns);
 
 /// Everything the child needs, computed before it exists. Plain data and held
 /// descriptors; the child is a copy of this process and reads it in place.
@@ -20,9 +29,9 @@ struct ChildPlan {
   const oci::Linux* linux = nullptr;
   const oci::Process* process = nullptr;
   const cgroups::Cgroup* cgroup = nullptr;
-  std::vector<Fd> namespaces;  ///< to join, in order
-  uint64_t unshare_flags = 0;  ///< namespaces to make after the cgroup was joined
-  int join_pidfd = -1;         ///< exec: the container's init
+  std::vector<NamespaceFile> namespaces;  ///< to join, in order
+  uint64_t unshare_flags = 0;             ///< namespaces to make after the cgroup was joined
+  int join_pidfd = -1;                    ///< exec: the container's init
   uint64_t join_flags = 0;
   bool user_namespace = false;   ///< a new one: wait for its maps
   Fd rootfs;                     ///< detached mount of the root
@@ -43,6 +52,27 @@ struct ChildPlan {
   uint32_t last_capability = 40;
 };
 
+/// The next message of the child; an 'E' record becomes the error.
+[[nodiscard]] Result<Message> receive(int sync);
+/// Where the child has left already, the error is what it said.
+[[nodiscard]] Result<> send_byte(int sync, char byte);
+/// Waits until the init is ready, with the `message` that came last; hands a
+/// seccomp listener that it sends before to the agent at listenerPath
+/// (config-linux.md, "Seccomp").
+[[nodiscard]] Result<> await_ready(int sync, Message message, const oci::Spec& spec, pid_t pid, const Json& state);
+/// Waits for the end of file that says the application runs.
+[[nodiscard]] Result<> await_exec(int sync);
+
+/// Sources that only this process can open or id-map: all binds of a container
+/// in a user namespace, and every id-mapped one.
+[[nodiscard]] Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec, int user_namespace);
+
+/// Makes the container's process by a helper that joins `namespaces` first. New
+/// namespaces belong to the user namespace that their maker is in, and one that
+/// exists may belong to the host's or to the one that is joined: those that can
+/// be joined only from within the latter come after it. Returns twice, as fork
+/// does; in the child nothing is left to join.
+[[nodiscard]] Result<sys::Cloned> clone_in_namespaces(ChildPlan& plan, const NamespaceFile* user, uint64_t flags, int cgroup_fd);
 /// Writes /proc/PID/uid_map and gid_map (user_namespaces(7)).
 [[nodiscard]] Result<> write_id_maps(pid_t pid, const std::vector<oci::IdMapping>& uids, const std::vector<oci::IdMapping>& gids);
 /// User namespaces that stand for a mapping, one for each that is asked for.

@@ -24,59 +24,6 @@
 namespace caisson::runtime {
 namespace {
 
-struct SocketPair {
-  Fd parent, child;
-};
-Result<SocketPair> make_sync() {
-  int fds[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0) return fail_errno("socketpair");
-  return SocketPair{Fd(fds[0]), Fd(fds[1])};
-}
-
-/// The next message of the child; an 'E' record becomes the error.
-Result<char> receive(int sync, Fd* listener = nullptr) {
-  char buffer[4096 + 8];
-  struct iovec room = {buffer, sizeof buffer};
-  alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  struct msghdr message = {};
-  message.msg_iov = &room;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t n;
-  do {
-    n = ::recvmsg(sync, &message, MSG_CMSG_CLOEXEC);
-  } while (n < 0 && errno == EINTR);
-  if (const struct cmsghdr* header = n > 0 ? CMSG_FIRSTHDR(&message) : nullptr; header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    Fd received(fd);
-    if (listener != nullptr) *listener = std::move(received);
-  }
-  if (n <= 0) return fail("the container's first process ended early (killed, or out of memory under its own limit)");
-  if (buffer[0] != init::kError || n < 5) return buffer[0];
-  int32_t code;
-  std::memcpy(&code, buffer + 1, sizeof code);
-  std::string text(buffer + 5, static_cast<size_t>(n - 5));
-  if (!text.empty() && text[0] == '\0') return fail(text.substr(1), code);  // carries its errno text
-  // In the words that callers of runc look for: "exec /x: no such file or directory".
-  if (text.starts_with("exec ")) {
-    std::string reason = std::strerror(code);
-    reason[0] = static_cast<char>(std::tolower(reason[0]));
-    return fail(text + ": " + reason, code);
-  }
-  if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
-  return code == 0 ? fail(text) : fail_errno(text, code);
-}
-
-Result<> send_byte(int sync, char byte) {
-  if (::send(sync, &byte, 1, MSG_NOSIGNAL) == 1) return {};
-  int code = errno;
-  // It has left, and said why.
-  if (code == EPIPE || code == ECONNRESET) TRY(receive(sync));
-  return fail_errno("speak to the container's first process", code);
-}
-
 /// deny all, then what config.json says, then the devices every container has
 /// (config-linux.md, "Default Devices").
 std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
@@ -106,75 +53,6 @@ Result<> check_process(const oci::Process& process) {
   return {};
 }
 
-/// Sources that only this process can open or id-map: all binds of a container
-/// in a user namespace, and every id-mapped one.
-Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec, int user_namespace) {
-  using IdMap = sys::MountOptions::IdMap;
-  IdMapSpaces spaces;
-  plan.bind_sources.resize(spec.mounts.size());
-  for (size_t i = 0; i < spec.mounts.size(); ++i) {
-    const auto& mount = spec.mounts[i];
-    auto options = sys::parse_mount_options(mount.options);
-    bool bind = options.bind || mount.type == "bind", mapped = !mount.uid_mappings.empty() || !mount.gid_mappings.empty() || options.id_map != IdMap::none;
-    std::string what = "mount " + mount.destination;
-    if (mapped && !bind) return fail(what + ": only bind mounts can be id-mapped", EINVAL);
-    if (!bind || !(mapped || plan.user_namespace)) continue;
-    plan.bind_sources[i] = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : plan.bundle + "/" + mount.source, options.recursive), what);
-    if (!mapped) continue;
-    bool own = !mount.uid_mappings.empty() || !mount.gid_mappings.empty();
-    const auto& uids = own ? mount.uid_mappings : spec.linux.uid_mappings;
-    const auto& gids = own ? mount.gid_mappings : spec.linux.gid_mappings;
-    int space = user_namespace;
-    if (own || space < 0) {
-      if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
-      space = TRY(spaces.get(uids, gids), what);
-    }
-    TRY(sys::set_id_mapping(plan.bind_sources[i].get(), space, options.id_map == IdMap::tree), what);
-  }
-  return {};
-}
-
-/// The process id behind a pidfd, as this process's namespace counts.
-Result<pid_t> pid_of(int pidfd) {
-  std::string info = TRY(read_file("/proc/self/fdinfo/" + std::to_string(pidfd)));
-  for (const auto& line : split(info, '\n', true))
-    if (line.starts_with("Pid:")) return static_cast<pid_t>(TRY(parse_uint(trim(std::string_view(line).substr(4)), INT32_MAX), "pidfd"));
-  return fail("the process behind a pidfd is gone", ESRCH);
-}
-
-/// Makes the container's process inside a user namespace that exists: its new
-/// namespaces must be made, and so belong to it, after that was joined. A
-/// helper joins and makes it as this process's child. Returns twice, as fork does.
-Result<sys::Cloned> clone_in_user_namespace(int user, uint64_t flags, int cgroup_fd) {
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return fail_errno("socketpair");
-  Fd ours(ends[0]), theirs(ends[1]);
-  auto helper = TRY(sys::clone_process(0, cgroup_fd));
-  if (helper.pid == 0) {
-    ours.reset();
-    auto make = [&]() -> Result<sys::Cloned> {
-      if (::setns(user, CLONE_NEWUSER) < 0) return fail_errno("join the user namespace");
-      if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
-      return sys::clone_process(flags | CLONE_PARENT);
-    };
-    auto made = make();
-    if (made && made->pid == 0) return made;
-    if (made)
-      (void)send_descriptor(theirs.get(), made->pidfd.get(), "process");
-    else
-      (void)write_all(theirs.get(), made.error().message);
-    ::_exit(0);
-  }
-  theirs.reset();
-  std::string problem;
-  auto pidfd = receive_descriptor(ours.get(), &problem);
-  while (::waitpid(helper.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  if (!pidfd) return fail(problem.empty() ? "the helper that joins the user namespace ended" : problem);
-  pid_t pid = TRY(pid_of(pidfd->get()));
-  return sys::Cloned{pid, std::move(*pidfd)};
-}
-
 /// Reaps a child that failed during set-up.
 void put_down(const sys::Cloned& child) {
   (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
@@ -182,38 +60,9 @@ void put_down(const sys::Cloned& child) {
   }
 }
 
-/// Waits until the init is ready; hands a seccomp listener that it sends
-/// before to the agent at listenerPath (config-linux.md, "Seccomp").
-Result<> await_ready(int sync, char message, Fd listener, const oci::Spec& spec, pid_t pid, const Json& state) {
-  if (message == init::kListener) {
-    const oci::Seccomp& seccomp = *spec.linux.seccomp;
-    Json document{{"ociVersion", oci::kSpecVersion}, {"fds", {"seccompFd"}}, {"pid", pid}, {"state", state}};
-    if (!seccomp.listener_metadata.empty()) document["metadata"] = seccomp.listener_metadata;
-    Fd agent = TRY(connect_unix(seccomp.listener_path, SOCK_STREAM), "failed to connect with seccomp agent");
-    TRY(send_descriptor(agent.get(), listener.get(), json_text(document)), "failed to send to the seccomp agent");
-    listener.reset();
-    TRY(send_byte(sync, init::kListener));
-    message = TRY(receive(sync));
-  }
-  if (message != init::kReady) return fail("unexpected message from the container");
-  return {};
-}
-
 Result<> set_oom_score(pid_t pid, const oci::Process& process) {
   if (!process.oom_score_adj) return {};
   return write_file("/proc/" + std::to_string(pid) + "/oom_score_adj", std::to_string(*process.oom_score_adj));
-}
-
-/// Waits for the end of file that says the application runs.
-Result<> await_exec(int sync) {
-  char byte;
-  ssize_t n;
-  do {
-    n = ::recv(sync, &byte, 1, MSG_PEEK);
-  } while (n < 0 && errno == EINTR);
-  if (n == 0) return {};
-  TRY(receive(sync));
-  return fail("unexpected message from the init");
 }
 
 }  // namespace
@@ -252,7 +101,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   state.version = spec.version;
 
   uint64_t clone_flags = 0;
-  Fd user_namespace;  // one to join
+  std::optional<NamespaceFile> user_namespace;  // one to join
   for (const auto& ns : spec.linux.namespaces) {
     uint64_t flag = sys::namespace_flag(ns.type);
     state.namespaces.push_back(ns.type);
@@ -260,20 +109,16 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
       clone_flags |= flag;
       continue;
     }
-    Fd fd = TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type);
-    if (ns.type == "user") {
-      user_namespace = std::move(fd);
-      continue;
-    }
-    if (ns.type == "pid" || ns.type == "time") {
-      // Only children enter these, so this process prepares the next clone.
-      if (::setns(fd.get(), 0) < 0) return fail_errno("join the " + ns.type + " namespace " + ns.path);
-      continue;
-    }
-    plan.namespaces.push_back(std::move(fd));
+    NamespaceFile file{ns.type, ns.path, TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type)};
+    if (ns.type == "user")
+      user_namespace = std::move(file);
+    else if (ns.type == "pid")
+      TRY(join_namespace(file));  // only children enter it, so this prepares the next clone
+    else
+      plan.namespaces.push_back(std::move(file));
   }
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
-  plan.user_namespace = new_user_namespace || user_namespace.valid();
+  plan.user_namespace = new_user_namespace || user_namespace.has_value();
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
   // --- the container's folder: from here on the id is taken
@@ -295,7 +140,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
-  TRY(open_bind_sources(plan, spec, user_namespace.get()));
+  TRY(open_bind_sources(plan, spec, user_namespace ? user_namespace->fd.get() : -1));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
@@ -313,8 +158,8 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   // Both ways, so that neither opening it nor reading from it ever sees the
   // end of the other side.
   plan.fifo = TRY(open_file(folder + "/exec.fifo", O_RDWR));
-  auto sync = TRY(make_sync());
-  plan.sync = std::move(sync.child);
+  auto sync = TRY(socket_pair(SOCK_SEQPACKET));
+  plan.sync = std::move(sync.second);
 
   // A cgroup namespace shows the cgroup that its maker is in: on v1 that is
   // right only after the child was moved.
@@ -330,10 +175,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
   }
   plan.hook_state = json_text(state_document(state, Status::creating));
-  child = TRY(user_namespace.valid() ? clone_in_user_namespace(user_namespace.get(), clone_flags, cgroup_fd.get()) : sys::clone_process(clone_flags, cgroup_fd.get()));
+  bool by_helper = user_namespace || (new_user_namespace && !plan.namespaces.empty());
+  child = TRY(by_helper ? clone_in_namespaces(plan, user_namespace ? &*user_namespace : nullptr, clone_flags, cgroup_fd.get()) : sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
-    sync.parent.reset();
+    sync.first.reset();
     run_child(plan);
   }
   undo.on_failure([&] { put_down(child); });
@@ -345,22 +191,21 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   state.pid = child.pid;
   state.start_time = TRY(process_start_time(child.pid));
-  TRY(send_byte(sync.parent.get(), kGo));
-  Fd listener;
-  char message = TRY(receive(sync.parent.get(), &listener));
-  if (message == kHooksNow) {
+  TRY(send_byte(sync.first.get(), kGo));
+  Message message = TRY(receive(sync.first.get()));
+  if (message.text[0] == kHooksNow) {
     std::string document = json_text(state_document(state, Status::creating));
     TRY(run_hooks(spec.hooks.prestart, document, "prestart"));
     TRY(run_hooks(spec.hooks.create_runtime, document, "createRuntime"));
-    TRY(send_byte(sync.parent.get(), kHooksDone));
-    message = TRY(receive(sync.parent.get(), &listener));
+    TRY(send_byte(sync.first.get(), kHooksDone));
+    message = TRY(receive(sync.first.get()));
   }
-  TRY(await_ready(sync.parent.get(), message, std::move(listener), spec, child.pid, state_document(state, Status::creating)));
+  TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, Status::creating)));
   if (options.start && ::unlink((folder + "/exec.fifo").c_str()) < 0) return fail_errno("remove exec.fifo");
   TRY(save_state(folder, state));
-  TRY(send_byte(sync.parent.get(), options.start ? init::kStart : init::kPark));
+  TRY(send_byte(sync.first.get(), options.start ? init::kStart : init::kPark));
   if (options.start) {
-    TRY(await_exec(sync.parent.get()));
+    TRY(await_exec(sync.first.get()));
     if (auto ok = run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart"); !ok) return detail::propagate(std::move(ok).error());
   }
   undo.keep();
@@ -415,15 +260,15 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   if (std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end())
     if (::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
 
-  auto sync = TRY(make_sync());
-  plan.sync = std::move(sync.child);
+  auto sync = TRY(socket_pair(SOCK_SEQPACKET));
+  plan.sync = std::move(sync.second);
   Fd cgroup_fd = TRY(cgroup.v2_fd());
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
   auto child = TRY(sys::clone_process(0, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
-    sync.parent.reset();
+    sync.first.reset();
     run_child(plan);
   }
   plan.sync.reset();
@@ -432,12 +277,11 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   undo.on_failure([&] { put_down(child); });
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process));
-  TRY(send_byte(sync.parent.get(), kGo));
-  Fd listener;
-  char message = TRY(receive(sync.parent.get(), &listener));
-  TRY(await_ready(sync.parent.get(), message, std::move(listener), spec, child.pid, state_document(state, now)));
-  TRY(send_byte(sync.parent.get(), init::kStart));
-  TRY(await_exec(sync.parent.get()));
+  TRY(send_byte(sync.first.get(), kGo));
+  Message message = TRY(receive(sync.first.get()));
+  TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, now)));
+  TRY(send_byte(sync.first.get(), init::kStart));
+  TRY(await_exec(sync.first.get()));
   undo.keep();
   return Launched{child.pid, std::move(child.pidfd)};
 }

@@ -325,5 +325,5 @@ def test_namespace_that_cannot_be_joined_says_so(bundle):
     bundle.config["linux"]["namespaces"].append({"type": "user"})
     bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     done = bundle.run(code=1)
-    assert "join a namespace by its path" in done.stderr or "Invalid argument" in done.stderr, done.stderr
+    assert "join the network namespace /proc/self/ns/uts: it is none of that type" in done.stderr, done.stderr
     assert "Broken pipe" not in done.stderr
