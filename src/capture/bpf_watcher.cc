@@ -203,7 +203,6 @@ struct BpfWatcher::State {
     ssize_t size;
     while ((size = ::read(executions.get(), buffer, sizeof buffer)) > 0)
       for (auto* e = reinterpret_cast<fanotify_event_metadata*>(buffer); FAN_EVENT_OK(e, size); e = FAN_EVENT_NEXT(e, size)) {
-        if (e->mask & FAN_Q_OVERFLOW) ++owner->trace.lost;
         Fd file(e->fd);
         auto process = processes.find(static_cast<uint32_t>(e->pid));
         if (!file.valid() || process == processes.end()) continue;

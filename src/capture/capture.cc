@@ -141,6 +141,7 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   for (const auto& [folder, needed] : state_folders(bpf->running, TRY(sys::RootDir::open("/")))) seen.state_folders.try_emplace(folder, false);
   progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
   seen.trace.merge(bpf->running);
+  seen.trace.lost = bpf->trace.lost;  // of both
   return seen;
 }
 

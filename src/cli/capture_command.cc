@@ -21,6 +21,15 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     request.pid = static_cast<pid_t>(TRY(parse_uint(args.get("pid"), INT32_MAX), "--pid"));
     if (request.pid <= 1) return fail("--pid: " + args.get("pid") + " is not the process of an application");
   }
+  // Options that belong to another way of capturing.
+  auto refuse = [&](std::string_view way, std::initializer_list<const char*> options) -> Result<> {
+    for (const char* option : options)
+      if (args.has(option)) return fail("--" + std::string(option) + " has no meaning " + std::string(way));
+    return {};
+  };
+  if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "trace-with", "user", "workdir", "data"}));
+  if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
+  if (!args.has("pid")) TRY(refuse("without --pid", {"no-shadow"}));
   request.package = args.get("package");
   request.command = args.rest();
   request.name = args.get("tag");

@@ -201,7 +201,7 @@ int run_program(const Program& program, const std::vector<std::string>& argument
       std::string line = "error: " + done.error().message + "\n";
       (void)!::write(2, line.data(), line.size());
     }
-    return args ? (command->stop_at_first ? 125 : 1) : 125;
+    return args || command->failure == 255 ? command->failure : 125;
   }
   log::error("error: unknown command \"" + arguments[at] + "\"; see \"" + std::string(program.name) + " --help\"");
   return 125;

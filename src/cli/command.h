@@ -48,6 +48,8 @@ struct Command {
   bool stop_at_first = false;  ///< options end at the first argument (run, exec)
   bool hidden = false;
   Result<int> (*run)(const Globals& globals, const Args& args);
+  /// Exit status of an error: 125 or 255 where the lower ones are the application's.
+  int failure = 1;
 };
 
 /// Parses the arguments after the command's name.

@@ -91,47 +91,45 @@ Result<int> cmd_create(const Globals& globals, const Args& args) {
   return 0;
 }
 
-/// Does `action` for each named container; the first error decides the status,
-/// the others are printed and do not stop the rest.
-Result<int> for_each(Engine& engine, const std::vector<std::string>& names, const std::function<Result<>(Container&)>& action) {
-  int status = 0;
-  for (const auto& name : names) {
-    auto c = engine.containers().find(name);
-    Result<> done = c ? action(*c) : Result<>(std::unexpected(c.error()));
-    if (done) {
-      std::printf("%s\n", name.c_str());
-    } else {
-      log::error("error: " + done.error().message);
-      status = 1;
-    }
+using Action = std::function<Result<>(Container&)>;
+
+/// The error of `action` for the container of that name; empty where it went well.
+std::string problem_of(Engine& engine, const std::string& name, const Action& action) {
+  auto c = engine.containers().find(name);
+  Result<> done = c ? action(*c) : Result<>(std::unexpected(c.error()));
+  return done ? "" : done.error().message;
+}
+
+/// Prints what became of one container; the result is the exit status.
+int tell(const std::string& name, const std::string& problem) {
+  if (problem.empty()) {
+    std::printf("%s\n", name.c_str());
+    return 0;
   }
+  log::error("error: " + problem);
+  return 1;
+}
+
+/// Does `action` for each named container; an error does not stop the rest.
+Result<int> for_each(Engine& engine, const std::vector<std::string>& names, const Action& action) {
+  int status = 0;
+  for (const auto& name : names) status |= tell(name, problem_of(engine, name, action));
   return status;
 }
 
 /// The same for actions that mostly wait: many at once, told in order.
-Result<int> for_each_at_once(Engine& engine, const std::vector<std::string>& names, const std::function<Result<>(Container&)>& action) {
+Result<int> for_each_at_once(Engine& engine, const std::vector<std::string>& names, const Action& action) {
   std::vector<std::string> problems(names.size());
   std::atomic<size_t> next = 0;
   {
     std::vector<std::jthread> workers;
     for (size_t i = 0; i < std::min<size_t>(names.size(), 32); ++i)
       workers.emplace_back([&] {
-        for (size_t mine; (mine = next++) < names.size();) {
-          auto c = engine.containers().find(names[mine]);
-          Result<> done = c ? action(*c) : Result<>(std::unexpected(c.error()));
-          if (!done) problems[mine] = done.error().message;
-        }
+        for (size_t mine; (mine = next++) < names.size();) problems[mine] = problem_of(engine, names[mine], action);
       });
   }
   int status = 0;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (problems[i].empty()) {
-      std::printf("%s\n", names[i].c_str());
-    } else {
-      log::error("error: " + problems[i]);
-      status = 1;
-    }
-  }
+  for (size_t i = 0; i < names.size(); ++i) status |= tell(names[i], problems[i]);
   return status;
 }
 
@@ -286,8 +284,8 @@ constexpr Option kMonitorOptions[] = {{"--report", "FD", "where to say how it we
 
 }  // namespace
 
-const Command kRunCommand{"run", "IMAGE [COMMAND] [ARGS]", "create and start a container", "caisson run -d --name web -p 8080:80 --memory 64m web", kRunContainerOptions, 1, SIZE_MAX, true, false, cmd_run};
-const Command kCreateCommand{"create", "IMAGE [COMMAND] [ARGS]", "create a container without starting it", "caisson create --name web web", kCreateContainerOptions, 1, SIZE_MAX, true, false, cmd_create};
+const Command kRunCommand{"run", "IMAGE [COMMAND] [ARGS]", "create and start a container", "caisson run -d --name web -p 8080:80 --memory 64m web", kRunContainerOptions, 1, SIZE_MAX, true, false, cmd_run, 125};
+const Command kCreateCommand{"create", "IMAGE [COMMAND] [ARGS]", "create a container without starting it", "caisson create --name web web", kCreateContainerOptions, 1, SIZE_MAX, true, false, cmd_create, 125};
 const Command kStartCommand{"start", "CONTAINER...", "start containers", "caisson start web", kStartOptions, 1, SIZE_MAX, false, false, cmd_start};
 const Command kStopCommand{"stop", "CONTAINER...", "stop running containers", "caisson stop --time 3 web", kTimeOption, 1, SIZE_MAX, false, false, cmd_stop};
 const Command kRestartCommand{"restart", "CONTAINER...", "stop and start containers", "caisson restart web", kTimeOption, 1, SIZE_MAX, false, false, cmd_restart};
@@ -295,7 +293,7 @@ const Command kKillCommand{"kill", "CONTAINER...", "send a signal to containers"
 const Command kRmCommand{"rm", "CONTAINER...", "remove containers", "caisson rm --force web", kRmOptions, 0, SIZE_MAX, false, false, cmd_rm};
 const Command kWaitCommand{"wait", "CONTAINER...", "wait until containers end and print their exit codes", "caisson wait web", {}, 1, SIZE_MAX, false, false, cmd_wait};
 const Command kAttachCommand{"attach", "CONTAINER", "look at a running container's output; ctrl-p ctrl-q leaves a terminal", "caisson attach web", kAttachOptions, 1, 1, false, false, cmd_attach};
-const Command kExecCommand{"exec", "CONTAINER COMMAND [ARGS]", "run one more command in a running container", "caisson exec -it web sh", kExecOptions, 2, SIZE_MAX, true, false, cmd_exec};
+const Command kExecCommand{"exec", "CONTAINER COMMAND [ARGS]", "run one more command in a running container", "caisson exec -it web sh", kExecOptions, 2, SIZE_MAX, true, false, cmd_exec, 125};
 const Command kRenameCommand{"rename", "CONTAINER NAME", "give a container another name", "caisson rename web old-web", {}, 2, 2, false, false, cmd_rename};
 const Command kPauseCommand{"pause", "CONTAINER...", "suspend all processes of containers", "caisson pause web", {}, 1, SIZE_MAX, false, false, cmd_pause};
 const Command kUnpauseCommand{"unpause", "CONTAINER...", "resume paused containers", "caisson unpause web", {}, 1, SIZE_MAX, false, false, cmd_unpause};

@@ -257,7 +257,7 @@ Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
   return process;
 }
 
-Result<int> exec_in(const Globals& globals, const Args& args) {
+Result<int> cmd_exec(const Globals& globals, const Args& args) {
   Runtime rt(globals.root);
   oci::Process process = TRY(exec_process(rt, args));
   Console console = TRY(open_console(process.terminal, args.flag("detach"), args.get("console-socket")));
@@ -273,15 +273,6 @@ Result<int> exec_in(const Globals& globals, const Args& args) {
   Fd pty;
   if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
   return relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty));
-}
-
-/// As with runc, 255 says that the process was not executed: all lower codes
-/// may be its own.
-Result<int> cmd_exec(const Globals& globals, const Args& args) {
-  auto code = exec_in(globals, args);
-  if (code) return code;
-  log::error("error: " + code.error().message);
-  return 255;
 }
 
 Result<int> cmd_ps(const Globals& globals, const Args& args) {
@@ -465,7 +456,7 @@ constexpr Option kSpecOptions[] = {{"-b,--bundle", "DIR", "where to write config
 constexpr Command kCreate{"create", "CONTAINER-ID", "create a container", "caisson oci create --bundle /bundles/web web", kCreateOptions, 1, 1, false, false, cmd_create};
 constexpr Command kStart{"start", "CONTAINER-ID", "start a created container", "caisson oci start web", {}, 1, 1, false, false, cmd_start};
 constexpr Command kRun{"run", "CONTAINER-ID", "create and start a container", "caisson oci run --bundle /bundles/web web", kRunOptions, 1, 1, false, false, cmd_run};
-constexpr Command kExec{"exec", "CONTAINER-ID COMMAND [ARGS]", "run one more process in a container", "caisson oci exec web ls -l /", kExecOptions, 1, SIZE_MAX, true, false, cmd_exec};
+constexpr Command kExec{"exec", "CONTAINER-ID COMMAND [ARGS]", "run one more process in a container", "caisson oci exec web ls -l /", kExecOptions, 1, SIZE_MAX, true, false, cmd_exec, 255};
 constexpr Command kState{"state", "CONTAINER-ID", "print a container's state", "caisson oci state web", {}, 1, 1, false, false, cmd_state};
 constexpr Command kKill{"kill", "CONTAINER-ID [SIGNAL]", "send a signal (default: TERM)", "caisson oci kill web KILL", kKillOptions, 1, 2, false, false, cmd_kill};
 constexpr Command kDelete{"delete", "CONTAINER-ID", "delete a stopped container", "caisson oci delete --force web", kDeleteOptions, 1, 1, false, false, cmd_delete};

@@ -394,7 +394,8 @@ def test_a_shadow_start_leaves_the_host_alone(caisson, place, running, method):
 
 @pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
                                          (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture"),
-                                         (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
+                                         (("--package", "nginx", "--for", "3", "--tag", "x"), "--for has no meaning with --package"), (("--pid", "2", "--user", "root", "--tag", "x"), "--user has no meaning with --pid"),
+                                         (("--no-shadow", "--tag", "x", "--", "/bin/true"), "--no-shadow has no meaning without --pid"), (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
 def test_bad_requests(caisson, args, error):
     done = caisson("capture", *args, code=None)
     assert done.code != 0 and error in done.err
