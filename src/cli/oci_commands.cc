@@ -91,7 +91,6 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   Runtime rt(globals.root);
   std::string id = args.rest()[0];
   std::string bundle = TRY(absolute(args.get("bundle", ".")), "--bundle");
-  if (args.flag("no-pivot")) return fail("--no-pivot is not supported: the root is always changed with pivot_root");
   bool detached = !run || args.flag("detach");
   oci::Spec spec = TRY(bundle_spec(bundle));
   bool terminal = spec.process && spec.process->terminal;
@@ -103,6 +102,7 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   options.plain_line_ends = console.receiver.valid();
   options.preserve_fds = TRY(preserve_fds(args));
   options.new_keyring = !args.flag("no-new-keyring");
+  options.no_pivot = args.flag("no-pivot");
   options.start = run;
   auto launched = TRY(rt.create(spec, std::move(options)));
   if (auto written = write_pid_file(args, launched.pid); !written) {
@@ -125,7 +125,7 @@ constexpr Option kCreateOptions[] = {
     {"--pid-file", "FILE", "write the container's process id there"},
     {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
     {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
-    {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
+    {"--no-pivot", "", "move the root in place of pivot_root (less safe; for hosts that run from an initramfs)"},
     {"--no-new-keyring", "", "keep the caller's session keyring"},
 };
 constexpr Option kRunOptions[] = {
@@ -136,7 +136,7 @@ constexpr Option kRunOptions[] = {
     {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
     {"--pid-file", "FILE", "write the container's process id there"},
     {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
-    {"--no-pivot", "", "refused: the root is always changed with pivot_root"},
+    {"--no-pivot", "", "move the root in place of pivot_root (less safe; for hosts that run from an initramfs)"},
     {"--no-new-keyring", "", "keep the caller's session keyring"},
     {"--no-subreaper", "", "accepted for compatibility: nothing here makes itself a subreaper"},
 };

@@ -1,33 +1,46 @@
 // The parent's share of bind mounts.
+#include "base/strings.h"
 #include "runtime/internal.h"
-#include "sys/mount.h"
 
 namespace caisson::runtime {
 
-Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec, int user_namespace) {
-  using IdMap = sys::MountOptions::IdMap;
-  IdMapSpaces spaces;
-  plan.bind_sources.resize(spec.mounts.size());
-  for (size_t i = 0; i < spec.mounts.size(); ++i) {
-    const auto& mount = spec.mounts[i];
+std::string bind_source_path(const ChildPlan& plan, const oci::Mount& mount) { return mount.source[0] == '/' ? clean_path(mount.source) : clean_path(plan.bundle + "/" + mount.source); }
+
+bool inside_root(const ChildPlan& plan, const std::string& path) { return path.starts_with(plan.rootfs_path + "/"); }
+
+bool is_id_mapped(const oci::Mount& mount, const sys::MountOptions& options) {
+  return !mount.uid_mappings.empty() || !mount.gid_mappings.empty() || options.id_map != sys::MountOptions::IdMap::none;
+}
+
+Result<> BindSources::open(ChildPlan& plan) {
+  plan.bind_sources.resize(spec_.mounts.size());
+  for (size_t i = 0; i < spec_.mounts.size(); ++i) {
+    const auto& mount = spec_.mounts[i];
     auto options = sys::parse_mount_options(mount.options);
-    bool bind = options.bind || mount.type == "bind", mapped = !mount.uid_mappings.empty() || !mount.gid_mappings.empty() || options.id_map != IdMap::none;
-    std::string what = "mount " + mount.destination;
-    if (mapped && !bind) return fail(what + ": only bind mounts can be id-mapped", EINVAL);
+    bool bind = options.bind || mount.type == "bind", mapped = is_id_mapped(mount, options);
+    if (mapped && !bind) return fail("mount " + mount.destination + ": only bind mounts can be id-mapped", EINVAL);
     if (!bind || !(mapped || plan.user_namespace)) continue;
-    plan.bind_sources[i] = TRY(sys::clone_mount(mount.source[0] == '/' ? mount.source : plan.bundle + "/" + mount.source, options.recursive), what);
-    if (!mapped) continue;
-    bool own = !mount.uid_mappings.empty() || !mount.gid_mappings.empty();
-    const auto& uids = own ? mount.uid_mappings : spec.linux.uid_mappings;
-    const auto& gids = own ? mount.gid_mappings : spec.linux.gid_mappings;
-    int space = user_namespace;
-    if (own || space < 0) {
-      if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
-      space = TRY(spaces.get(uids, gids), what);
-    }
-    TRY(sys::set_id_mapping(plan.bind_sources[i].get(), space, options.id_map == IdMap::tree), what);
+    std::string path = bind_source_path(plan, mount);
+    if (inside_root(plan, path)) continue;
+    plan.bind_sources[i] = TRY(sys::clone_mount(path, options.recursive), "mount " + mount.destination);
+    if (mapped) TRY(map(i, plan.bind_sources[i].get()));
   }
   return {};
+}
+
+Result<> BindSources::map(size_t index, int source) {
+  if (index >= spec_.mounts.size()) return fail("unexpected message from the container");
+  const auto& mount = spec_.mounts[index];
+  std::string what = "mount " + mount.destination;
+  bool own = !mount.uid_mappings.empty() || !mount.gid_mappings.empty();
+  const auto& uids = own ? mount.uid_mappings : spec_.linux.uid_mappings;
+  const auto& gids = own ? mount.gid_mappings : spec_.linux.gid_mappings;
+  int space = user_namespace_;
+  if (own || space < 0) {
+    if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
+    space = TRY(spaces_.get(uids, gids), what);
+  }
+  return sys::set_id_mapping(source, space, sys::parse_mount_options(mount.options).id_map == sys::MountOptions::IdMap::tree);
 }
 
 }  // namespace caisson::runtime

@@ -34,16 +34,6 @@
 namespace caisson::runtime {
 namespace {
 
-Result<> await(int sync, char wanted) {
-  char byte = 0;
-  ssize_t n;
-  do {
-    n = ::recv(sync, &byte, 1, 0);
-  } while (n < 0 && errno == EINTR);
-  if (n != 1 || byte != wanted) ::_exit(1);  // the runtime died: so does this
-  return {};
-}
-
 Result<> say(int sync, char byte) {
   if (::send(sync, &byte, 1, MSG_NOSIGNAL) != 1) ::_exit(1);
   return {};
@@ -105,7 +95,7 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
 
 Result<> set_up_container(ChildPlan& plan) {
   for (const auto& ns : plan.namespaces) TRY(join_namespace(ns));
-  TRY(await(plan.sync.get(), kGo));
+  TRY(await_byte(plan.sync.get(), kGo));
   if (plan.user_namespace) {
     if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
     ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -117,12 +107,11 @@ Result<> set_up_container(ChildPlan& plan) {
   if (!spec.domainname.empty() && ::setdomainname(spec.domainname.c_str(), spec.domainname.size()) < 0) return fail_errno("set the domain name");
 
   sys::RootDir root(TRY(duplicate(plan.rootfs.get())));
-  if (spec.find_namespace("mount") == nullptr) return fail("linux.namespaces: a container without a mount namespace is not supported");
   TRY(set_up_rootfs(plan, root));
   if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");
   if (plan.runtime_hooks) {
     TRY(say(plan.sync.get(), kHooksNow));
-    TRY(await(plan.sync.get(), kHooksDone));
+    TRY(await_byte(plan.sync.get(), kHooksDone));
   }
   if (plan.container_hooks) TRY(run_hooks(spec.hooks.create_container, plan.hook_state, "createContainer"));
   TRY(enter_rootfs(plan, root));
@@ -130,7 +119,7 @@ Result<> set_up_container(ChildPlan& plan) {
 }
 
 Result<> join_container(ChildPlan& plan) {
-  TRY(await(plan.sync.get(), kGo));
+  TRY(await_byte(plan.sync.get(), kGo));
   if (::setns(plan.join_pidfd, static_cast<int>(plan.join_flags)) < 0) return fail_errno("join the container's namespaces");
   if (plan.user_namespace && (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)) return fail_errno("become root of the container's user namespace");
   if (plan.process->terminal) {
@@ -181,6 +170,16 @@ Result<> execute_init(ChildPlan& plan) {
 }
 
 }  // namespace
+
+Result<> await_byte(int sync, char wanted) {
+  char byte = 0;
+  ssize_t n;
+  do {
+    n = ::recv(sync, &byte, 1, 0);
+  } while (n < 0 && errno == EINTR);
+  if (n != 1 || byte != wanted) ::_exit(1);  // the runtime died: so does this
+  return {};
+}
 
 void run_child(ChildPlan& plan) {
   // Closed to ptrace and /proc/PID/fd from inside (CVE-2016-9962), except

@@ -78,6 +78,7 @@ Result<> Runtime::remove(const std::string& id, bool force) const {
     // Errors of poststop hooks are logged, and the deletion goes on (runtime.md, "Lifecycle").
     if (auto ran = run_hooks(config->hooks.poststop, json_text(state_document(state, Status::stopped)), "poststop"); !ran) log::warning(ran.error().message);
   }
+  TRY(unmount_root(state));
   return remove_tree(folder(id));
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/socket.h"
+#include "base/strings.h"
 #include "runtime/internal.h"
 
 namespace caisson::runtime {

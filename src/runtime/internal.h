@@ -9,11 +9,16 @@
 #include "runtime/runtime.h"
 #include "sys/clone.h"
 #include "sys/in_root.h"
+#include "sys/mount.h"
 #include "sys/seccomp.h"
 
 namespace caisson::runtime {
 
 [[nodiscard]] Result<> save_state(const std::string& folder, const State& state);
+
+/// Of a container that shares the host's mounts: removes the root's mount, and
+/// with it those below.
+[[nodiscard]] Result<> unmount_root(const State& state);
 
 /// A namespace that exists.
 struct NamespaceFile {
@@ -39,6 +44,9 @@ struct ChildPlan {
   std::optional<sys::SeccompProgram> seccomp;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
+  bool own_mounts = true;      ///< a mount namespace that is not the host's
+  bool detached_root = false;  ///< the root has no path on the host
+  bool no_pivot = false;
   std::string bundle;       ///< base of relative bind sources
   std::string rootfs_path;  ///< where the host has the root
   std::string hook_state;
@@ -63,10 +71,6 @@ struct ChildPlan {
 /// Waits for the end of file that says the application runs.
 [[nodiscard]] Result<> await_exec(int sync);
 
-/// Sources that only this process can open or id-map: all binds of a container
-/// in a user namespace, and every id-mapped one.
-[[nodiscard]] Result<> open_bind_sources(ChildPlan& plan, const oci::Spec& spec, int user_namespace);
-
 /// Makes the container's process by a helper that joins `namespaces` first. New
 /// namespaces belong to the user namespace that their maker is in, and one that
 /// exists may belong to the host's or to the one that is joined: those that can
@@ -84,18 +88,48 @@ class IdMapSpaces {
   std::map<std::pair<std::string, std::string>, Fd> made_;
 };
 
+/// Sources that only the parent can open or id-map: all binds of a container in
+/// a user namespace, and every id-mapped one. Those inside the container's root
+/// are opened by the child, after the mounts before them, and mapped here.
+class BindSources {
+ public:
+  /// `user_namespace`: the one that the container joins, or -1.
+  BindSources(const oci::Spec& spec, int user_namespace) : spec_(spec), user_namespace_(user_namespace) {}
+  [[nodiscard]] Result<> open(ChildPlan& plan);
+  /// `source`: a detached mount for spec.mounts[index].
+  [[nodiscard]] Result<> map(size_t index, int source);
+
+ private:
+  const oci::Spec& spec_;
+  int user_namespace_;
+  IdMapSpaces spaces_;
+};
+/// The absolute path of a bind mount's source on the host.
+[[nodiscard]] std::string bind_source_path(const ChildPlan& plan, const oci::Mount& mount);
+/// Whether the host's path lies below the container's root.
+[[nodiscard]] bool inside_root(const ChildPlan& plan, const std::string& path);
+[[nodiscard]] bool is_id_mapped(const oci::Mount& mount, const sys::MountOptions& options);
+
 // Messages between parent and child before the init takes over (init/plan.h
 // has the rest). The socket keeps message boundaries.
-inline constexpr char kGo = 'C';        ///< parent → child: cgroup joined, id maps written
+inline constexpr char kGo = 'C';         ///< parent → child: cgroup joined, id maps written
+inline constexpr char kMapSource = 'M';  ///< child → parent, with a mount and its index: id-map it
+inline constexpr char kMapped = 'm';
 inline constexpr char kHooksNow = 'H';  ///< child → parent: namespaces exist, run the runtime hooks
 inline constexpr char kHooksDone = 'h';
 
 /// Runs in: the container child, from clone to exec of the init. Never returns.
 [[noreturn]] void run_child(ChildPlan& plan);
 
-/// Mounts, devices, links, masks below the root; leaves the process with the
-/// container's root as "/". Runs in: the container child.
+/// Waits for the parent's byte; ends this process where the parent has died.
+/// Runs in: the container child, as all that follows.
+[[nodiscard]] Result<> await_byte(int sync, char wanted);
+/// Mounts, devices and links below the root; a shape for createContainer hooks.
 [[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
+[[nodiscard]] Result<> make_mounts(ChildPlan& plan, const sys::RootDir& root);
+[[nodiscard]] Result<> make_devices(const ChildPlan& plan, const sys::RootDir& root);
+[[nodiscard]] Result<> protect_paths(const ChildPlan& plan, const sys::RootDir& root);
+/// Masks, sysctls; leaves the process with the container's root as "/".
 [[nodiscard]] Result<> enter_rootfs(const ChildPlan& plan, const sys::RootDir& root);
 /// Copies what is in one held folder into another, with owners and modes; for
 /// the mount option tmpcopyup. Follows no link.

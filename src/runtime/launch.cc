@@ -53,6 +53,14 @@ Result<> check_process(const oci::Process& process) {
   return {};
 }
 
+/// Whether the container's mounts are apart from this process's.
+bool has_own_mounts(const oci::Spec& spec) {
+  const oci::Namespace* mount = spec.find_namespace("mount");
+  if (mount == nullptr || mount->path.empty()) return mount != nullptr;
+  struct stat own, joined;
+  return ::stat("/proc/self/ns/mnt", &own) < 0 || ::stat(mount->path.c_str(), &joined) < 0 || own.st_ino != joined.st_ino || own.st_dev != joined.st_dev;
+}
+
 /// Reaps a child that failed during set-up.
 void put_down(const sys::Cloned& child) {
   (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
@@ -139,8 +147,18 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(save_state(folder, state));
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
-  plan.rootfs = options.rootfs_mount.valid() ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
-  TRY(open_bind_sources(plan, spec, user_namespace ? user_namespace->fd.get() : -1));
+  plan.detached_root = options.rootfs_mount.valid();
+  plan.rootfs = plan.detached_root ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
+  plan.own_mounts = has_own_mounts(spec);
+  plan.no_pivot = options.no_pivot;
+  // The host's mount table will have it: known before it is there.
+  if (!plan.own_mounts) {
+    state.root_mount = TRY(sys::mount_id(plan.rootfs.get()));
+    TRY(save_state(folder, state));
+    undo.on_failure([&] { (void)unmount_root(state); });
+  }
+  BindSources bind_sources(spec, user_namespace ? user_namespace->fd.get() : -1);
+  TRY(bind_sources.open(plan));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
@@ -193,6 +211,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   state.start_time = TRY(process_start_time(child.pid));
   TRY(send_byte(sync.first.get(), kGo));
   Message message = TRY(receive(sync.first.get()));
+  while (message.text[0] == kMapSource) {
+    TRY(bind_sources.map(TRY(parse_uint(message.text.substr(1), UINT32_MAX)), message.descriptor.get()));
+    TRY(send_byte(sync.first.get(), kMapped));
+    message = TRY(receive(sync.first.get()));
+  }
   if (message.text[0] == kHooksNow) {
     std::string document = json_text(state_document(state, Status::creating));
     TRY(run_hooks(spec.hooks.prestart, document, "prestart"));

@@ -38,6 +38,7 @@ struct State {
   std::map<std::string, std::string> annotations;
   std::string version;
   std::vector<std::string> namespaces;  ///< types the container has of its own
+  uint64_t root_mount = 0;              ///< id of the root's mount, where it hangs in the host's mount table
 };
 
 struct LaunchOptions {
@@ -49,6 +50,7 @@ struct LaunchOptions {
   bool plain_line_ends = false;
   int preserve_fds = 0;  ///< descriptors 3 … 2+n pass through
   bool new_keyring = true;
+  bool no_pivot = false;        ///< move the root's mount in place of pivot_root, for hosts that run from an initramfs
   bool start = false;           ///< run at once instead of waiting for start()
   int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own
   Fd rootfs_mount;              ///< a detached mount to use in place of spec.root_path

@@ -1,5 +1,6 @@
 // Reading and judging what is on the disk about a container.
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,7 +35,15 @@ bool process_alive(pid_t pid, uint64_t start_time) {
 Result<> save_state(const std::string& folder, const State& state) {
   Json out{{"id", state.id}, {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"owner", state.owner}, {"pid", state.pid}, {"start_time", state.start_time}, {"cgroup_path", state.cgroup_path}, {"version", state.version}, {"namespaces", state.namespaces}};
   if (!state.annotations.empty()) out["annotations"] = state.annotations;
+  if (state.root_mount != 0) out["root_mount"] = state.root_mount;
   return replace_file(folder + "/state.json", json_text(out));
+}
+
+Result<> unmount_root(const State& state) {
+  if (state.root_mount == 0) return {};
+  auto root = open_file(state.rootfs, O_PATH | O_DIRECTORY);
+  if (!root || sys::mount_id(root->get()) != state.root_mount) return {};
+  return sys::unmount(state.rootfs, MNT_DETACH);
 }
 
 Result<State> Runtime::load(const std::string& id) const {
@@ -65,6 +74,7 @@ Result<State> Runtime::load(const std::string& id) const {
   r.get("version", state.version);
   r.get("namespaces", state.namespaces);
   r.get("annotations", state.annotations);
+  r.get("root_mount", state.root_mount);
   if (!errors.error.empty()) return fail(folder(id) + "/state.json: " + errors.error);
   return state;
 }

@@ -1,6 +1,8 @@
 #include "sys/mount.h"
 
+#include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -54,6 +56,13 @@ Result<> set_id_mapping(int mount_fd, int user_namespace, bool recursive) {
   if (::syscall(SYS_mount_setattr, mount_fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr) < 0)
     return fail_errno(errno == EINVAL ? "id-map the mount (its file system may not support that)" : "id-map the mount");
   return {};
+}
+
+Result<uint64_t> mount_id(int fd) {
+  constexpr unsigned kUnique = 0x4000;  // STATX_MNT_ID_UNIQUE
+  struct statx info;
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID | kUnique, &info) < 0) return fail_errno("statx");
+  return info.stx_mnt_id;
 }
 
 Result<> unmount(const std::string& path, int flags) {

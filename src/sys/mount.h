@@ -25,6 +25,9 @@ namespace caisson::sys {
 /// Shows a detached mount's files with the ids that a user namespace maps them
 /// to (MOUNT_ATTR_IDMAP). Needs privileges over the file system.
 [[nodiscard]] Result<> set_id_mapping(int mount_fd, int user_namespace, bool recursive);
+/// The id of the mount that an open file lies on; unique for the time since boot
+/// on Linux 6.8 and newer (statx(2)).
+[[nodiscard]] Result<uint64_t> mount_id(int fd);
 [[nodiscard]] Result<> unmount(const std::string& path, int flags);
 
 /// A detached mount of a new file system instance (fsopen … fsmount).

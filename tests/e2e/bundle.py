@@ -1,6 +1,7 @@
 """A bundle of its own for each test of `caisson oci`."""
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -33,6 +34,24 @@ class Bundle:
 
     def sh(self, script):
         return self.args("/bin/sh", "-c", script)
+
+    def drop_namespace(self, kind):
+        self.config["linux"]["namespaces"] = [n for n in self.config["linux"]["namespaces"] if n["type"] != kind]
+
+    def join_namespace(self, kind, path):
+        self.drop_namespace(kind)
+        self.config["linux"]["namespaces"].append({"type": kind, "path": str(path)})
+
+    def user_namespace(self, host_id=100000):
+        """The container gets one of its own, and the root file system belongs to its root."""
+        linux = self.config["linux"]
+        linux["namespaces"].append({"type": "user"})
+        linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": host_id, "size": 65536}]
+        for path in [self.folder / "rootfs", *(self.folder / "rootfs").rglob("*")]:
+            os.chown(path, host_id, host_id, follow_symlinks=False)
+
+    def mount(self, source, destination, *options, kind="bind"):
+        self.config["mounts"].append({"source": str(source), "destination": str(destination), "type": kind, "options": list(options)})
 
     def write(self):
         (self.folder / "config.json").write_text(json.dumps(self.config))
