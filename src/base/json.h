@@ -83,6 +83,16 @@ class JsonReader {
     return true;
   }
 
+  /// Calls `read(name, reader)` for each member of the object under `key`, where
+  /// present; their values must be objects.
+  template <class F>
+  bool members(std::string_view key, F&& read) {
+    return object(key, [&](JsonReader& all) {
+      if (!all.value_->is_object()) return;
+      for (const auto& member : all.value_->items()) all.object(member.key(), [&](JsonReader& inner) { read(member.key(), inner); });
+    });
+  }
+
   [[nodiscard]] const Json* find(std::string_view key);
   /// Records an error about a field; an empty key means this object itself.
   void wrong(std::string_view key, std::string_view what);

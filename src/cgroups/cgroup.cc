@@ -39,6 +39,14 @@ Result<std::vector<Hierarchy>> find_hierarchies() {
   return out;
 }
 
+Result<std::string> v2_folder_of(pid_t pid) {
+  auto text = TRY(read_file("/proc/" + std::to_string(pid) + "/cgroup"));
+  for (const auto& h : TRY(find_hierarchies()))
+    for (const auto& line : split(text, '\n', true))
+      if (h.v2 && line.starts_with("0::")) return h.mount_point + line.substr(3);
+  return fail("process " + std::to_string(pid) + " is in no cgroup v2");
+}
+
 Result<Cgroup> Cgroup::at(const std::string& path, const std::string& id) {
   Cgroup cgroup;
   if (path.find("..") != std::string::npos && clean_path(path) != path) return fail("linux.cgroupsPath: \"" + path + "\" must not contain \"..\"", EINVAL);
@@ -64,9 +72,42 @@ std::string Cgroup::folder(const std::string& controller) const {
   return {};
 }
 
-Result<Fd> Cgroup::v2_fd() const {
+namespace {
+std::string path_below(const SubPaths& below, const Hierarchy& h) {
+  auto it = below.find(h.mount_point);
+  return it == below.end() ? "" : it->second;
+}
+}  // namespace
+
+Result<Fd> Cgroup::v2_fd(const SubPaths& below) const {
   if (!pure_v2()) return Fd();
-  return open_file(unified(), O_PATH | O_DIRECTORY);
+  return open_file(unified() + path_below(below, hierarchies_[0]), O_PATH | O_DIRECTORY);
+}
+
+Result<SubPaths> Cgroup::parse_sub_paths(const std::vector<std::string>& list) const {
+  SubPaths out;
+  for (const auto& item : list) {
+    size_t colon = item.find(':');
+    std::string relative = colon == std::string::npos ? item : item.substr(colon + 1);
+    std::string below = clean_path("/" + relative);
+    // clean_path stops at the root, so a path that leaves shows in the raw one.
+    int depth = 0;
+    for (const auto& part : split(relative, '/', true)) {
+      depth += part == ".." ? -1 : part == "." ? 0
+                                               : 1;
+      if (depth < 0) return fail("bad sub cgroup path: " + item, EINVAL);
+    }
+    if (below == "/") below.clear();
+    std::vector<std::string> controllers;
+    if (colon != std::string::npos) controllers = split(item.substr(0, colon), ',', true);
+    for (const auto& controller : controllers)
+      if (folder(controller).empty()) return fail("unknown controller " + controller, EINVAL);
+    for (const auto& h : hierarchies_) {
+      bool meant = controllers.empty() || std::any_of(controllers.begin(), controllers.end(), [&](const std::string& c) { return std::find(h.controllers.begin(), h.controllers.end(), c) != h.controllers.end(); });
+      if (meant) out[h.mount_point] = below;
+    }
+  }
+  return out;
 }
 
 namespace {
@@ -143,9 +184,9 @@ Result<> Cgroup::create(const oci::Resources& resources) {
 
 Result<> Cgroup::update(const oci::Resources& resources) const { return apply(resources); }
 
-Result<> Cgroup::join(pid_t pid) const {
+Result<> Cgroup::join(pid_t pid, const SubPaths& below) const {
   std::string text = std::to_string(pid);
-  for (const auto& h : hierarchies_) TRY(write_file(h.mount_point + path_ + "/cgroup.procs", text), "join cgroup");
+  for (const auto& h : hierarchies_) TRY(write_file(h.mount_point + path_ + path_below(below, h) + "/cgroup.procs", text), "adding pid " + text + " to cgroups");
   return {};
 }
 

@@ -25,6 +25,12 @@ struct Hierarchy {
 /// The hierarchies mounted here, from mountinfo. In a pure v2 host there is one.
 [[nodiscard]] Result<std::vector<Hierarchy>> find_hierarchies();
 
+/// The folder of the v2 cgroup that a process is in.
+[[nodiscard]] Result<std::string> v2_folder_of(pid_t pid);
+
+/// Paths below a container's cgroup, by the hierarchy's mount point.
+using SubPaths = std::map<std::string, std::string>;
+
 struct Stats {
   uint64_t memory_usage = 0, memory_limit = 0;  ///< bytes; limit 0: none
   uint64_t memory_cache = 0;                    ///< inactive file pages, bytes
@@ -51,10 +57,14 @@ class Cgroup {
   /// lacks is an error that names it.
   [[nodiscard]] Result<> create(const oci::Resources& resources);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
-  /// Moves a process in. On pure v2, prefer v2_fd() with CLONE_INTO_CGROUP.
-  [[nodiscard]] Result<> join(pid_t pid) const;
+  /// Moves a process in, or into one of the cgroups below. On pure v2, prefer
+  /// v2_fd() with CLONE_INTO_CGROUP.
+  [[nodiscard]] Result<> join(pid_t pid, const SubPaths& below = {}) const;
   /// The folder of a pure v2 host's cgroup; invalid elsewhere.
-  [[nodiscard]] Result<Fd> v2_fd() const;
+  [[nodiscard]] Result<Fd> v2_fd(const SubPaths& below = {}) const;
+  /// Reads what runc's `exec --cgroup` takes: "PATH" for all hierarchies, or
+  /// "CONTROLLER[,…]:PATH". Refuses what is not below this cgroup.
+  [[nodiscard]] Result<SubPaths> parse_sub_paths(const std::vector<std::string>& list) const;
   [[nodiscard]] bool pure_v2() const;
 
   [[nodiscard]] Result<std::vector<pid_t>> processes() const;

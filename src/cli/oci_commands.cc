@@ -214,6 +214,7 @@ constexpr Option kExecOptions[] = {
     {"-c,--cap", "CAPABILITY", "add a capability"},
     {"--preserve-fds", "N", "pass N more descriptors (3 and up)"},
     {"--ignore-paused", "", "execute even in a paused container"},
+    {"--cgroup", "[CONTROLLER,…:]PATH", "execute in a cgroup below the container's"},
 };
 
 Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
@@ -265,7 +266,7 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   options.console_socket = console.sender.get();
   options.plain_line_ends = console.receiver.valid();
   options.preserve_fds = TRY(preserve_fds(args));
-  auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), args.flag("ignore-paused")));
+  auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), {args.flag("ignore-paused"), args.all("cgroup")}));
   TRY(write_pid_file(args, launched.pid), "--pid-file");
   TRY(send_pidfd(args, launched));
   if (args.flag("detach")) return 0;

@@ -35,6 +35,7 @@
 #include "network/proxy.h"
 #include "network/resolver.h"
 #include "runtime/runtime.h"
+#include "sys/netlink.h"
 
 namespace caisson::engine {
 namespace {
@@ -196,7 +197,7 @@ class Monitor {
     resolver_ = std::make_unique<network::Resolver>(
         loop_, [this](const std::string& name) { return look_up(name); }, [this](const std::string& ip) { return look_up_address(ip); },
         config.dns.empty() ? network::host_name_servers() : config.dns);
-    TRY(network::inside(netns_.get(), [&] { return resolver_->open(); }));
+    TRY(sys::in_network_namespace(netns_.get(), [&] { return resolver_->open(); }));
     proxy_ = std::make_unique<network::Proxy>(loop_);
     std::vector<PortMapping> wanted = adopted_ ? container_.status.ports : config.ports;
     container_.status.ports.clear();

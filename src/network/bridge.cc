@@ -8,7 +8,6 @@
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <net/if.h>
-#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -125,17 +124,6 @@ Result<> enable_forwarding() {
 
 }  // namespace
 
-Result<Fd> enter_netns(int netns) {
-  Fd back = TRY(open_file("/proc/self/ns/net", O_RDONLY));
-  if (::setns(netns, CLONE_NEWNET) < 0) return fail_errno("enter the container's network namespace");
-  return back;
-}
-
-Result<> leave_netns(const Fd& back) {
-  if (::setns(back.get(), CLONE_NEWNET) < 0) return fail_errno("leave the container's network namespace");
-  return {};
-}
-
 Result<> bring_up(const Network& network) {
   auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
   NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
@@ -169,7 +157,7 @@ Result<> take_down(const Network& network) {
 }
 
 Result<> loopback_up(int netns) {
-  return inside(netns, []() -> Result<> {
+  return sys::in_network_namespace(netns, []() -> Result<> {
     auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
     return set_up(route, 1);
   });
@@ -196,7 +184,7 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
     if (unsigned index = ::if_nametoindex(outside.c_str()); index != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(index)), "remove an interface");
   });
   if (rates.in != 0) TRY(limit_rate(route, TRY(index_of(outside)), rates.in), "--net-rate-in");
-  auto configured = inside(netns, [&]() -> Result<> {
+  auto configured = sys::in_network_namespace(netns, [&]() -> Result<> {
     auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
     TRY(set_up(in, 1));
     unsigned index = TRY(index_of(name));

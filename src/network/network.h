@@ -85,21 +85,6 @@ struct Rates {
 /// Loopback only (--network none).
 [[nodiscard]] Result<> loopback_up(int netns);
 
-/// Runs `work` with the calling thread in another network namespace.
-template <class F>
-[[nodiscard]] auto inside(int netns, F&& work) -> decltype(work());
-
-[[nodiscard]] Result<Fd> enter_netns(int netns);  ///< returns the way back
-[[nodiscard]] Result<> leave_netns(const Fd& back);
-
-template <class F>
-auto inside(int netns, F&& work) -> decltype(work()) {
-  Fd back = TRY(enter_netns(netns));
-  auto result = work();
-  TRY(leave_netns(back));
-  return result;
-}
-
 /// "02:…" from a random source: locally administered, unicast.
 [[nodiscard]] std::string random_mac();
 [[nodiscard]] Result<> check_mac(const std::string& mac);

@@ -185,6 +185,7 @@ struct Linux {
   std::vector<std::string> masked_paths, readonly_paths;
   std::string mount_label;
   std::map<std::string, TimeOffset> time_offsets;
+  std::map<std::string, std::string> net_devices;  ///< the host's name → the name inside
   std::optional<uint32_t> personality;
   std::optional<MemoryPolicy> memory_policy;
 };

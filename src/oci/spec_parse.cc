@@ -332,8 +332,15 @@ void read_linux(JsonReader& r, Linux& out) {
       });
   });
   r.object("memoryPolicy", [&](JsonReader& m) { read_memory_policy(m, out.memory_policy.emplace()); });
-  for (std::string_view key : {"intelRdt", "netDevices"})
-    if (r.find(key) != nullptr) r.wrong(key, "not supported");
+  r.members("netDevices", [&](const std::string& name, JsonReader& d) {
+    std::string inside = name;
+    d.get("name", inside);
+    // As the kernel has it (dev_valid_name).
+    for (const auto& n : {name, inside})
+      if (n.empty() || n.size() > 15 || n == "." || n == ".." || n.find_first_of("/: \t\n\v\f\r") != std::string::npos) d.wrong("", "\"" + n + "\" cannot be the name of a network interface");
+    out.net_devices[name] = inside;
+  });
+  if (r.find("intelRdt") != nullptr) r.wrong("intelRdt", "not supported");
 }
 
 Result<> finish(const JsonReader::State& state, std::string_view name) {
@@ -393,6 +400,7 @@ Result<Spec> parse_spec(const Json& document) {
 
   if (!spec.hostname.empty() && spec.find_namespace("uts") == nullptr) r.wrong("hostname", "needs a uts namespace");
   if (!spec.domainname.empty() && spec.find_namespace("uts") == nullptr) r.wrong("domainname", "needs a uts namespace");
+  if (!spec.linux.net_devices.empty() && spec.find_namespace("network") == nullptr) r.wrong("linux.netDevices", "needs a network namespace");
   if (!spec.linux.time_offsets.empty() && spec.find_namespace("time") == nullptr) r.wrong("linux.timeOffsets", "needs a time namespace");
   if (!spec.linux.uid_mappings.empty() && spec.find_namespace("user") == nullptr) r.wrong("linux.uidMappings", "needs a user namespace");
   TRY(finish(state, "config.json"));

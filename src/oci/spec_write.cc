@@ -169,6 +169,7 @@ Json to_json(const Spec& spec) {
   if (!l.readonly_paths.empty()) lin["readonlyPaths"] = l.readonly_paths;
   for (const auto& [clock, offset] : l.time_offsets) lin["timeOffsets"][clock] = {{"secs", offset.secs}, {"nanosecs", offset.nanosecs}};
   if (l.personality) lin["personality"] = {{"domain", *l.personality == 8 ? "LINUX32" : "LINUX"}};
+  for (const auto& [name, inside] : l.net_devices) lin["netDevices"][name] = {{"name", inside}};
   if (const auto& m = l.memory_policy; m) lin["memoryPolicy"] = {{"mode", m->mode}, {"nodes", m->nodes}, {"flags", m->flags}};
   out["linux"] = std::move(lin);
   return out;

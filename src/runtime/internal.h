@@ -77,6 +77,9 @@ struct ChildPlan {
 /// be joined only from within the latter come after it. Returns twice, as fork
 /// does; in the child nothing is left to join.
 [[nodiscard]] Result<sys::Cloned> clone_in_namespaces(ChildPlan& plan, const NamespaceFile* user, uint64_t flags, int cgroup_fd);
+/// Moves interfaces of this network namespace into another, as linux.netDevices
+/// says; with their addresses, and up.
+[[nodiscard]] Result<> move_net_devices(const std::map<std::string, std::string>& devices, int netns);
 /// Writes /proc/PID/uid_map and gid_map (user_namespaces(7)).
 [[nodiscard]] Result<> write_id_maps(pid_t pid, const std::vector<oci::IdMapping>& uids, const std::vector<oci::IdMapping>& gids);
 /// User namespaces that stand for a mapping, one for each that is asked for.

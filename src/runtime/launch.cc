@@ -53,6 +53,18 @@ Result<> check_process(const oci::Process& process) {
   return {};
 }
 
+/// A process in the container's cgroup, where that is v2, or in one below.
+Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups::SubPaths& below, pid_t init) {
+  if (!cgroup.pure_v2()) return sys::clone_process(0);
+  auto folder = cgroup.v2_fd(below);
+  auto child = folder ? sys::clone_process(0, folder->get()) : Result<sys::Cloned>(std::unexpected(folder.error()));
+  if (child || !below.empty() || (child.error().code != EBUSY && child.error().code != ENOENT)) return child;
+  // The container has made cgroups below and given them the controllers, or its
+  // init has left for another one: join it there.
+  Fd now_at = TRY(open_file(TRY(cgroups::v2_folder_of(init)), O_PATH | O_DIRECTORY));
+  return sys::clone_process(0, now_at.get());
+}
+
 /// Whether the container's mounts are apart from this process's.
 bool has_own_mounts(const oci::Spec& spec) {
   const oci::Namespace* mount = spec.find_namespace("mount");
@@ -207,6 +219,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
+  if (!spec.linux.net_devices.empty()) {
+    const std::string& path = spec.find_namespace("network")->path;
+    Fd netns = TRY(open_file(path.empty() ? "/proc/" + std::to_string(child.pid) + "/ns/net" : path, O_RDONLY));
+    TRY(move_net_devices(spec.linux.net_devices, netns.get()));
+  }
   state.pid = child.pid;
   state.start_time = TRY(process_start_time(child.pid));
   TRY(send_byte(sync.first.get(), kGo));
@@ -252,12 +269,12 @@ Result<> Runtime::start(const std::string& id) const {
   return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
 }
 
-Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, bool ignore_paused) const {
+Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, ExecOptions how) const {
   State state = TRY(load(id));
   Status now = status(state);
   if (now == Status::stopped) return fail("cannot exec in a stopped container");
   if (now == Status::creating) return fail("cannot exec in a container that is being created");
-  if (now == Status::paused && !ignore_paused) return fail("cannot exec in a paused container (use --ignore-paused to override)");
+  if (now == Status::paused && !how.ignore_paused) return fail("cannot exec in a paused container (use --ignore-paused to override)");
   TRY(check_process(process));
   if (process.terminal && options.console_socket < 0) return fail("a terminal needs a console socket");
   oci::Spec spec = TRY(this->spec(id));
@@ -265,6 +282,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   Fd init = TRY(open_pidfd(state.pid), "container " + id);
   if (!process_alive(state.pid, state.start_time)) return fail("cannot exec in a stopped container");
   auto cgroup = TRY(this->cgroup(state));
+  auto below = TRY(cgroup.parse_sub_paths(how.cgroups));
   ChildPlan plan;
   plan.process = &process;
   plan.linux = &spec.linux;
@@ -285,10 +303,9 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
 
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
-  Fd cgroup_fd = TRY(cgroup.v2_fd());
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
-  auto child = TRY(sys::clone_process(0, cgroup_fd.get()));
+  auto child = TRY(clone_for_exec(cgroup, below, state.pid), "add the process to cgroups");
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
     sync.first.reset();
@@ -298,7 +315,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   log::debug("container " + id + ": exec as process " + std::to_string(child.pid));
   Rollback undo;
   undo.on_failure([&] { put_down(child); });
-  if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
+  if (!cgroup.pure_v2()) TRY(cgroup.join(child.pid, below));
   TRY(set_oom_score(child.pid, process));
   TRY(send_byte(sync.first.get(), kGo));
   Message message = TRY(receive(sync.first.get()));

@@ -56,6 +56,11 @@ struct LaunchOptions {
   Fd rootfs_mount;              ///< a detached mount to use in place of spec.root_path
 };
 
+struct ExecOptions {
+  bool ignore_paused = false;
+  std::vector<std::string> cgroups;  ///< below the container's: Cgroup::parse_sub_paths
+};
+
 struct Launched {
   pid_t pid = 0;
   Fd pidfd;
@@ -69,7 +74,7 @@ class Runtime {
   [[nodiscard]] Result<Launched> create(const oci::Spec& spec, LaunchOptions options) const;
   [[nodiscard]] Result<> start(const std::string& id) const;
   /// Runs one more process inside. The result is a child of the caller.
-  [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, bool ignore_paused = false) const;
+  [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, ExecOptions how = {}) const;
   [[nodiscard]] Result<> kill(const std::string& id, int signal, bool all) const;
   /// Deletes a stopped container; with `force`, kills it first. A half-made
   /// one counts as stopped, whatever step its maker died in.

@@ -1,6 +1,7 @@
 #include "sys/netlink.h"
 
 #include <linux/netlink.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -131,6 +132,17 @@ Result<> NetlinkSocket::dump(const NetlinkMessage& message, const std::function<
       visit(answer->nlmsg_type, std::string_view(static_cast<char*>(NLMSG_DATA(answer)), answer->nlmsg_len - NLMSG_HDRLEN));
     }
   }
+}
+
+Result<Fd> enter_network_namespace(int netns) {
+  Fd back = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+  if (::setns(netns, CLONE_NEWNET) < 0) return fail_errno("enter the container's network namespace");
+  return back;
+}
+
+Result<> leave_network_namespace(const Fd& back) {
+  if (::setns(back.get(), CLONE_NEWNET) < 0) return fail_errno("leave the container's network namespace");
+  return {};
 }
 
 }  // namespace caisson::sys

@@ -71,4 +71,16 @@ class NetlinkSocket {
   uint32_t sequence_ = 1;
 };
 
+[[nodiscard]] Result<Fd> enter_network_namespace(int netns);  ///< returns the way back
+[[nodiscard]] Result<> leave_network_namespace(const Fd& back);
+
+/// Runs `work` with the calling thread in another network namespace.
+template <class F>
+[[nodiscard]] auto in_network_namespace(int netns, F&& work) -> decltype(work()) {
+  Fd back = TRY(enter_network_namespace(netns));
+  auto result = work();
+  TRY(leave_network_namespace(back));
+  return result;
+}
+
 }  // namespace caisson::sys

@@ -263,7 +263,7 @@ def test_flags_of_a_bind(bundle):
         mount["options"] = ["bind", "nosuid"]
         assert {"ro", "nosuid", "noexec"} <= flags(), "in a user namespace they are locked"
         mount["options"] = ["bind", "rw"]
-        assert "cannot be cleared" in bundle.run(code=1).stderr
+        assert "a user namespace locks" in bundle.run(code=1).stderr
     finally:
         subprocess.run(["umount", source], check=True)
 
@@ -327,3 +327,64 @@ def test_namespace_that_cannot_be_joined_says_so(bundle):
     done = bundle.run(code=1)
     assert "join the network namespace /proc/self/ns/uts: it is none of that type" in done.stderr, done.stderr
     assert "Broken pipe" not in done.stderr
+
+
+@pytest.fixture
+def interface():
+    """A network interface of the host's that nobody needs, and its other end."""
+    name, peer = f"cst{os.getpid() % 100000}a", f"cst{os.getpid() % 100000}b"
+    subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", peer], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", peer], stderr=subprocess.DEVNULL)
+    wait_for(lambda: not {name, peer} & set(os.listdir("/sys/class/net")), what="the end of a namespace that has one end")
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_net_devices_move_in_with_what_they_have(bundle, interface, joined):
+    for command in (("link", "set", interface, "mtu", "1789", "address", "02:11:22:33:44:55"), ("address", "add", "169.254.169.77/32", "dev", interface),
+                    ("address", "add", "fd12::3/64", "dev", interface, "nodad"), ("address", "add", "127.0.0.33/8", "dev", interface)):
+        subprocess.run(["ip", *command], check=True)
+    if joined:
+        subprocess.run(["ip", "netns", "add", bundle.id], check=True)
+        bundle.join_namespace("network", f"/run/netns/{bundle.id}")
+    bundle.config["linux"]["netDevices"] = {interface: {"name": "inside0"}}
+    try:
+        out = bundle.sh("ip address show dev inside0").run().stdout
+        for part in ("mtu 1789", "ether 02:11:22:33:44:55", "inet 169.254.169.77/32", "inet6 fd12::3/64", ",UP"):
+            assert part in out, out
+        assert "127.0.0.33" not in out or "scope host" not in out
+        if joined:
+            kept = subprocess.run(["ip", "-n", bundle.id, "link", "show", "inside0"])
+            assert kept.returncode == 0, "it stays with the namespace"
+            subprocess.run(["ip", "-n", bundle.id, "link", "set", "inside0", "netns", "1", "name", interface], check=True)
+    finally:
+        if joined:
+            subprocess.run(["ip", "netns", "del", bundle.id], check=True)
+
+
+@pytest.mark.parametrize("devices, error", [({"no-such-dev0": {}}, "linux.netDevices: no-such-dev0: no such network interface"), ({"a/b": {}}, "cannot be the name of a network interface"), ({"lo": {"name": "x" * 16}}, "cannot be the name"),
+                                            ({"lo": 5}, "netDevices.lo")])
+def test_bad_net_devices(bundle, devices, error):
+    bundle.config["linux"]["netDevices"] = devices
+    assert error in bundle.run(code=1).stderr
+
+
+def test_net_devices_need_a_network_namespace(bundle):
+    bundle.drop_namespace("network")
+    bundle.config["linux"]["netDevices"] = {"lo": {}}
+    assert "linux.netDevices: needs a network namespace" in bundle.run(code=1).stderr
+
+
+def test_exec_in_a_cgroup_below(bundle):
+    bundle.args("sleep", "100").create()
+    bundle.oci("start", bundle.id)
+    v1 = [f for f in bundle.cgroups() if f.parts[4] in ("memory", "pids")]
+    for folder in v1 or bundle.cgroups():
+        (folder / "inner").mkdir()
+    inside = bundle.oci("exec", "--cgroup", "memory,pids:inner" if v1 else "inner", bundle.id, "cat", "/proc/self/cgroup").stdout
+    assert len([line for line in inside.splitlines() if line.endswith(f"{bundle.id}/inner") or line.endswith(":/inner")]) == (len(v1) or 1), inside
+    for path in ("..", "inner/../..", "../other"):
+        assert "bad sub cgroup path" in bundle.oci("exec", "--cgroup", path, bundle.id, "true", code=255).stderr
+    assert "unknown controller whaat" in bundle.oci("exec", "--cgroup", "whaat:/", bundle.id, "true", code=255).stderr
+    assert "o such file" in bundle.oci("exec", "--cgroup", "nothing", bundle.id, "true", code=255).stderr
+    bundle.oci("exec", "--cgroup", "/", bundle.id, "true")
