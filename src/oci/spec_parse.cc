@@ -143,6 +143,16 @@ void read_throttle(JsonReader& r, std::string_view key, std::vector<ThrottleDevi
   });
 }
 
+/// Docker and others write 0 (for swappiness -1) where they mean "not given",
+/// and runc takes it so.
+void forget_zeros(Resources& r) {
+  auto forget = [](auto&... limits) { ((limits = limits == 0 ? std::nullopt : limits), ...); };
+  forget(r.memory.limit, r.memory.reservation, r.memory.swap, r.memory.kernel, r.memory.kernel_tcp);
+  forget(r.cpu.shares, r.cpu.quota, r.cpu.period, r.cpu.realtime_runtime, r.cpu.realtime_period);
+  forget(r.block_io.weight, r.block_io.leaf_weight);
+  if (r.memory.swappiness == UINT64_MAX) r.memory.swappiness.reset();
+}
+
 void read_resources(JsonReader& r, Resources& out) {
   r.each("devices", [&](JsonReader& d) {
     DeviceRule rule;
@@ -223,6 +233,7 @@ void read_resources(JsonReader& r, Resources& out) {
   r.get("unified", out.unified);
   for (const auto& [file, value] : out.unified)
     if (file.find('/') != std::string::npos || file.starts_with("cgroup.")) r.wrong("unified." + file, "not a controller's file name");
+  forget_zeros(out);
 }
 
 void read_seccomp(JsonReader& r, Seccomp& out) {

@@ -52,6 +52,25 @@ uint64_t capability_mask(const std::vector<std::string>& names, uint32_t last) {
   return mask;
 }
 
+/// What cannot be granted is left out with a warning (config.md, "POSIX process").
+void set_capabilities(init::Plan& p, const oci::Capabilities& wanted, const ChildPlan& plan) {
+  auto mask = [&](const std::vector<std::string>& names) { return capability_mask(names, plan.last_capability) & plan.grantable_capabilities; };
+  p.flags |= init::kSetCapabilities;
+  p.bounding = capability_mask(wanted.bounding, plan.last_capability);
+  p.effective = mask(wanted.effective);
+  p.inheritable = mask(wanted.inheritable);
+  p.permitted = mask(wanted.permitted);
+  p.ambient = mask(wanted.ambient);
+  for (const auto& name : wanted.permitted)
+    if (int number = oci::capability_number(name); number >= 0 && (plan.grantable_capabilities >> number & 1) == 0) log::warning("capability " + name + " cannot be granted: this process does not have it");
+  // capabilities(7): ambient ones must be permitted and inheritable.
+  for (const auto& name : wanted.ambient)
+    if (int number = oci::capability_number(name); number >= 0 && ((p.permitted & p.inheritable) >> number & 1) == 0 && (p.ambient >> number & 1) != 0) {
+      log::warning("can't raise ambient capability " + name + ": it is not permitted and inheritable");
+      p.ambient &= ~(uint64_t{1} << number);
+    }
+}
+
 }  // namespace
 
 int rlimit_number(const std::string& type) {
@@ -67,21 +86,7 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
   init::Plan p = {};
   if (process.no_new_privileges) p.flags |= init::kNoNewPrivs;
   if (plan.new_keyring) p.flags |= init::kNewKeyring;
-  if (process.capabilities) {
-    const auto& caps = *process.capabilities;
-    p.flags |= init::kSetCapabilities;
-    p.bounding = capability_mask(caps.bounding, plan.last_capability);
-    p.effective = capability_mask(caps.effective, plan.last_capability);
-    p.inheritable = capability_mask(caps.inheritable, plan.last_capability);
-    p.permitted = capability_mask(caps.permitted, plan.last_capability);
-    p.ambient = capability_mask(caps.ambient, plan.last_capability);
-    // capabilities(7): ambient ones must be permitted and inheritable.
-    for (const auto& name : caps.ambient)
-      if (int number = oci::capability_number(name); number >= 0 && ((p.permitted & p.inheritable) >> number & 1) == 0 && (p.ambient >> number & 1) != 0) {
-        log::warning("can't raise ambient capability " + name + ": it is not permitted and inheritable");
-        p.ambient &= ~(uint64_t{1} << number);
-      }
-  }
+  if (process.capabilities) set_capabilities(p, *process.capabilities, plan);
   p.uid = process.user.uid;
   p.gid = process.user.gid;
   p.umask = process.user.umask.value_or(0xffffffff);

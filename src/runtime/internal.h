@@ -57,7 +57,8 @@ struct ChildPlan {
   int preserve_fds = 0;
   bool new_keyring = true;
   int stdio[3] = {-1, -1, -1};
-  uint32_t last_capability = 40;
+  uint32_t last_capability = 40;                   ///< that this kernel knows
+  uint64_t grantable_capabilities = ~uint64_t{0};  ///< those that this process can hand on
 };
 
 /// The next message of the child; an 'E' record becomes the error.

@@ -1,6 +1,7 @@
 // The parent's side of making a container and of executing in one. child.cc
 // draws the handshake.
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -38,9 +39,16 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
   return rules;
 }
 
-Result<uint32_t> last_capability() {
+Result<> find_capabilities(ChildPlan& plan) {
   auto text = TRY(read_file("/proc/sys/kernel/cap_last_cap"));
-  return static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
+  plan.last_capability = static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
+  // The root of a user namespace has all of them there.
+  if (plan.user_namespace) return {};
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct own[2] = {};
+  if (::syscall(SYS_capget, &header, own) < 0) return fail_errno("capget");
+  plan.grantable_capabilities = own[0].permitted | uint64_t{own[1].permitted} << 32;
+  return {};
 }
 
 Result<> check_process(const oci::Process& process) {
@@ -104,7 +112,6 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.preserve_fds = options.preserve_fds;
   plan.new_keyring = options.new_keyring;
   std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
-  plan.last_capability = TRY(last_capability());
   plan.start_hooks = spec.hooks.start_container;
   plan.container_hooks = !spec.hooks.create_container.empty();
   plan.runtime_hooks = !spec.hooks.prestart.empty() || !spec.hooks.create_runtime.empty();
@@ -139,6 +146,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
+  TRY(find_capabilities(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
   // --- the container's folder: from here on the id is taken
@@ -290,13 +298,13 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.console_socket = options.console_socket;
   plan.plain_line_ends = options.plain_line_ends;
   plan.preserve_fds = options.preserve_fds;
-  plan.last_capability = TRY(last_capability());
   plan.new_keyring = false;
   std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
   for (const auto& type : state.namespaces) {
     if (type == "user") plan.user_namespace = true;
     if (type != "pid") plan.join_flags |= sys::namespace_flag(type);
   }
+  TRY(find_capabilities(plan));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end())
     if (::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
