@@ -19,12 +19,12 @@ Result<Message> decode(Message message) {
   std::string text = message.text.substr(5);
   if (!text.empty() && text[0] == '\0') return fail(text.substr(1), code);  // carries its errno text
   // In the words that callers of runc look for: "exec /x: no such file or directory".
-  if (text.starts_with("exec ")) {
+  if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
+  if (text.starts_with("exec ") || text.starts_with("exec: ")) {
     std::string reason = std::strerror(code);
     reason[0] = static_cast<char>(std::tolower(reason[0]));
     return fail(text + ": " + reason, code);
   }
-  if (code == ENOENT && text.find("not found in $PATH") != std::string::npos) return fail(text, code);
   return code == 0 ? fail(text) : fail_errno(text, code);
 }
 }  // namespace

@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -42,12 +43,18 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
 Result<> find_capabilities(ChildPlan& plan) {
   auto text = TRY(read_file("/proc/sys/kernel/cap_last_cap"));
   plan.last_capability = static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
-  // The root of a user namespace has all of them there.
-  if (plan.user_namespace) return {};
   struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   struct __user_cap_data_struct own[2] = {};
   if (::syscall(SYS_capget, &header, own) < 0) return fail_errno("capget");
-  plan.grantable_capabilities = own[0].permitted | uint64_t{own[1].permitted} << 32;
+  uint64_t permitted = own[0].permitted | uint64_t{own[1].permitted} << 32;
+  // The root of a user namespace has all of them there.
+  if (!plan.user_namespace) plan.grantable_capabilities = permitted;
+  if ((permitted >> CAP_SYS_RESOURCE & 1) != 0) return {};
+  for (const auto& l : plan.process->rlimits) {
+    struct rlimit now;
+    if (::getrlimit(static_cast<__rlimit_resource_t>(rlimit_number(l.type)), &now) == 0 && l.hard > now.rlim_max)
+      return fail("process.rlimits: " + l.type + ": " + std::to_string(l.hard) + " is above this process's hard limit of " + std::to_string(now.rlim_max) + ", which only a process with CAP_SYS_RESOURCE may raise", EPERM);
+  }
   return {};
 }
 
