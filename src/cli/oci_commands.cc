@@ -28,6 +28,8 @@ using runtime::LaunchOptions;
 using runtime::Runtime;
 using runtime::Status;
 
+constexpr const char* kDefaultRoot = "/run/caisson/oci";
+
 Result<std::string> absolute(const std::string& path) {
   char resolved[PATH_MAX];
   if (::realpath(path.c_str(), resolved) == nullptr) return fail_errno(path);
@@ -53,6 +55,17 @@ Result<Console> open_console(bool terminal, bool detached, const std::string& so
   if (detached) return fail("cannot allocate tty if runc will detach without setting console socket");
   auto [sender, receiver] = TRY(socket_pair(SOCK_STREAM));
   return Console{std::move(sender), std::move(receiver)};
+}
+
+/// Prints what a container wrote to its terminal before its start failed.
+void drain_console(Console& console) {
+  if (!console.receiver.valid()) return;
+  console.sender.reset();
+  auto pty = receive_descriptor(console.receiver.get());
+  if (!pty || !set_nonblocking(pty->get())) return;
+  char buffer[4096];
+  for (ssize_t n; (n = ::read(pty->get(), buffer, sizeof buffer)) > 0;)
+    if (!write_all(STDOUT_FILENO, std::string_view(buffer, static_cast<size_t>(n)))) return;
 }
 
 Result<> write_pid_file(const Args& args, pid_t pid) {
@@ -104,7 +117,9 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   options.new_keyring = !args.flag("no-new-keyring");
   options.no_pivot = args.flag("no-pivot");
   options.start = run;
-  auto launched = TRY(rt.create(spec, std::move(options)));
+  auto made = rt.create(spec, std::move(options));
+  if (!made) drain_console(console);
+  auto launched = TRY(std::move(made));
   if (auto written = write_pid_file(args, launched.pid); !written) {
     (void)rt.remove(id, true);
     return detail::propagate(std::move(written).error(), "--pid-file");
@@ -177,6 +192,8 @@ Result<int> cmd_resume(const Globals& globals, const Args& args) {
 }
 
 Result<int> cmd_list(const Globals& globals, const Args& args) {
+  // As runc: none there is no error, unless it was asked for.
+  if (globals.root != kDefaultRoot && !exists(globals.root)) return fail("--root: " + globals.root + " does not exist", ENOENT);
   Runtime rt(globals.root);
   auto states = TRY(rt.list());
   std::sort(states.begin(), states.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -448,6 +465,9 @@ Result<int> cmd_features(const Globals&, const Args&) {
   return 0;
 }
 
+/// CRIU could do it; nothing here drives it yet.
+Result<int> cmd_checkpoint(const Globals&, const Args&) { return fail("checkpoint and restore are not supported", ENOTSUP); }
+
 constexpr Option kKillOptions[] = {{"-a,--all", "", "signal every process of the container"}};
 constexpr Option kDeleteOptions[] = {{"-f,--force", "", "kill the container first if it still runs"}};
 constexpr Option kListOptions[] = {{"-f,--format", "table|json", "how to print"}, {"-q,--quiet", "", "ids only"}};
@@ -467,10 +487,14 @@ constexpr Command kList{"list", "", "list the containers", "caisson oci list --f
 constexpr Command kPs{"ps", "CONTAINER-ID [PS OPTIONS]", "list the processes of a container", "caisson oci ps web -e -x", kPsOptions, 1, SIZE_MAX, true, false, cmd_ps};
 constexpr Command kUpdate{"update", "CONTAINER-ID", "change limits", "caisson oci update --memory 64m web", kUpdateOptions, 1, 1, false, false, cmd_update};
 constexpr Command kEvents{"events", "CONTAINER-ID", "print figures and out-of-memory events, a JSON line each", "caisson oci events --stats web", kEventsOptions, 1, 1, false, false, cmd_events};
+constexpr Option kCheckpointOptions[] = {{"--image-path", "DIR", "where the image would go"}, {"--work-path", "DIR", "where logs would go"}, {"--leave-running", "", "would leave it running"}};
+constexpr Option kRestoreOptions[] = {{"-b,--bundle", "DIR", "path to the bundle"}, {"--image-path", "DIR", "where the image would be"}, {"--work-path", "DIR", "where logs would go"}, {"-d,--detach", "", "would not wait"}};
+constexpr Command kCheckpoint{"checkpoint", "CONTAINER-ID", "refused: not supported", "caisson oci checkpoint web", kCheckpointOptions, 0, SIZE_MAX, true, false, cmd_checkpoint};
+constexpr Command kRestore{"restore", "CONTAINER-ID", "refused: not supported", "caisson oci restore web", kRestoreOptions, 0, SIZE_MAX, true, false, cmd_checkpoint};
 constexpr Command kSpec{"spec", "", "write a default config.json", "caisson oci spec --bundle /bundles/web", kSpecOptions, 0, 0, false, false, cmd_spec};
 constexpr Command kFeatures{"features", "", "print what this runtime supports", "caisson oci features", {}, 0, 0, false, false, cmd_features};
 
-constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kEvents, &kSpec, &kFeatures};
+constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kEvents, &kCheckpoint, &kRestore, &kSpec, &kFeatures};
 constexpr Option kGlobals[] = {
     {"--root", "DIR", "where the containers' state is kept"},
     {"--log", "FILE", "write log messages there"},
@@ -492,7 +516,7 @@ int run_oci(const std::vector<std::string>& arguments) {
     if (!a.starts_with("-")) break;
   }
   Globals defaults;
-  defaults.root = "/run/caisson/oci";
+  defaults.root = kDefaultRoot;
   return run_program(program, arguments, defaults);
 }
 

@@ -2,6 +2,7 @@
 // draws the handshake.
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -189,7 +190,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
-  if (plan.seccomp) log::debug("seccomp filter flags: " + std::to_string(plan.seccomp->flags));
+  if (plan.seccomp) log::debug("seccomp filter flags: " + std::to_string(plan.seccomp->flags | (plan.seccomp->notify ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0u)));
   plan.cgroup = &cgroup;
   oci::Resources resources = spec.linux.resources;
   resources.devices = device_rules(spec.linux.resources);

@@ -51,6 +51,17 @@ def test_listing_and_json(bundle):
     assert "network" in features["linux"]["namespaces"]
 
 
+def test_root_that_is_not_there(bundle):
+    done = subprocess.run([PROGRAM, "oci", "--root", bundle.folder / "nothing", "list"], capture_output=True, text=True)
+    assert done.returncode == 1 and "does not exist" in done.stderr
+    assert subprocess.run([PROGRAM, "oci", "list"], capture_output=True).returncode == 0, "the usual one may be missing"
+
+
+@pytest.mark.parametrize("command", ["checkpoint", "restore"])
+def test_checkpoints_are_refused_by_name(bundle, command):
+    assert "checkpoint and restore are not supported" in bundle.oci(command, "--image-path", "x", bundle.id, code=1).stderr
+
+
 def test_id_in_use_and_bad_ids(bundle):
     bundle.args("sleep", "1000").create()
     assert "already exists" in bundle.create(code=1)
