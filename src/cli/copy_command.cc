@@ -27,7 +27,7 @@ Place parse_place(const std::string& text) {
 
 /// A root for one side: the container's, or the host's own "/".
 Result<ContainerRoot> open_side(Engine& engine, const Place& place) {
-  if (place.container.empty()) return ContainerRoot{TRY(sys::RootDir::open("/")), {}};
+  if (place.container.empty()) return ContainerRoot{TRY(sys::RootDir::open("/")), {}, {}};
   auto container = TRY(engine.containers().find(place.container));
   return container_root(engine, container);
 }
@@ -87,16 +87,16 @@ Result<> pack(const Source& source, const std::string& name, image::Sink& sink) 
   return tar.finish();
 }
 
-Result<> copy_tree(const sys::RootDir& from, const std::string& path, const sys::RootDir& to, const std::string& target) {
-  Source source = TRY(open_source(from, path));
+Result<> copy_tree(const ContainerRoot& from, const std::string& path, const ContainerRoot& to, const std::string& target) {
+  Source source = TRY(open_source(from.root, path));
   // Where it goes: into an existing folder under its own name, else to the
   // name given.
   std::string goal = clean_path(target), name(base_name(source.path));
-  auto existing = to.open_at(goal, O_PATH | O_DIRECTORY);
+  auto existing = to.root.open_at(goal, O_PATH | O_DIRECTORY);
   if (!existing) {
     if (target.ends_with("/") && !S_ISDIR(source.st.st_mode)) return fail("folder " + goal + " does not exist");
     name = base_name(goal);
-    existing = to.open_at(dir_name(goal), O_PATH | O_DIRECTORY);
+    existing = to.root.open_at(dir_name(goal), O_PATH | O_DIRECTORY);
     if (!existing) return detail::propagate(std::move(existing).error(), "target folder");
   } else if (source.content_only) {
     name.clear();
@@ -106,25 +106,27 @@ Result<> copy_tree(const sys::RootDir& from, const std::string& path, const sys:
   // Large trees go through the disk instead of memory.
   if (auto on_disk = open_file("/var/tmp", O_TMPFILE | O_RDWR, 0600); on_disk) tar_file = std::move(*on_disk);
   image::FdSink sink(tar_file.get());
-  TRY(pack(source, name, sink));
+  TRY(from.inside([&]() -> Result<> { return pack(TRY(open_source(from.root, path)), name, sink); }));
   if (::lseek(tar_file.get(), 0, SEEK_SET) < 0) return fail_errno("seek");
   image::FdSource back(tar_file.get(), "copy");
-  return image::unpack_layer(back, sys::fd_path(existing->get()), {.whiteouts = false});
+  return to.inside([&]() -> Result<> { return image::unpack_layer(back, sys::fd_path(existing->get()), {.whiteouts = false}); });
 }
 
 /// "cp CONTAINER:PATH -": a tar of it to standard output.
-Result<> copy_out(const sys::RootDir& from, const std::string& path) {
+Result<> copy_out(const ContainerRoot& from, const std::string& path) {
   if (::isatty(STDOUT_FILENO)) return fail("a tar archive is not for a terminal: redirect the output");
-  Source source = TRY(open_source(from, path));
   image::FdSink sink(STDOUT_FILENO);
-  return pack(source, source.content_only ? "" : std::string(base_name(source.path)), sink);
+  return from.inside([&]() -> Result<> {
+    Source source = TRY(open_source(from.root, path));
+    return pack(source, source.content_only ? "" : std::string(base_name(source.path)), sink);
+  });
 }
 
 /// "cp - CONTAINER:PATH": unpacks a tar from standard input into a folder.
-Result<> copy_in(const sys::RootDir& to, const std::string& path) {
-  Fd folder = TRY(to.open_at(clean_path(path), O_PATH | O_DIRECTORY), "target folder");
+Result<> copy_in(const ContainerRoot& to, const std::string& path) {
+  Fd folder = TRY(to.root.open_at(clean_path(path), O_PATH | O_DIRECTORY), "target folder");
   image::FdSource archive(STDIN_FILENO, "standard input");
-  return image::unpack_layer(archive, sys::fd_path(folder.get()), {.whiteouts = false});
+  return to.inside([&]() -> Result<> { return image::unpack_layer(archive, sys::fd_path(folder.get()), {.whiteouts = false}); });
 }
 
 Result<int> cmd_cp(const Globals& globals, const Args& args) {
@@ -132,16 +134,16 @@ Result<int> cmd_cp(const Globals& globals, const Args& args) {
   Place from = parse_place(args.rest()[0]), to = parse_place(args.rest()[1]);
   if (from.container.empty() == to.container.empty()) return fail("cp: one of the two must be CONTAINER:PATH, and the other a path of this host");
   if (to.container.empty() && to.path == "-") {
-    TRY(copy_out(TRY(open_side(engine, from)).root, absolute(from)), "cp");
+    TRY(copy_out(TRY(open_side(engine, from)), absolute(from)), "cp");
     return 0;
   }
   if (from.container.empty() && from.path == "-") {
-    TRY(copy_in(TRY(open_side(engine, to)).root, absolute(to)), "cp");
+    TRY(copy_in(TRY(open_side(engine, to)), absolute(to)), "cp");
     return 0;
   }
   auto source = TRY(open_side(engine, from));
   auto target = TRY(open_side(engine, to));
-  TRY(copy_tree(source.root, absolute(from), target.root, absolute(to)), "cp");
+  TRY(copy_tree(source, absolute(from), target, absolute(to)), "cp");
   return 0;
 }
 

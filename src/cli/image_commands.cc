@@ -147,15 +147,17 @@ Result<int> cmd_import(const Globals& globals, const Args& args) {
 Result<int> cmd_export(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto container = TRY(engine.containers().find(args.rest()[0]));
-  auto held = TRY(container_root(engine, container));
+  auto held = TRY(container_root(engine, container, View::own_files));
   std::string path = args.get("output");
   if (path.empty() && ::isatty(STDOUT_FILENO)) return fail("export: refusing to write an archive to a terminal: use --output FILE");
   Fd fd = path.empty() ? TRY(duplicate(STDOUT_FILENO)) : TRY(open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0644), "--output");
   image::FdSink sink(fd.get());
-  image::TarWriter tar(sink);
-  // The image and what was written; not what is mounted over it.
-  TRY(image::pack_folder(sys::fd_path(held.root.fd()), tar, false));
-  TRY(tar.finish());
+  TRY(held.inside([&]() -> Result<> {
+    image::TarWriter tar(sink);
+    // The image and what was written; not what is mounted over it.
+    TRY(image::pack_folder(sys::fd_path(held.root.fd()), tar, false));
+    return tar.finish();
+  }));
   return 0;
 }
 

@@ -50,6 +50,7 @@ namespace {
       {"--cap-add", "CAPABILITY", "add a capability"},                                                          \
       {"--cap-drop", "CAPABILITY", "drop a capability"},                                                        \
       {"--privileged", "", "give every capability, every device and no filter"},                                \
+      {"--userns", "host", "no user namespace of its own: its root is the host's"},                             \
       {"--security-opt", "OPTION", "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined"}, \
       {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                    \
       {"--rm", "", "remove the container when it ends"},                                                        \
@@ -216,6 +217,8 @@ Result<engine::ContainerConfig> container_config(const Args& args) {
   c.cap_drop = args.all("cap-drop");
   c.privileged = args.flag("privileged");
   c.security_opt = args.all("security-opt");
+  c.userns = args.get("userns");
+  if (!c.userns.empty() && c.userns != "host") return fail("--userns: \"" + c.userns + "\" is not supported: each container has a user namespace of its own, or that of the host");
   if (args.has("restart")) c.restart = TRY(engine::parse_restart(args.get("restart")));
   c.auto_remove = args.flag("rm");
   if (c.auto_remove && c.restart.name != "no") return fail("--rm and --restart exclude each other");

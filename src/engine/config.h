@@ -62,6 +62,7 @@ struct ContainerConfig {
   std::string cwd, user, hostname;
   std::vector<std::string> extra_groups;
   bool tty = false, stdin_open = false, read_only = false, auto_remove = false, init = false, privileged = false;
+  std::string userns;                             ///< "": one of its own; "host"
   std::string network{network::kDefaultNetwork};  ///< or "none", "host", "container:ID"
   std::string ip, mac;
   std::vector<std::string> aliases, dns, add_hosts;
@@ -75,6 +76,11 @@ struct ContainerConfig {
   std::string stop_signal = "SIGTERM";
   int stop_timeout = 10;  ///< seconds
 };
+
+/// Whether the container gets a user namespace of its own. Not with --privileged,
+/// which wants the host's privileges, nor on the host's network, where the ports
+/// below 1024 belong to the host's root.
+[[nodiscard]] bool has_user_namespace(const ContainerConfig& config);
 
 [[nodiscard]] Json to_json(const ContainerConfig& config);
 [[nodiscard]] Result<ContainerConfig> parse_container_config(const Json& document, std::string_view name);

@@ -145,7 +145,7 @@ Result<> Engine::spawn_monitor(const std::string& id, bool adopt, Fd client) {
   if (text.empty()) return fail("the container's monitor ended before the container ran (see " + containers_.run_folder(id) + "/monitor.log)");
   // Only what the application's own program lacks is told apart (127, 126).
   bool exec = text.starts_with("exec: ");
-  return fail(text, exec && text.ends_with("Permission denied") ? EACCES : exec ? ENOENT
+  return fail(text, exec && text.ends_with("permission denied") ? EACCES : exec ? ENOENT
                                                                                 : 0);
 }
 
@@ -322,7 +322,7 @@ Result<> Engine::reset() {
   for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
   for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
   for (const char* part : {"containers", "networks", "volumes", "layers", "images"}) TRY(remove_tree(root_ + "/" + part));
-  for (const char* part : {"containers", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
+  for (const char* part : {"containers", "ids", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.
   ::rmdir(root_.c_str());
   ::rmdir(run_root_.c_str());

@@ -29,6 +29,7 @@
 #include "engine/container_log.h"
 #include "engine/containers.h"
 #include "engine/exit_code.h"
+#include "engine/id_range.h"
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
@@ -36,6 +37,7 @@
 #include "network/resolver.h"
 #include "runtime/runtime.h"
 #include "sys/netlink.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::engine {
 namespace {
@@ -91,10 +93,16 @@ class Monitor {
     undo.on_failure([&] { tear_down(); });
     // Left by a life that ended badly.
     TRY(runtime_.remove(config.id, true));
+    sys::UserNamespace own;
+    if (has_user_namespace(config)) {
+      ids_ = TRY(IdRange::take(options_.run_root, config.id));
+      own = TRY(sys::make_user_namespace(ids_->map(), ids_->map(), !config.network.starts_with("container:")));
+      netns_ = std::move(own.network);
+    }
     TRY(set_up_network());
-    Fd rootfs = TRY(mount_container_root(options_.root, containers_.folder(config.id), config));
+    Fd rootfs = TRY(mount_container_root(options_.root, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
-    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.valid() ? netns_.get() : -1};
+    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id()};
     oci::Spec spec = TRY(build_spec(inputs));
     runtime::LaunchOptions launch;
     launch.id = config.id;
@@ -110,7 +118,9 @@ class Monitor {
       TRY(make_stdio(spec.process->user, stdio));
       for (int i = 0; i < 3; ++i) launch.stdio[i] = stdio[i].get();
     }
-    auto launched = TRY(runtime_.create(spec, std::move(launch)));
+    auto made = runtime_.create(spec, std::move(launch));
+    if (!made && made.error().message.ends_with("cannot be id-mapped")) return fail(made.error().message + "; --userns host does without", made.error().code);
+    auto launched = TRY(std::move(made));
     pid_ = launched.pid;
     pidfd_ = std::move(launched.pidfd);
     if (config.tty) {
@@ -140,6 +150,7 @@ class Monitor {
     if (!runtime::process_alive(s.pid, s.start_time)) return fail("container " + container_.config.name + " is not running any more", ESRCH);
     pid_ = s.pid;
     adopted_ = true;
+    if (auto ids = IdRange::of_process(options_.run_root, pid_); ids) ids_ = std::move(*ids);
     if (!container_.endpoint.ip.empty()) {
       netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
       TRY(serve_network());
@@ -164,6 +175,9 @@ class Monitor {
     return {};
   }
 
+  /// The host's id of the container's root.
+  [[nodiscard]] uint32_t first_id() const { return ids_ ? ids_->first() : 0; }
+
   // --- network
 
   Result<> set_up_network() {
@@ -175,13 +189,13 @@ class Monitor {
       netns_ = TRY(open_file("/proc/" + std::to_string(other.status.pid) + "/ns/net", O_RDONLY));
       return {};
     }
-    Fd own = TRY(open_file("/proc/self/ns/net", O_RDONLY));
-    if (::unshare(CLONE_NEWNET) < 0) return fail_errno("create a network namespace");
-    netns_ = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+    if (!netns_.valid()) netns_ = TRY(sys::make_network_namespace());
     // Nobody may turn this container's traffic elsewhere by announcing itself
     // as a router (CVE-2020-13401).
-    for (const char* which : {"all", "default"}) (void)write_file("/proc/sys/net/ipv6/conf/" + std::string(which) + "/accept_ra", "0");
-    if (::setns(own.get(), CLONE_NEWNET) < 0) return fail_errno("return to the host's network namespace");
+    TRY(sys::in_network_namespace(netns_.get(), []() -> Result<> {
+      for (const char* which : {"all", "default"}) (void)write_file("/proc/sys/net/ipv6/conf/" + std::string(which) + "/accept_ra", "0");
+      return {};
+    }));
     if (config.network == "none") return network::loopback_up(netns_.get());
 
     auto net = TRY(networks_.find(config.network));
@@ -250,7 +264,7 @@ class Monitor {
       if (!adopted_) {
         ::unlink(path.c_str());
         if (::mkfifo(path.c_str(), 0600) < 0) return fail_errno("create " + path);
-        if (::chown(path.c_str(), user.uid, user.gid) < 0) return fail_errno("own " + path);
+        if (::chown(path.c_str(), first_id() + user.uid, first_id() + user.gid) < 0) return fail_errno("own " + path);
       }
       // Standard input must see its end, so only the monitor holds that side.
       if (i == 0) {
@@ -530,6 +544,7 @@ class Monitor {
     proxy_.reset();
     if (auto removed = runtime_.remove(options_.id, true); !removed) log::warning(removed.error().message);
     netns_.reset();
+    ids_.reset();
     pidfd_.reset();
     pid_ = 0;
   }
@@ -565,6 +580,7 @@ class Monitor {
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;
+  std::optional<IdRange> ids_;  ///< of the container, where it has a user namespace
   int exit_code_ = 0;
   int64_t started_at_ = 0, backoff_ = 100;
   std::list<Client> clients_;

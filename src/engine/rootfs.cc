@@ -2,23 +2,43 @@
 
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/socket.h"
 #include "base/strings.h"
 #include "sys/bounded_disk.h"
+#include "sys/clone.h"
 #include "sys/in_root.h"
 #include "sys/mount.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::engine {
 namespace {
 
+/// The store as a container with a user namespace sees it: its files have the ids
+/// that the namespace maps theirs to.
+struct Mapped {
+  std::string path;  ///< of the store
+  Fd store;          ///< a detached mount; invalid where nothing is mapped
+
+  /// A path into the store, by way of the mapped view.
+  [[nodiscard]] std::string at(const std::string& into) const { return store.valid() ? sys::fd_path(store.get()) + into.substr(path.size()) : into; }
+};
+
+Result<> map_mount(int mount, int user_namespace, const std::string& path) {
+  auto done = sys::set_id_mapping(mount, user_namespace, false);
+  if (!done && done.error().code == EINVAL) return fail("the file system of " + path + " cannot be id-mapped; --userns host does without", EINVAL);
+  return done;
+}
+
 /// Mounts with mount(2) at `point`, in the calling process's own mount namespace.
-Result<Fd> mount_in_own_namespace(const std::vector<std::string>& layers, const WritableLayer& writable, const std::string& point) {
+Result<Fd> mount_in_own_namespace(const std::vector<std::string>& layers, const WritableLayer& writable, const std::string& point, const Mapped& mapped) {
   if (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return fail_errno("make a mount namespace");
+  if (mapped.store.valid()) {
+    // Here the paths into the store lead to the mapped view of it.
+    Fd place = TRY(open_file(mapped.path, O_PATH | O_DIRECTORY));
+    TRY(sys::attach_mount(mapped.store.get(), place.get()));
+  }
   std::string folder = writable.folder;
   if (writable.disk >= 0) {
     folder += "/disk";
@@ -35,52 +55,48 @@ Result<Fd> mount_in_own_namespace(const std::vector<std::string>& layers, const 
 /// For kernels whose overlayfs knows neither the option "lowerdir+" (before
 /// 6.7) nor detached upper folders: a helper mounts in a namespace of its own
 /// and hands over a detached copy, so that here too nothing is ever left.
-Result<Fd> mount_by_helper(const std::vector<std::string>& layers, const WritableLayer& writable) {
+Result<Fd> mount_by_helper(const std::vector<std::string>& layers, const WritableLayer& writable, const Mapped& mapped) {
   std::string point = writable.folder + "/root";
   TRY(make_dirs(point));
   TRY(make_dirs(writable.folder + "/disk"));
-  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
-  pid_t helper = ::fork();
-  if (helper < 0) return fail_errno("fork");
-  if (helper == 0) {
-    auto tree = mount_in_own_namespace(layers, writable, point);
-    if (tree)
-      (void)send_descriptor(theirs.get(), tree->get(), "root");
-    else
-      (void)write_all(theirs.get(), tree.error().message);
-    ::_exit(0);
-  }
-  theirs.reset();
-  auto tree = receive_descriptor(ours.get());
-  int status;
-  ::waitpid(helper, &status, 0);
-  return tree;
+  return sys::open_in_child([&] { return mount_in_own_namespace(layers, writable, point, mapped); });
 }
 
 }  // namespace
 
-Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable) {
+namespace {
+Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableLayer& writable, const Mapped& mapped) {
   if (layers.empty()) return fail("the image has no layers");
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC)));
   if (!fs.valid()) return fail_errno("overlayfs is not available in this kernel");
   auto set = [&](const char* key, const std::string& value) { return ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0; };
-  std::string folder = writable.disk < 0 ? writable.folder : sys::fd_path(writable.disk);
+  std::string folder = writable.disk < 0 ? mapped.at(writable.folder) : sys::fd_path(writable.disk);
   bool ok = set("source", "overlay");
-  for (auto layer = layers.rbegin(); ok && layer != layers.rend(); ++layer) ok = set("lowerdir+", *layer);
+  for (auto layer = layers.rbegin(); ok && layer != layers.rend(); ++layer) ok = set("lowerdir+", mapped.at(*layer));
   ok = ok && set("upperdir", folder + "/upper") && set("workdir", folder + "/work");
   if (!ok || ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) {
     // Older kernels refuse the options when they are set, or only now.
-    if (errno == EINVAL) return mount_by_helper(layers, writable);
+    if (errno == EINVAL) return mount_by_helper(layers, writable, mapped);
     return fail_errno("mount the container's root (overlay)");
   }
   Fd mount(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, 0)));
   if (!mount.valid()) return fail_errno("mount the container's root (overlay)");
   return mount;
 }
+}  // namespace
 
-Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config) {
+Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable) { return mount_overlay(layers, writable, {}); }
+
+Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config, const IdRange* ids) {
   auto layers = TRY(layer_folders(root, config));
-  if (config.limits.disk == 0) return mount_rootfs(layers, {folder});
+  Mapped mapped{root, {}};
+  Fd user_namespace;
+  if (ids != nullptr) {
+    user_namespace = TRY(sys::make_user_namespace(ids->map_for_overlay(), ids->map_for_overlay())).user;
+    mapped.store = TRY(sys::clone_mount(root, false));
+    TRY(map_mount(mapped.store.get(), user_namespace.get(), root));
+  }
+  if (config.limits.disk == 0) return mount_overlay(layers, {folder}, mapped);
   std::string image = folder + "/disk.img";
   if (!exists(image)) {
     // Under another name until it is whole.
@@ -93,7 +109,8 @@ Result<Fd> mount_container_root(const std::string& root, const std::string& fold
   std::string inside = sys::fd_path(disk.get());
   TRY(make_dirs(inside + "/upper", 0755));
   TRY(make_dirs(inside + "/work", 0700));
-  return mount_rootfs(layers, {folder, disk.get()});
+  if (ids != nullptr) TRY(map_mount(disk.get(), user_namespace.get(), image));
+  return mount_overlay(layers, {folder, disk.get()}, mapped);
 }
 
 Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config) {

@@ -3,6 +3,7 @@
 
 #include "base/fd.h"
 #include "engine/containers.h"
+#include "engine/id_range.h"
 #include "image/store.h"
 
 namespace caisson::engine {
@@ -20,8 +21,9 @@ struct WritableLayer {
 
 /// A container's root with its writable layer, which is the folder `upper` or,
 /// with --disk, a file system of that size in `disk.img`. Only one mount of it
-/// may exist at a time: the caller holds the container's monitor.lock.
-[[nodiscard]] Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config);
+/// may exist at a time: the caller holds the container's monitor.lock. With `ids`
+/// its files belong to them, whatever ids they have on disk.
+[[nodiscard]] Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config, const IdRange* ids = nullptr);
 
 /// The folders of a container's layers; an error names what is missing.
 [[nodiscard]] Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config);

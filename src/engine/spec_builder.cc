@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -114,8 +115,10 @@ Result<> add_files(const SpecInputs& in, oci::Spec& spec) {
   std::string resolv = endpoint.ip.empty() ? host_resolv_conf() : "nameserver 127.0.0.11\noptions ndots:0\n";
   const std::pair<const char*, std::string> files[] = {{"hosts", hosts}, {"hostname", config.hostname + "\n"}, {"resolv.conf", resolv}};
   for (const auto& [name, content] : files) {
-    TRY(replace_file(in.run_folder + "/" + name, content, 0644));
-    spec.mounts.push_back({std::string("/etc/") + name, "bind", in.run_folder + "/" + name, {"bind", "rprivate"}, {}, {}});
+    std::string path = in.run_folder + "/" + name;
+    TRY(replace_file(path, content, 0644));
+    if (::chown(path.c_str(), in.first_id, in.first_id) < 0) return fail_errno(path);
+    spec.mounts.push_back({std::string("/etc/") + name, "bind", path, {"bind", "rprivate"}, {}, {}});
   }
   return {};
 }
@@ -139,6 +142,8 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
         TRY(make_dirs(m.source), "--volume");
       }
       mount.options = {"rbind"};
+      // Its files keep their ids: root inside is root there.
+      if (in.user_namespace >= 0) mount.options.emplace_back("idmap");
       bool propagation = false;
       for (const auto& o : m.options) {
         propagation |= o.ends_with("private") || o.ends_with("shared") || o.ends_with("slave");
@@ -265,11 +270,12 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   spec.linux.cgroups_path = "/caisson/" + config.id;
   spec.linux.sysctl = config.sysctls;
   std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "network"; });
-  if (in.netns >= 0) {
-    spec.linux.namespaces.push_back({"network", "/proc/self/fd/" + std::to_string(in.netns)});
+  if (in.user_namespace >= 0) spec.linux.namespaces.push_back({"user", "/proc/self/fd/" + std::to_string(in.user_namespace)});
+  if (in.netns >= 0) spec.linux.namespaces.push_back({"network", "/proc/self/fd/" + std::to_string(in.netns)});
+  if (in.netns >= 0 && !config.network.starts_with("container:")) {
     // The application may serve on port 80 and ping whoever it runs as.
     spec.linux.sysctl.emplace("net.ipv4.ip_unprivileged_port_start", "0");
-    spec.linux.sysctl.emplace("net.ipv4.ping_group_range", "0 2147483647");
+    spec.linux.sysctl.emplace("net.ipv4.ping_group_range", in.user_namespace >= 0 ? "0 65535" : "0 2147483647");
   }
   TRY(add_limits(config, spec));
   TRY(add_files(in, spec));

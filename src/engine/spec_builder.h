@@ -13,6 +13,8 @@ struct SpecInputs {
   std::string root;                      ///< data root: volumes live there
   std::string run_folder;                ///< of the container: hosts, resolv.conf, hostname
   int netns = -1;                        ///< network namespace made for it; -1: the host's
+  int user_namespace = -1;               ///< -1: the host's
+  uint32_t first_id = 0;                 ///< the host's id of the container's root
 };
 /// Makes the spec, and the files in the run folder that it mounts.
 [[nodiscard]] Result<oci::Spec> build_spec(const SpecInputs& inputs);

@@ -40,7 +40,9 @@ Result<> BindSources::map(size_t index, int source) {
     if (uids.empty() || gids.empty()) return fail(what + ": an id-mapped mount needs uidMappings and gidMappings, or a container with a user namespace", EINVAL);
     space = TRY(spaces_.get(uids, gids), what);
   }
-  return sys::set_id_mapping(source, space, sys::parse_mount_options(mount.options).id_map == sys::MountOptions::IdMap::tree);
+  auto mapped = sys::set_id_mapping(source, space, sys::parse_mount_options(mount.options).id_map == sys::MountOptions::IdMap::tree);
+  if (!mapped && mapped.error().code == EINVAL) return fail(what + ": the file system of " + mount.source + " cannot be id-mapped", EINVAL);
+  return mapped;
 }
 
 }  // namespace caisson::runtime

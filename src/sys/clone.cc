@@ -3,8 +3,12 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include "base/socket.h"
 
 namespace caisson::sys {
 
@@ -23,6 +27,24 @@ Result<Cloned> clone_process(uint64_t flags, int cgroup_fd) {
   if (pid < 0) return fail_errno("create a process with new namespaces");
   if (pid == 0) return Cloned{0, Fd()};
   return Cloned{static_cast<pid_t>(pid), Fd(pidfd)};
+}
+
+Result<Fd> open_in_child(const std::function<Result<Fd>()>& work) {
+  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
+  auto child = TRY(clone_process(0));
+  if (child.pid == 0) {
+    auto opened = work();
+    if (opened)
+      (void)send_descriptor(theirs.get(), opened->get(), "opened");
+    else
+      (void)write_all(theirs.get(), opened.error().message);
+    ::_exit(0);
+  }
+  theirs.reset();
+  auto opened = receive_descriptor(ours.get());
+  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return opened;
 }
 
 namespace {

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string_view>
 
 #include "base/error.h"
@@ -19,6 +20,10 @@ struct Cloned {
 /// cgroup v2 (CLONE_INTO_CGROUP). The caller must be single-threaded: the
 /// child goes on with a copy of everything.
 [[nodiscard]] Result<Cloned> clone_process(uint64_t flags, int cgroup_fd = -1);
+
+/// Does `work` in a child process, which may enter other namespaces, and hands
+/// over the descriptor that it opens there. Needs a single-threaded caller.
+[[nodiscard]] Result<Fd> open_in_child(const std::function<Result<Fd>()>& work);
 
 /// CLONE_NEW* of a namespace by its name in config.json ("network"); 0 where unknown.
 [[nodiscard]] uint64_t namespace_flag(std::string_view type);

@@ -134,6 +134,14 @@ Result<> NetlinkSocket::dump(const NetlinkMessage& message, const std::function<
   }
 }
 
+Result<Fd> make_network_namespace() {
+  Fd back = TRY(open_file("/proc/self/ns/net", O_RDONLY));
+  if (::unshare(CLONE_NEWNET) < 0) return fail_errno("create a network namespace");
+  auto made = open_file("/proc/self/ns/net", O_RDONLY);
+  TRY(leave_network_namespace(back));
+  return made;
+}
+
 Result<Fd> enter_network_namespace(int netns) {
   Fd back = TRY(open_file("/proc/self/ns/net", O_RDONLY));
   if (::setns(netns, CLONE_NEWNET) < 0) return fail_errno("enter the container's network namespace");

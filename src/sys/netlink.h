@@ -71,6 +71,8 @@ class NetlinkSocket {
   uint32_t sequence_ = 1;
 };
 
+/// A new one, held by its descriptor.
+[[nodiscard]] Result<Fd> make_network_namespace();
 [[nodiscard]] Result<Fd> enter_network_namespace(int netns);  ///< returns the way back
 [[nodiscard]] Result<> leave_network_namespace(const Fd& back);
 

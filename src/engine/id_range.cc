@@ -1,0 +1,39 @@
+#include "engine/id_range.h"
+
+#include "base/strings.h"
+
+namespace caisson::engine {
+namespace {
+// Above what distributions give to users in /etc/subuid, below 2^31: where
+// systemd keeps the ids of containers, too (its UIDS-GIDS document).
+constexpr uint32_t kFirst = 0x10000000, kLast = 0x6fff0000;
+constexpr uint32_t kRanges = (kLast - kFirst) / IdRange::kSize + 1;
+
+Result<FileLock> lock_range(const std::string& run_root, uint32_t first) {
+  std::string folder = run_root + "/ids";
+  TRY(make_dirs(folder, 0700));
+  return FileLock::try_acquire(folder + "/" + std::to_string(first));
+}
+}  // namespace
+
+Result<IdRange> IdRange::take(const std::string& run_root, const std::string& container) {
+  auto begin = static_cast<uint32_t>(std::hash<std::string>()(container) % kRanges);
+  for (uint32_t i = 0; i < kRanges; ++i) {
+    uint32_t first = kFirst + (begin + i) % kRanges * kSize;
+    auto lock = lock_range(run_root, first);
+    if (lock) return IdRange(first, std::move(*lock));
+    if (lock.error().code != EWOULDBLOCK) return detail::propagate(std::move(lock).error(), "user ids");
+  }
+  return fail("all ranges of user ids are taken", EAGAIN);
+}
+
+Result<IdRange> IdRange::of_process(const std::string& run_root, pid_t pid) {
+  auto map = TRY(read_file("/proc/" + std::to_string(pid) + "/uid_map"));
+  auto fields = split(trim(map), ' ', true);
+  if (fields.size() != 3) return fail("uid_map of process " + std::to_string(pid));
+  auto first = static_cast<uint32_t>(TRY(parse_uint(fields[1], UINT32_MAX)));
+  if (first == 0) return fail("no user namespace", ENOENT);
+  return IdRange(first, TRY(lock_range(run_root, first)));
+}
+
+}  // namespace caisson::engine

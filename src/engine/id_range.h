@@ -1,0 +1,38 @@
+// The host's user and group ids that stand for a container's own.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace caisson::engine {
+
+/// 65,536 ids that no other running container of this run folder has. They are
+/// the holder's for as long as it lives: files on disk keep the image's ids, so
+/// a container may have others each time.
+class IdRange {
+ public:
+  static constexpr uint32_t kSize = 65536;
+
+  /// Starts looking at a place that the container's id gives.
+  [[nodiscard]] static Result<IdRange> take(const std::string& run_root, const std::string& container);
+  /// The range of a process that runs: what id 0 is in its namespace. Invalid
+  /// where that is the host's 0.
+  [[nodiscard]] static Result<IdRange> of_process(const std::string& run_root, pid_t pid);
+
+  [[nodiscard]] uint32_t first() const { return first_; }
+  /// As uid_map and gid_map want it.
+  [[nodiscard]] std::string map() const { return "0 " + std::to_string(first_) + " " + std::to_string(kSize) + "\n"; }
+  /// For the mounts that the root is made of: overlayfs makes its own folders in
+  /// them as the host's root, whom no process of the container can be.
+  [[nodiscard]] std::string map_for_overlay() const { return map() + std::to_string(kSize) + " 0 1\n"; }
+
+ private:
+  IdRange(uint32_t first, FileLock lock) : first_(first), lock_(std::move(lock)) {}
+  uint32_t first_;
+  FileLock lock_;
+};
+
+}  // namespace caisson::engine

@@ -1,0 +1,69 @@
+#include "sys/user_namespace.h"
+
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/socket.h"
+#include "sys/clone.h"
+
+namespace caisson::sys {
+
+Result<> write_id_maps(pid_t pid, const std::string& uid_map, const std::string& gid_map) {
+  std::string proc = "/proc/" + std::to_string(pid);
+  if (::geteuid() != 0) TRY(write_file(proc + "/setgroups", "deny"));
+  TRY(write_file(proc + "/uid_map", uid_map), "uidMappings");
+  TRY(write_file(proc + "/gid_map", gid_map), "gidMappings");
+  return {};
+}
+
+Result<UserNamespace> make_user_namespace(const std::string& uid_map, const std::string& gid_map, bool with_network) {
+  // A namespace needs a process to be born in; it is only held by its file afterwards.
+  auto hold = TRY(make_pipe());
+  auto holder = TRY(clone_process(CLONE_NEWUSER | (with_network ? CLONE_NEWNET : 0)));
+  if (holder.pid == 0) {
+    // Until this process lets go of its end, which it also does when it is killed.
+    hold.write.reset();
+    char byte;
+    (void)!::read(hold.read.get(), &byte, 1);
+    ::_exit(0);
+  }
+  auto open = [&]() -> Result<UserNamespace> {
+    TRY(write_id_maps(holder.pid, uid_map, gid_map));
+    std::string ns = "/proc/" + std::to_string(holder.pid) + "/ns/";
+    UserNamespace made{TRY(open_file(ns + "user", O_RDONLY)), {}};
+    if (with_network) made.network = TRY(open_file(ns + "net", O_RDONLY));
+    return made;
+  };
+  auto made = open();
+  hold.write.reset();
+  while (::waitpid(holder.pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return made;
+}
+
+Result<> as_root_of(int user_namespace, const std::function<Result<>()>& work) {
+  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
+  auto child = TRY(clone_process(0));
+  if (child.pid == 0) {
+    auto inside = [&]() -> Result<> {
+      if (::setns(user_namespace, CLONE_NEWUSER) < 0) return fail_errno("join the container's user namespace");
+      if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the container's user namespace");
+      return work();
+    };
+    auto done = inside();
+    std::string text = done ? "" : done.error().message;
+    (void)write_all(theirs.get(), (done ? "+" : "-") + text.substr(0, 4096));
+    ::_exit(0);
+  }
+  theirs.reset();
+  auto answer = receive_message(ours.get());
+  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  std::string text = TRY(std::move(answer)).text;
+  if (text.starts_with('+')) return {};
+  return fail(text.empty() ? "the helper in the container's user namespace was killed" : text.substr(1));
+}
+
+}  // namespace caisson::sys
