@@ -61,6 +61,11 @@ for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/
 ip link set lo up
 hostname guest
 modprobe loop
+# A file system that can be id-mapped, which this kernel's tmpfs cannot.
+truncate -s 1500M /run/disk
+mkfs.ext4 -q /run/disk
+mount -o loop /run/disk /var/tmp
+chmod 1777 /var/tmp
 exec > /dev/hvc0 2>&1 < /dev/null
 @ENVIRONMENT@
 cd @FOLDER@
