@@ -263,6 +263,8 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
       if (m.destination == "/sys" || m.destination == "/sys/fs/cgroup") std::erase(m.options, "ro");
   } else {
     spec.linux.masked_paths.insert(spec.linux.masked_paths.end(), {"/proc/interrupts", "/sys/devices/virtual/powercap"});
+    // Whoever opens these for writing has the kernel watch the whole host.
+    spec.linux.readonly_paths.emplace_back("/proc/pressure");
   }
   for (auto& m : spec.mounts)
     if (m.destination == "/dev/shm") m.options = {"nosuid", "noexec", "nodev", "mode=1777", "size=" + std::to_string(config.limits.shm_size)};

@@ -221,6 +221,9 @@ struct Spec {
 /// What `spec` writes: the same default container as runc's.
 [[nodiscard]] Spec default_spec();
 
+/// linux.sysctl as paths below /proc/sys. Only settings that belong to a namespace
+/// of the container's own are allowed: all others are the host's (CVE-2022-0811).
+[[nodiscard]] Result<std::map<std::string, std::string>> sysctl_files(const Spec& spec);
 /// The spec's number of a capability name, or -1.
 [[nodiscard]] int capability_number(std::string_view name);
 /// All capability names in the order of their numbers.

@@ -50,7 +50,8 @@ struct ChildPlan {
   std::string bundle;       ///< base of relative bind sources
   std::string rootfs_path;  ///< where the host has the root
   std::string hook_state;
-  Fd sync;  ///< the child's end
+  std::map<std::string, std::string> sysctls;  ///< path below /proc/sys → value
+  Fd sync;                                     ///< the child's end
   Fd fifo;
   int console_socket = -1;
   bool plain_line_ends = false;

@@ -81,12 +81,16 @@ Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups:
   return sys::clone_process(0, now_at.get());
 }
 
+/// Whether a namespace's path leads to the one that this process is in.
+bool is_own_namespace(const std::string& file, const std::string& path) {
+  struct stat own, other;
+  return ::stat(("/proc/self/ns/" + file).c_str(), &own) == 0 && ::stat(path.c_str(), &other) == 0 && own.st_ino == other.st_ino && own.st_dev == other.st_dev;
+}
+
 /// Whether the container's mounts are apart from this process's.
 bool has_own_mounts(const oci::Spec& spec) {
   const oci::Namespace* mount = spec.find_namespace("mount");
-  if (mount == nullptr || mount->path.empty()) return mount != nullptr;
-  struct stat own, joined;
-  return ::stat("/proc/self/ns/mnt", &own) < 0 || ::stat(mount->path.c_str(), &joined) < 0 || own.st_ino != joined.st_ino || own.st_dev != joined.st_dev;
+  return mount != nullptr && (mount->path.empty() || !is_own_namespace("mnt", mount->path));
 }
 
 /// Reaps a child that failed during set-up.
@@ -120,6 +124,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.preserve_fds = options.preserve_fds;
   plan.new_keyring = options.new_keyring;
   std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
+  plan.sysctls = TRY(oci::sysctl_files(spec), "config.json");
+  if (const auto* network = spec.find_namespace("network"); network != nullptr && !network->path.empty() && is_own_namespace("net", network->path))
+    for (const auto& [file, value] : plan.sysctls)
+      if (file.starts_with("net/")) return fail("config.json: linux.sysctl: " + file + " is not allowed in the host's network namespace", EINVAL);
   plan.start_hooks = spec.hooks.start_container;
   plan.container_hooks = !spec.hooks.create_container.empty();
   plan.runtime_hooks = !spec.hooks.prestart.empty() || !spec.hooks.create_runtime.empty();

@@ -24,14 +24,10 @@ using sys::RootDir;
 
 /// Through a proc file system that nobody else sees, so that nothing mounted
 /// over the container's /proc/sys can redirect the write (CVE-2025-52881).
-Result<> set_sysctls(const oci::Spec& spec) {
-  if (spec.linux.sysctl.empty()) return {};
+Result<> set_sysctls(const std::map<std::string, std::string>& sysctls) {
+  if (sysctls.empty()) return {};
   Fd proc = TRY(sys::make_detached("proc", "proc", {}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
-  for (const auto& [name, value] : spec.linux.sysctl) {
-    std::string path = name;
-    if (path.find('/') == std::string::npos) std::replace(path.begin(), path.end(), '.', '/');
-    TRY(write_at(proc.get(), "sys/" + path, value), "set sysctl " + name);
-  }
+  for (const auto& [file, value] : sysctls) TRY(write_at(proc.get(), "sys/" + file, value), "set sysctl " + file);
   return {};
 }
 
@@ -91,7 +87,7 @@ Result<> set_up_rootfs(ChildPlan& plan, const RootDir& root) {
 Result<> enter_rootfs(const ChildPlan& plan, const RootDir& root) {
   const oci::Spec& spec = *plan.spec;
   TRY(protect_paths(plan, root));
-  TRY(set_sysctls(spec));
+  TRY(set_sysctls(plan.sysctls));
   for (const auto& mount : spec.mounts)
     if (clean_path(mount.destination) == "/dev" && mount.type != "bind" && (sys::parse_mount_options(mount.options).flags & MS_RDONLY) != 0) {
       Fd dev = TRY(root.open_at("/dev", O_PATH));

@@ -1,0 +1,300 @@
+"""Ways out of a container that others have had, each with a positive control: a
+run in which the same attempt succeeds, so that the test can fail.
+
+The rows' numbers of the known vulnerabilities stand where there is one."""
+import os
+import pathlib
+import pty
+import select
+import shutil
+import stat
+import subprocess
+import time
+
+import pytest
+
+from conftest import PROGRAM, make_busybox_root, wait_for
+
+DEFAULT_CAPABILITIES = [f"CAP_{name}" for name in "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()]
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def attacker(tmp_path_factory):
+    tool = tmp_path_factory.mktemp("attacker") / "attacker"
+    subprocess.run(["g++", "-O1", "-static", "-o", tool, HERE.parent / "tools/attacker.cc"], check=True)
+    return tool
+
+
+@pytest.fixture(scope="module")
+def hostile(caisson, attacker, tmp_path_factory):
+    """An image that holds the attacker."""
+    root = make_busybox_root(tmp_path_factory.mktemp("hostile") / "root")
+    shutil.copy(attacker, root / "bin/attacker")
+    caisson("import", root, "hostile")
+    return "hostile"
+
+
+@pytest.fixture
+def hostile_bundle(bundle, attacker):
+    shutil.copy(attacker, bundle.folder / "rootfs/bin/attacker")
+    return bundle
+
+
+def canaries(folder):
+    """A tree outside, and what it looks like."""
+    (folder / "canary").mkdir(parents=True)
+    (folder / "canary/file").write_text("unchanged")
+    return lambda: sorted((str(p), p.lstat().st_mode, p.lstat().st_size, p.lstat().st_mtime_ns) for p in [folder / "canary", *(folder / "canary").rglob("*")])
+
+
+# --- descriptors, terminals, the runtime's own processes
+
+def on_a_terminal(argv):
+    """What a shell on the terminal would read after `argv` has run on it."""
+    primary, secondary = pty.openpty()
+    child = os.fork()
+    if child == 0:
+        os.close(primary)
+        os.setsid()
+        import fcntl
+        import termios
+        fcntl.ioctl(secondary, termios.TIOCSCTTY, 0)
+        for fd in range(3):
+            os.dup2(secondary, fd)
+        subprocess.run(argv)
+        ready, _, _ = select.select([0], [], [], 0.3)
+        os._exit(9 if ready else 0)
+    os.close(secondary)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(primary, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        output += chunk
+    os.close(primary)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, output
+
+
+def test_characters_pushed_into_the_callers_terminal(caisson, hostile, attacker):  # the class of CVE-2017-5226
+    if pathlib.Path("/proc/sys/dev/tty/legacy_tiocsti").read_text().strip() != "1":
+        pytest.skip("this kernel lets nobody do it")
+    pushed, _ = on_a_terminal([attacker, "tiocsti", "reboot\n"])
+    assert pushed, "the control: outside it works"
+    for options in (["-it"], ["-i"], []):
+        pushed, output = on_a_terminal(caisson.argv("run", "--rm", *options, hostile, "attacker", "tiocsti", "reboot\n"))
+        assert not pushed, output
+
+
+def test_an_executing_runtime_cannot_be_looked_into(hostile_bundle):  # CVE-2016-9962, CVE-2019-5736
+    b = hostile_bundle
+    for kind in ("bounding", "effective", "permitted"):
+        b.config["process"]["capabilities"][kind] = DEFAULT_CAPABILITIES
+    b.args("/bin/attacker", "seize").create()
+    b.oci("start", b.id)
+    wait_for(lambda: "ready" in (b.folder / "out").read_text())
+    for _ in range(100):
+        b.oci("exec", b.id, "/bin/true")
+    seen = (b.folder / "out").read_text()
+    assert seen == "ready\n", seen
+    # The control: a program of that name which is not closed to it is found.
+    shutil.copy(b.folder / "rootfs/bin/busybox", b.folder / "rootfs/bin/busybox-caisson")
+    subprocess.run([PROGRAM, "oci", "--root", b.state, "exec", "--detach", b.id, "/bin/busybox-caisson", "sleep", "3"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "caught" in (b.folder / "out").read_text() and "attached" in (b.folder / "out").read_text(), 3, "the control")
+
+
+def test_standard_streams_do_not_lead_to_the_hosts_files(bundle, tmp_path):  # CVE-2015-3627
+    outside = canaries(tmp_path)
+    before = outside()
+    dev = bundle.folder / "rootfs/dev"
+    for name in ("stdout", "stderr", "fd", "console"):
+        (dev / name).symlink_to(tmp_path / "canary/file")
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if not m["destination"].startswith("/dev")]
+    assert bundle.args("echo", "hi").run().stdout == "hi\n"
+    assert outside() == before
+
+
+# --- mounts and links
+
+@pytest.mark.parametrize("kind", ["bind", "tmpfs"])
+def test_a_mount_point_that_is_swapped_for_a_link(hostile_bundle, tmp_path, attacker, kind):  # CVE-2021-30465, CVE-2024-45310
+    """Another container with the same volume swaps a folder and a link to the host's files, for ever."""
+    outside = canaries(tmp_path)
+    volume = tmp_path / "volume"
+    (volume / "place").mkdir(parents=True)
+    (volume / "link").symlink_to(tmp_path / "canary")
+    (tmp_path / "source").mkdir()
+    b = hostile_bundle
+    b.mount(volume, "/vol", "rbind")
+    if kind == "bind":
+        b.mount(tmp_path / "source", "/vol/place/inner", "rbind")
+    else:
+        b.mount("tmpfs", "/vol/place/inner", kind="tmpfs")
+    b.args("true").write()
+    before, mounts = outside(), pathlib.Path("/proc/self/mountinfo").read_text()
+    racer = subprocess.Popen([attacker, "exchange", volume / "place", volume / "link"])
+    escaped = 0
+    try:
+        for _ in range(int(os.environ.get("CAISSON_RACES", "150"))):
+            done = b.oci("run", "--bundle", b.folder, b.id, code=None)
+            assert done.returncode in (0, 1), done
+            b.oci("delete", "--force", b.id, code=None)
+        # The control: a program that makes the folder by its path falls for it.
+        for _ in range(2000):
+            try:
+                os.makedirs(volume / "place/inner2", exist_ok=True)
+            except OSError:
+                pass
+            if (tmp_path / "canary/inner2").exists():
+                escaped += 1
+                (tmp_path / "canary/inner2").rmdir()
+                break
+    finally:
+        racer.kill()
+        racer.wait()
+    assert escaped, "the control: the race can be won"
+    os.utime(tmp_path / "canary", ns=(before[0][3], before[0][3]))
+    assert outside() == before and pathlib.Path("/proc/self/mountinfo").read_text() == mounts
+
+
+@pytest.mark.parametrize("name", ["proc", "sys"])
+def test_proc_that_an_inner_mount_turns_into_a_link(bundle, tmp_path, name):  # CVE-2023-27561, CVE-2023-28642
+    root = bundle.folder / "rootfs"
+    shutil.rmtree(root / name)
+    (root / name).symlink_to("/tmp")
+    assert "ordinary directory" in bundle.run(code=1).stderr
+
+
+def test_devices_do_not_follow_links_of_the_image(bundle, tmp_path):  # CVE-2026-41579, CVE-2026-47766, CVE-2019-18837
+    outside = canaries(tmp_path)
+    before = outside()
+    shutil.rmtree(bundle.folder / "rootfs/dev")
+    (bundle.folder / "rootfs/dev").symlink_to(tmp_path / "canary")
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if not m["destination"].startswith("/dev")]
+    bundle.run(code=None)
+    assert outside() == before
+
+
+# --- settings of the kernel
+
+@pytest.mark.parametrize("name", ["kernel.core_pattern", "net/../kernel/core_pattern", "net.ipv4/../../kernel/core_pattern", "kernel.shm_rmid_forced+kernel.core_pattern", "net..ipv4", "kernel/core_pattern", "vm.drop_caches", "net.ipv4.ip_forward\nkernel.core_pattern", "fs.mqueue/../../kernel/core_pattern", ""])
+def test_settings_of_the_whole_kernel(bundle, name):  # CVE-2022-0811
+    before = pathlib.Path("/proc/sys/kernel/core_pattern").read_text()
+    bundle.config["linux"]["sysctl"] = {name: "|/tmp/x"}
+    assert "linux.sysctl" in bundle.run(code=1).stderr
+    assert pathlib.Path("/proc/sys/kernel/core_pattern").read_text() == before
+
+
+def test_settings_need_a_namespace_of_their_own(bundle):
+    bundle.config["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    assert bundle.args("cat", "/proc/sys/net/ipv4/ip_forward").run().stdout == "1\n", "the control"
+    bundle.join_namespace("network", "/proc/self/ns/net")
+    assert "not allowed in the host's network namespace" in bundle.run(code=1).stderr
+    bundle.drop_namespace("network")
+    assert "not allowed without a network namespace" in bundle.run(code=1).stderr
+
+
+def test_what_is_writable_in_proc_and_sys(caisson, hostile):  # CVE-2017-16539, CVE-2018-10892, CVE-2015-3630 and the like
+    open_files = caisson.run(hostile, "attacker", "writable", "/proc", "/sys").out.splitlines()
+    # Those of its own processes only.
+    assert [f for f in open_files if not f.startswith("/proc/1/")] == [], open_files[:50]
+    control = caisson.run("--privileged", hostile, "attacker", "writable", "/proc", "/sys").out.splitlines()
+    assert "/proc/sys/kernel/core_pattern" in control, "the control"
+
+
+# --- credentials, keys, devices, the kernel's surface
+
+def test_session_keyring_is_its_own(hostile_bundle, attacker):
+    hostile_bundle.args("attacker", "keyring")
+    numbers = {hostile_bundle.run().stdout for _ in range(2)}
+    own = subprocess.run([attacker, "keyring"], capture_output=True, text=True).stdout
+    assert len(numbers) == 2 and own not in numbers
+    hostile_bundle.write()
+    shared = hostile_bundle.oci("run", "--no-new-keyring", "--bundle", hostile_bundle.folder, hostile_bundle.id).stdout
+    assert shared == own, "the control"
+
+
+@pytest.mark.parametrize("what", [("keyring",), ("handle", "/dev/shm/file"), ("socket", "38"), ("socket", "40")])
+def test_doors_of_the_kernel_are_closed(caisson, hostile, what):  # Shocker, CVE-2026-31431
+    closed = caisson.run(hostile, "attacker", *what, code=1)
+    assert "Operation not permitted" in closed.err or "Permission denied" in closed.err
+    if what[0] != "socket":  # families that this kernel may lack
+        caisson.run("--privileged", hostile, "sh", "-c", 'cp /bin/busybox /dev/shm/file; exec attacker "$@"', "sh", *what)
+
+
+@pytest.mark.parametrize("script", ["unshare -Ur id", "unshare -m true", "mount -t tmpfs t /mnt", "mkdir /c && mount -t cgroup -o memory c /c && echo x > /c/release_agent"])
+def test_no_new_namespaces_and_mounts(caisson, hostile, script):  # CVE-2022-0492, CVE-2022-0185
+    assert caisson.run(hostile, "sh", "-c", script, code=None).code != 0
+
+
+def test_a_disk_of_the_host_cannot_be_opened(hostile_bundle, block_device):
+    number = os.stat(block_device[0]).st_rdev
+    for kind in ("bounding", "effective", "permitted"):
+        hostile_bundle.config["process"]["capabilities"][kind].append("CAP_MKNOD")
+    hostile_bundle.sh(f"mknod /disk b {os.major(number)} {os.minor(number)} && echo made; attacker open /disk")
+    done = hostile_bundle.run(code=1)
+    assert done.stdout == "made\n" and "Operation not permitted" in done.stderr
+    (hostile_bundle.folder / "rootfs/disk").unlink()
+    hostile_bundle.config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+    assert hostile_bundle.run().stdout == "made\n", "the control"
+    (hostile_bundle.folder / "rootfs/disk").unlink()
+
+
+@pytest.mark.parametrize("user, uid", [("1", "1"), ("1:1", "1"), ("1000", "1000"), ("4294967294", None), ("4294967295", None), ("4294967296", None), ("2147483648", None), ("-1", None), ("1x", None), (" 1", None), ("0x0", None), ("a" * 5000, None)])
+def test_users_that_are_numbers_or_not(caisson, user, uid):  # CVE-2024-40635, CVE-2026-30892
+    done = caisson("run", "--rm", "--user", user, "bb", "id", "-u", code=None)
+    if uid is None:
+        assert done.code == 125 and done.out == "", done
+    else:
+        assert done.out == uid + "\n"
+
+
+@pytest.mark.parametrize("trick", ["fifo", "link to a device", "huge", "folder"])
+def test_user_files_that_are_traps(caisson, tmp_path, trick):  # CVE-2024-9676, CVE-2026-47262
+    root = make_busybox_root(tmp_path / "root")
+    for name in ("passwd", "group"):
+        file = root / "etc" / name
+        file.unlink()
+        if trick == "fifo":
+            os.mkfifo(file)
+        elif trick == "link to a device":
+            file.symlink_to("/dev/zero")
+        elif trick == "huge":
+            with open(file, "wb") as f:
+                f.truncate(64 << 20)
+        else:
+            file.mkdir()
+    caisson("import", root, "trap", timeout=300)
+    begin = time.monotonic()
+    named = caisson("run", "--rm", "--user", "alice", "trap", "true", code=None, timeout=20)
+    assert named.code == 125, named
+    caisson("run", "--rm", "--user", "1000", "trap", "true", code=None, timeout=20)
+    assert time.monotonic() - begin < 15
+    caisson("rmi", "trap")
+
+
+def test_runc_1_1_hangs_where_this_does_not(bundle):
+    """The control of the test above."""
+    passwd = bundle.folder / "rootfs/etc/passwd"
+    passwd.unlink()
+    os.mkfifo(passwd)
+    bundle.config["process"]["env"] = ["PATH=/bin"]
+    bundle.config["ociVersion"] = "1.0.2"
+    bundle.write()
+    assert bundle.oci("run", "--bundle", bundle.folder, bundle.id).returncode == 0
+    runc = ["/usr/sbin/runc", "--root", str(bundle.folder / "runc"), "run", "--bundle", str(bundle.folder), bundle.id + "r"]
+    version = subprocess.run([runc[0], "--version"], capture_output=True, text=True).stdout
+    if not version.startswith("runc version 1.1."):
+        pytest.skip("another runc: " + version.splitlines()[0])
+    child = subprocess.Popen(runc, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(3)
+    finally:
+        subprocess.run([runc[0], "--root", str(bundle.folder / "runc"), "kill", bundle.id + "r", "KILL"], capture_output=True)
+        child.kill()
+        child.wait()
+        wait_for(lambda: subprocess.run([runc[0], "--root", str(bundle.folder / "runc"), "delete", "--force", bundle.id + "r"], capture_output=True).returncode == 0, 10)
