@@ -42,11 +42,7 @@ Result<Fd> duplicate(int fd) {
 }
 
 Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) {
-  std::string data;
-  struct stat st;
-  uint64_t expect = ::fstat(fd, &st) == 0 && st.st_size > 0 ? static_cast<uint64_t>(st.st_size) : 4096;
-  if (expect > limit) return fail(std::string(name) + ": larger than the limit of " + std::to_string(limit) + " bytes", EFBIG);
-  data.resize(expect + 1);
+  std::string data(4096, '\0');
   size_t used = 0;
   for (;;) {
     ssize_t n = ::read(fd, data.data() + used, data.size() - used);

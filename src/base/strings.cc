@@ -3,6 +3,7 @@
 #include <sys/random.h>
 
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -94,13 +95,16 @@ std::string random_hex(size_t bytes) {
 }
 
 std::string rfc3339(int64_t seconds, long nanoseconds) {
-  time_t t = seconds;
-  struct tm tm;
-  ::gmtime_r(&t, &tm);
+  // Not gmtime_r: that reads the time zone first.
+  using namespace std::chrono;
+  sys_seconds t{std::chrono::seconds(seconds)};
+  auto midnight = floor<days>(t);
+  year_month_day date(midnight);
+  hh_mm_ss time(t - midnight);
   char text[64];
-  size_t n = ::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
-  if (nanoseconds != 0) n += static_cast<size_t>(::snprintf(text + n, sizeof text - n, ".%09ld", nanoseconds));
-  return std::string(text, n) + "Z";
+  int n = std::snprintf(text, sizeof text, "%04d-%02u-%02uT%02d:%02d:%02d", static_cast<int>(date.year()), static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), static_cast<int>(time.hours().count()), static_cast<int>(time.minutes().count()), static_cast<int>(time.seconds().count()));
+  if (nanoseconds != 0) n += std::snprintf(text + n, sizeof text - static_cast<size_t>(n), ".%09ld", nanoseconds);
+  return std::string(text, static_cast<size_t>(n)) + "Z";
 }
 
 std::string rfc3339_now() {

@@ -130,21 +130,14 @@ Result<> delegate_v2(const Hierarchy& h, const std::string& path) {
   return {};
 }
 
-/// cpuset of v1 starts empty, and a process cannot join it like that: copy
-/// the parent's values on the way down (cgroup-v1/cpusets.rst).
-Result<> fill_cpuset(const std::string& mount_point, const std::string& path) {
-  std::string parent = mount_point;
-  for (const auto& part : split(path, '/', true)) {
-    std::string folder = parent + "/" + part;
-    for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
-      auto value = TRY(read_file(folder + file));
-      if (!trim(value).empty()) continue;
-      auto inherited = TRY(read_file(parent + file));
-      TRY(write_file(folder + file, trim(inherited)));
-    }
-    parent = folder;
-  }
-  return {};
+/// cpuset of v1 starts empty, and a process cannot join it like that: the
+/// parent's value is copied (cgroup-v1/cpusets.rst). Returns what is there.
+Result<std::string> fill_cpuset(const std::string& mount_point, const std::string& path, const std::string& file) {
+  auto value = TRY(read_file(mount_point + path + file));
+  if (path.empty() || path == "/" || !trim(value).empty()) return std::string(trim(value));
+  std::string inherited = TRY(fill_cpuset(mount_point, dir_name(path), file));
+  TRY(write_file(mount_point + path + file, inherited));
+  return inherited;
 }
 
 bool is_cpuset(const Hierarchy& h) { return std::find(h.controllers.begin(), h.controllers.end(), "cpuset") != h.controllers.end(); }
@@ -177,7 +170,8 @@ Result<> Cgroup::create(const oci::Resources& resources) {
     } else if (errno != EEXIST) {
       return fail_errno("create cgroup " + folder);
     }
-    if (is_cpuset(h)) TRY(fill_cpuset(h.mount_point, path_), "cgroup cpuset");
+    if (is_cpuset(h))
+      for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) TRY(fill_cpuset(h.mount_point, path_, file), "cgroup cpuset");
   }
   return apply(resources);
 }

@@ -48,6 +48,18 @@ std::string device_rule(const oci::DeviceRule& rule) {
   return type + " " + number(rule.major) + ":" + number(rule.minor) + " " + (rule.access.empty() ? "rwm" : rule.access);
 }
 
+/// devices.rst: each rule is one write.
+Result<> write_device_rules(const std::string& folder, const std::vector<oci::DeviceRule>& rules) {
+  if (rules.empty()) return {};
+  if (folder.empty()) {
+    log::warning("this host has no devices cgroup controller: device rules are not enforced");
+    return {};
+  }
+  Fd allow = TRY(open_file(folder + "/devices.allow", O_WRONLY), "set limit"), deny = TRY(open_file(folder + "/devices.deny", O_WRONLY), "set limit");
+  for (const auto& rule : rules) TRY(write_all(rule.allow ? allow.get() : deny.get(), rule.type == "a" ? "a" : device_rule(rule)), "set a device rule");
+  return {};
+}
+
 std::string max_or(int64_t value) { return value < 0 ? "max" : std::to_string(value); }
 
 }  // namespace
@@ -69,14 +81,7 @@ Result<> Cgroup::apply(const oci::Resources& resources) const {
 }
 
 Result<> Cgroup::apply_v1(const oci::Resources& r) const {
-  Files devices("devices", folder("devices"));
-  for (const auto& rule : r.devices) {
-    if (devices.folder().empty()) {
-      log::warning("this host has no devices cgroup controller: device rules are not enforced");
-      break;
-    }
-    TRY(devices.write(rule.allow ? "devices.allow" : "devices.deny", rule.type == "a" ? "a" : device_rule(rule)));
-  }
+  TRY(write_device_rules(folder("devices"), r.devices));
 
   Files memory("memory", folder("memory"));
   if (r.memory.limit) {

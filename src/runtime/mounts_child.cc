@@ -118,20 +118,18 @@ Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& d
   unsigned long folder_flags = options.flags & ~static_cast<unsigned long>(MS_RDONLY);
   TRY(sys::mount_fresh("tmpfs", "tmpfs", target.get(), folder_flags, "mode=755,size=64k"));
   // Seen through the held path, the new mount hides what it covers: open it again.
+  // Nobody else sees it yet.
+  Fd folders = TRY(root.open_at(destination, O_PATH | O_DIRECTORY));
   for (const auto& h : hierarchies) {
     std::string name(base_name(h.mount_point));
-    Fd folder = TRY(root.make_dirs(destination + "/" + name));
+    if (::mkdirat(folders.get(), name.c_str(), 0755) < 0) return fail_errno("create " + destination + "/" + name);
+    Fd folder = TRY(open_at(folders.get(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW));
     TRY(show(h, folder, options.flags), h.mount_point);
     if (!h.v2 && h.controllers.size() > 1)
-      for (const auto& controller : h.controllers) {
-        Fd parent = TRY(root.open_at(destination, O_PATH | O_DIRECTORY));
-        if (controller != name) (void)::symlinkat(name.c_str(), parent.get(), controller.c_str());
-      }
+      for (const auto& controller : h.controllers)
+        if (controller != name) (void)::symlinkat(name.c_str(), folders.get(), controller.c_str());
   }
-  if (options.flags & MS_RDONLY) {
-    Fd mounted = TRY(root.open_at(destination, O_PATH | O_DIRECTORY));
-    TRY(sys::set_mount_attributes(mounted.get(), MOUNT_ATTR_RDONLY, 0, 0, false));
-  }
+  if (options.flags & MS_RDONLY) TRY(sys::set_mount_attributes(folders.get(), MOUNT_ATTR_RDONLY, 0, 0, false));
   return {};
 }
 
