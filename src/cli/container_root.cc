@@ -28,7 +28,8 @@ Result<ContainerRoot> container_root(engine::Engine& engine, const engine::Conta
     std::string proc = "/proc/" + std::to_string(c.status.pid);
     ContainerRoot running{TRY(sys::RootDir::open(proc + "/root")), {}, {}};
     if (view == View::own_files) running.root = sys::RootDir(TRY(bare_root(proc)));
-    if (engine::has_user_namespace(c.config)) running.user_namespace = TRY(open_file(proc + "/ns/user", O_RDONLY));
+    // Asked of the process: it may have been started by a version that made none.
+    if (auto first = engine::IdRange::first_of(c.status.pid); first && *first != 0) running.user_namespace = TRY(open_file(proc + "/ns/user", O_RDONLY));
     return running;
   }
   std::string run = engine.containers().run_folder(c.config.id);

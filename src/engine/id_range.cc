@@ -27,11 +27,15 @@ Result<IdRange> IdRange::take(const std::string& run_root, const std::string& co
   return fail("all ranges of user ids are taken", EAGAIN);
 }
 
+Result<uint32_t> IdRange::first_of(pid_t pid) {
+  std::string path = "/proc/" + std::to_string(pid) + "/uid_map";
+  auto fields = split(trim(TRY(read_file(path))), ' ', true);
+  if (fields.size() < 3) return fail(path + ": empty");
+  return static_cast<uint32_t>(TRY(parse_uint(fields[1], UINT32_MAX), path));
+}
+
 Result<IdRange> IdRange::of_process(const std::string& run_root, pid_t pid) {
-  auto map = TRY(read_file("/proc/" + std::to_string(pid) + "/uid_map"));
-  auto fields = split(trim(map), ' ', true);
-  if (fields.size() != 3) return fail("uid_map of process " + std::to_string(pid));
-  auto first = static_cast<uint32_t>(TRY(parse_uint(fields[1], UINT32_MAX)));
+  uint32_t first = TRY(first_of(pid));
   if (first == 0) return fail("no user namespace", ENOENT);
   return IdRange(first, TRY(lock_range(run_root, first)));
 }

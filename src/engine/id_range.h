@@ -18,9 +18,12 @@ class IdRange {
 
   /// Starts looking at a place that the container's id gives.
   [[nodiscard]] static Result<IdRange> take(const std::string& run_root, const std::string& container);
-  /// The range of a process that runs: what id 0 is in its namespace. Invalid
-  /// where that is the host's 0.
+  /// The range of a process that runs: what id 0 is in its namespace. An error
+  /// where that is the host's 0, or where another process holds the range.
   [[nodiscard]] static Result<IdRange> of_process(const std::string& run_root, pid_t pid);
+
+  /// What id 0 of a process's user namespace is to the host.
+  [[nodiscard]] static Result<uint32_t> first_of(pid_t pid);
 
   [[nodiscard]] uint32_t first() const { return first_; }
   /// As uid_map and gid_map want it.

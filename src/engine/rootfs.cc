@@ -62,9 +62,6 @@ Result<Fd> mount_by_helper(const std::vector<std::string>& layers, const Writabl
   return sys::open_in_child([&] { return mount_in_own_namespace(layers, writable, point, mapped); });
 }
 
-}  // namespace
-
-namespace {
 Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableLayer& writable, const Mapped& mapped) {
   if (layers.empty()) return fail("the image has no layers");
   Fd fs(static_cast<int>(::syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC)));
@@ -83,6 +80,7 @@ Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableL
   if (!mount.valid()) return fail_errno("mount the container's root (overlay)");
   return mount;
 }
+
 }  // namespace
 
 Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable) { return mount_overlay(layers, writable, {}); }

@@ -54,7 +54,9 @@ uint64_t capability_mask(const std::vector<std::string>& names, uint32_t last) {
 
 /// What cannot be granted is left out with a warning (config.md, "POSIX process").
 void set_capabilities(init::Plan& p, const oci::Capabilities& wanted, const ChildPlan& plan) {
-  auto mask = [&](const std::vector<std::string>& names) { return capability_mask(names, plan.last_capability) & plan.grantable_capabilities; };
+  // The root of a user namespace has all of them there.
+  uint64_t grantable = plan.user_namespace ? ~uint64_t{0} : plan.own_capabilities;
+  auto mask = [&](const std::vector<std::string>& names) { return capability_mask(names, plan.last_capability) & grantable; };
   p.flags |= init::kSetCapabilities;
   p.bounding = capability_mask(wanted.bounding, plan.last_capability);
   p.effective = mask(wanted.effective);
@@ -62,7 +64,7 @@ void set_capabilities(init::Plan& p, const oci::Capabilities& wanted, const Chil
   p.permitted = mask(wanted.permitted);
   p.ambient = mask(wanted.ambient);
   for (const auto& name : wanted.permitted)
-    if (int number = oci::capability_number(name); number >= 0 && (plan.grantable_capabilities >> number & 1) == 0) log::warning("capability " + name + " cannot be granted: this process does not have it");
+    if (int number = oci::capability_number(name); number >= 0 && (grantable >> number & 1) == 0) log::warning("capability " + name + " cannot be granted: this process does not have it");
   // capabilities(7): ambient ones must be permitted and inheritable.
   for (const auto& name : wanted.ambient)
     if (int number = oci::capability_number(name); number >= 0 && ((p.permitted & p.inheritable) >> number & 1) == 0 && (p.ambient >> number & 1) != 0) {

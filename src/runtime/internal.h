@@ -58,8 +58,8 @@ struct ChildPlan {
   int preserve_fds = 0;
   bool new_keyring = true;
   int stdio[3] = {-1, -1, -1};
-  uint32_t last_capability = 40;                   ///< that this kernel knows
-  uint64_t grantable_capabilities = ~uint64_t{0};  ///< those that this process can hand on
+  uint32_t last_capability = 40;  ///< that this kernel knows
+  uint64_t own_capabilities = 0;  ///< of this process
 };
 
 /// The next message of the child; an 'E' record becomes the error.

@@ -41,16 +41,20 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
   return rules;
 }
 
+/// The capabilities that the container's processes can be given.
 Result<> find_capabilities(ChildPlan& plan) {
   auto text = TRY(read_file("/proc/sys/kernel/cap_last_cap"));
   plan.last_capability = static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
   struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   struct __user_cap_data_struct own[2] = {};
   if (::syscall(SYS_capget, &header, own) < 0) return fail_errno("capget");
-  uint64_t permitted = own[0].permitted | uint64_t{own[1].permitted} << 32;
-  // The root of a user namespace has all of them there.
-  if (!plan.user_namespace) plan.grantable_capabilities = permitted;
-  if ((permitted >> CAP_SYS_RESOURCE & 1) != 0) return {};
+  plan.own_capabilities = own[0].permitted | uint64_t{own[1].permitted} << 32;
+  return {};
+}
+
+/// Says what is missing before the init's setrlimit fails with a mere errno.
+Result<> check_limits(const ChildPlan& plan) {
+  if ((plan.own_capabilities >> CAP_SYS_RESOURCE & 1) != 0) return {};
   for (const auto& l : plan.process->rlimits) {
     struct rlimit now;
     if (::getrlimit(static_cast<__rlimit_resource_t>(rlimit_number(l.type)), &now) == 0 && l.hard > now.rlim_max)
@@ -85,6 +89,38 @@ Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups:
 bool is_own_namespace(const std::string& file, const std::string& path) {
   struct stat own, other;
   return ::stat(("/proc/self/ns/" + file).c_str(), &own) == 0 && ::stat(path.c_str(), &other) == 0 && own.st_ino == other.st_ino && own.st_dev == other.st_dev;
+}
+
+Result<std::map<std::string, std::string>> allowed_sysctls(const oci::Spec& spec) {
+  auto files = TRY(oci::sysctl_files(spec));
+  const auto* network = spec.find_namespace("network");
+  if (network == nullptr || network->path.empty() || !is_own_namespace("net", network->path)) return files;
+  for (const auto& [file, value] : files)
+    if (file.starts_with("net/")) return fail("linux.sysctl: " + file + " is not allowed in the host's network namespace", EINVAL);
+  return files;
+}
+
+struct Namespaces {
+  uint64_t to_make = 0;               ///< CLONE_NEW*
+  std::optional<NamespaceFile> user;  ///< one to join
+};
+/// Opens those that are given by path, into `plan` where the child joins them.
+Result<Namespaces> open_namespaces(const oci::Spec& spec, ChildPlan& plan) {
+  Namespaces out;
+  for (const auto& ns : spec.linux.namespaces) {
+    if (ns.path.empty()) {
+      out.to_make |= sys::namespace_flag(ns.type);
+      continue;
+    }
+    NamespaceFile file{ns.type, ns.path, TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type)};
+    if (ns.type == "user")
+      out.user = std::move(file);
+    else if (ns.type == "pid")
+      TRY(join_namespace(file));  // only children enter it, so this prepares the next clone
+    else
+      plan.namespaces.push_back(std::move(file));
+  }
+  return out;
 }
 
 /// Whether the container's mounts are apart from this process's.
@@ -124,10 +160,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.preserve_fds = options.preserve_fds;
   plan.new_keyring = options.new_keyring;
   std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
-  plan.sysctls = TRY(oci::sysctl_files(spec), "config.json");
-  if (const auto* network = spec.find_namespace("network"); network != nullptr && !network->path.empty() && is_own_namespace("net", network->path))
-    for (const auto& [file, value] : plan.sysctls)
-      if (file.starts_with("net/")) return fail("config.json: linux.sysctl: " + file + " is not allowed in the host's network namespace", EINVAL);
+  plan.sysctls = TRY(allowed_sysctls(spec), "config.json");
   plan.start_hooks = spec.hooks.start_container;
   plan.container_hooks = !spec.hooks.create_container.empty();
   plan.runtime_hooks = !spec.hooks.prestart.empty() || !spec.hooks.create_runtime.empty();
@@ -143,26 +176,12 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   state.annotations = spec.annotations;
   state.version = spec.version;
 
-  uint64_t clone_flags = 0;
-  std::optional<NamespaceFile> user_namespace;  // one to join
-  for (const auto& ns : spec.linux.namespaces) {
-    uint64_t flag = sys::namespace_flag(ns.type);
-    state.namespaces.push_back(ns.type);
-    if (ns.path.empty()) {
-      clone_flags |= flag;
-      continue;
-    }
-    NamespaceFile file{ns.type, ns.path, TRY(open_file(ns.path, O_RDONLY), "linux.namespaces: " + ns.type)};
-    if (ns.type == "user")
-      user_namespace = std::move(file);
-    else if (ns.type == "pid")
-      TRY(join_namespace(file));  // only children enter it, so this prepares the next clone
-    else
-      plan.namespaces.push_back(std::move(file));
-  }
+  auto [clone_flags, user_namespace] = TRY(open_namespaces(spec, plan));
+  for (const auto& ns : spec.linux.namespaces) state.namespaces.push_back(ns.type);
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
   TRY(find_capabilities(plan));
+  TRY(check_limits(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
   // --- the container's folder: from here on the id is taken
@@ -293,7 +312,7 @@ Result<> Runtime::start(const std::string& id) const {
   return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
 }
 
-Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, ExecOptions how) const {
+Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, const ExecOptions& how) const {
   State state = TRY(load(id));
   Status now = status(state);
   if (now == Status::stopped) return fail("cannot exec in a stopped container");
@@ -321,6 +340,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
     if (type != "pid") plan.join_flags |= sys::namespace_flag(type);
   }
   TRY(find_capabilities(plan));
+  TRY(check_limits(plan));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end())
     if (::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");

@@ -74,7 +74,7 @@ class Runtime {
   [[nodiscard]] Result<Launched> create(const oci::Spec& spec, LaunchOptions options) const;
   [[nodiscard]] Result<> start(const std::string& id) const;
   /// Runs one more process inside. The result is a child of the caller.
-  [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, ExecOptions how = {}) const;
+  [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, const ExecOptions& how = {}) const;
   [[nodiscard]] Result<> kill(const std::string& id, int signal, bool all) const;
   /// Deletes a stopped container; with `force`, kills it first. A half-made
   /// one counts as stopped, whatever step its maker died in.

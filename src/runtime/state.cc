@@ -42,7 +42,7 @@ Result<> save_state(const std::string& folder, const State& state) {
 Result<> unmount_root(const State& state) {
   if (state.root_mount == 0) return {};
   auto root = open_file(state.rootfs, O_PATH | O_DIRECTORY);
-  if (!root || sys::mount_id(root->get()) != state.root_mount) return {};
+  if (!root || sys::mount_id(root->get()).value_or(0) != state.root_mount) return {};
   return sys::unmount(state.rootfs, MNT_DETACH);
 }
 
