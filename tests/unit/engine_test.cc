@@ -42,7 +42,7 @@ TEST(Capabilities, AddAndDropInDockersOrder) {
   EXPECT_EQ(*engine::effective_capabilities(c), std::vector<std::string>{"CAP_NET_BIND_SERVICE"});
   c.cap_add = {"MOON"};
   EXPECT_FALSE(engine::effective_capabilities(c));
-  EXPECT_EQ(engine::effective_capabilities({})->size(), 14u);
+  EXPECT_EQ(engine::effective_capabilities({})->size(), 11u);
 }
 
 TEST(ContainerConfig, SurvivesWritingAndReading) {
