@@ -59,7 +59,7 @@ def test_open_files_and_shared_memory(caisson):
 
 
 def test_sysctls(caisson):
-    assert caisson.run("--sysctl", "net.core.somaxconn=77", "bb", "cat", "/proc/sys/net/core/somaxconn").out == "77\n"
+    assert caisson.run("--sysctl", "net.ipv4.tcp_fin_timeout=77", "bb", "cat", "/proc/sys/net/ipv4/tcp_fin_timeout").out == "77\n"
     assert "set sysctl net/nothing/here" in caisson.run("--sysctl", "net.nothing.here=1", "bb", "true", code=125).err
     assert "not in a separate kernel namespace" in caisson.run("--sysctl", "kernel.core_pattern=|/x", "bb", "true", code=125).err
 
