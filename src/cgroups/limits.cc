@@ -56,7 +56,10 @@ Result<> write_device_rules(const std::string& folder, const std::vector<oci::De
     return {};
   }
   Fd allow = TRY(open_file(folder + "/devices.allow", O_WRONLY), "set limit"), deny = TRY(open_file(folder + "/devices.deny", O_WRONLY), "set limit");
-  for (const auto& rule : rules) TRY(write_all(rule.allow ? allow.get() : deny.get(), rule.type == "a" ? "a" : device_rule(rule)), "set a device rule");
+  for (const auto& rule : rules) {
+    std::string line = rule.type == "a" ? "a" : device_rule(rule);
+    TRY(write_all(rule.allow ? allow.get() : deny.get(), line), "linux.resources.devices: " + std::string(rule.allow ? "allow " : "deny ") + line);
+  }
   return {};
 }
 

@@ -12,6 +12,8 @@ bool is_id_mapped(const oci::Mount& mount, const sys::MountOptions& options) {
   return !mount.uid_mappings.empty() || !mount.gid_mappings.empty() || options.id_map != sys::MountOptions::IdMap::none;
 }
 
+bool takes_all_below(const sys::MountOptions& options) { return options.recursive || !options.bind; }
+
 Result<> BindSources::open(ChildPlan& plan) {
   plan.bind_sources.resize(spec_.mounts.size());
   for (size_t i = 0; i < spec_.mounts.size(); ++i) {
@@ -22,7 +24,7 @@ Result<> BindSources::open(ChildPlan& plan) {
     if (!bind || !(mapped || plan.user_namespace)) continue;
     std::string path = bind_source_path(plan, mount);
     if (inside_root(plan, path)) continue;
-    plan.bind_sources[i] = TRY(sys::clone_mount(path, options.recursive), "mount " + mount.destination);
+    plan.bind_sources[i] = TRY(sys::clone_mount(path, takes_all_below(options)), "mount " + mount.destination);
     if (mapped) TRY(map(i, plan.bind_sources[i].get()));
   }
   return {};

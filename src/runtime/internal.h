@@ -114,6 +114,9 @@ class BindSources {
 /// Whether the host's path lies below the container's root.
 [[nodiscard]] bool inside_root(const ChildPlan& plan, const std::string& path);
 [[nodiscard]] bool is_id_mapped(const oci::Mount& mount, const sys::MountOptions& options);
+/// Whether a bind takes the mounts below its source along: "rbind", or the type
+/// "bind" with neither option.
+[[nodiscard]] bool takes_all_below(const sys::MountOptions& options);
 
 // Messages between parent and child before the init takes over (init/plan.h
 // has the rest). The socket keeps message boundaries.

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -132,8 +131,7 @@ bool has_own_mounts(const oci::Spec& spec) {
 /// Reaps a child that failed during set-up.
 void put_down(const sys::Cloned& child) {
   (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
-  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  sys::reap(child.pid);
 }
 
 Result<> set_oom_score(pid_t pid, const oci::Process& process) {

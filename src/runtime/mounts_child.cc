@@ -139,7 +139,7 @@ Result<Fd> open_bind_source(ChildPlan& plan, const RootDir& root, size_t index, 
   if (plan.bind_sources[index].valid()) return std::move(plan.bind_sources[index]);
   const oci::Mount& mount = plan.spec->mounts[index];
   std::string path = bind_source_path(plan, mount);
-  bool recursive = options.recursive || !options.bind;
+  bool recursive = takes_all_below(options);
   if (!inside_root(plan, path)) return sys::clone_mount(path, recursive);
   Fd inside = TRY(root.open_at(path.substr(plan.rootfs_path.size()), O_PATH), path);
   Fd source = TRY(sys::clone_mount(inside.get(), recursive), path);

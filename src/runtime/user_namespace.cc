@@ -1,7 +1,6 @@
 // User namespaces: their maps, and the processes that are born in them.
 #include <sched.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <utility>
@@ -78,8 +77,7 @@ Result<sys::Cloned> clone_in_namespaces(ChildPlan& plan, const NamespaceFile* us
   }
   theirs.reset();
   auto handle = receive_descriptor(ours.get());
-  while (::waitpid(helper.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  sys::reap(helper.pid);
   Fd pidfd = TRY(std::move(handle));
   pid_t pid = TRY(pid_of(pidfd.get()));
   return sys::Cloned{pid, std::move(pidfd)};

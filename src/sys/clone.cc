@@ -29,6 +29,11 @@ Result<Cloned> clone_process(uint64_t flags, int cgroup_fd) {
   return Cloned{static_cast<pid_t>(pid), Fd(pidfd)};
 }
 
+void reap(pid_t pid) {
+  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
 Result<Fd> open_in_child(const std::function<Result<Fd>()>& work) {
   auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
   auto child = TRY(clone_process(0));
@@ -42,8 +47,7 @@ Result<Fd> open_in_child(const std::function<Result<Fd>()>& work) {
   }
   theirs.reset();
   auto opened = receive_descriptor(ours.get());
-  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  reap(child.pid);
   return opened;
 }
 

@@ -21,6 +21,9 @@ struct Cloned {
 /// child goes on with a copy of everything.
 [[nodiscard]] Result<Cloned> clone_process(uint64_t flags, int cgroup_fd = -1);
 
+/// Waits for the end of a child, whatever it is.
+void reap(pid_t pid);
+
 /// Does `work` in a child process, which may enter other namespaces, and hands
 /// over the descriptor that it opens there. Needs a single-threaded caller.
 [[nodiscard]] Result<Fd> open_in_child(const std::function<Result<Fd>()>& work);

@@ -54,8 +54,9 @@ Result<Fd> RootDir::make_dirs(const std::string& path, mode_t mode, int links) c
   if (fd >= 0) return Fd(fd);
   if (errno != ENOENT) return fail_errno(path);
   // Most often only the last one is missing.
-  if (Fd parent(openat2_in_root(fd_.get(), dir_name(clean_path(path)).c_str(), O_PATH | O_DIRECTORY, 0)); parent.valid()) {
-    std::string name(base_name(clean_path(path)));
+  std::string clean = clean_path(path);
+  if (Fd parent(openat2_in_root(fd_.get(), dir_name(clean).c_str(), O_PATH | O_DIRECTORY, 0)); parent.valid()) {
+    std::string name(base_name(clean));
     if (::mkdirat(parent.get(), name.c_str(), mode) == 0) return caisson::open_at(parent.get(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW);
   }
   // Walk down component by component: the parent is always a held folder

@@ -2,7 +2,6 @@
 
 #include <sched.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/socket.h"
@@ -38,8 +37,7 @@ Result<UserNamespace> make_user_namespace(const std::string& uid_map, const std:
   };
   auto made = open();
   hold.write.reset();
-  while (::waitpid(holder.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  reap(holder.pid);
   return made;
 }
 
@@ -59,8 +57,7 @@ Result<> as_root_of(int user_namespace, const std::function<Result<>()>& work) {
   }
   theirs.reset();
   auto answer = receive_message(ours.get());
-  while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  reap(child.pid);
   std::string text = TRY(std::move(answer)).text;
   if (text.starts_with('+')) return {};
   return fail(text.empty() ? "the helper in the container's user namespace was killed" : text.substr(1));

@@ -160,24 +160,6 @@ def test_a_mount_point_that_is_swapped_for_a_link(hostile_bundle, tmp_path, atta
     assert outside() == before and pathlib.Path("/proc/self/mountinfo").read_text() == mounts
 
 
-@pytest.mark.parametrize("name", ["proc", "sys"])
-def test_proc_that_an_inner_mount_turns_into_a_link(bundle, tmp_path, name):  # CVE-2023-27561, CVE-2023-28642
-    root = bundle.folder / "rootfs"
-    shutil.rmtree(root / name)
-    (root / name).symlink_to("/tmp")
-    assert "ordinary directory" in bundle.run(code=1).stderr
-
-
-def test_devices_do_not_follow_links_of_the_image(bundle, tmp_path):  # CVE-2026-41579, CVE-2026-47766, CVE-2019-18837
-    outside = canaries(tmp_path)
-    before = outside()
-    shutil.rmtree(bundle.folder / "rootfs/dev")
-    (bundle.folder / "rootfs/dev").symlink_to(tmp_path / "canary")
-    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if not m["destination"].startswith("/dev")]
-    bundle.run(code=None)
-    assert outside() == before
-
-
 # --- settings of the kernel
 
 @pytest.mark.parametrize("name", ["kernel.core_pattern", "net/../kernel/core_pattern", "net.ipv4/../../kernel/core_pattern", "kernel.shm_rmid_forced+kernel.core_pattern", "net..ipv4", "kernel/core_pattern", "vm.drop_caches", "net.ipv4.ip_forward\nkernel.core_pattern", "fs.mqueue/../../kernel/core_pattern", ""])
@@ -225,9 +207,10 @@ def test_doors_of_the_kernel_are_closed(caisson, hostile, what):  # Shocker, CVE
         caisson.run("--privileged", hostile, "sh", "-c", 'cp /bin/busybox /dev/shm/file; exec attacker "$@"', "sh", *what)
 
 
-@pytest.mark.parametrize("script", ["unshare -Ur id", "unshare -m true", "mount -t tmpfs t /mnt", "mkdir /c && mount -t cgroup -o memory c /c && echo x > /c/release_agent"])
+@pytest.mark.parametrize("script", ["unshare -Ur id", "unshare -m true", "mount -t tmpfs t /tmp", "mount -t cgroup2 c /tmp || mount -t cgroup -o memory c /tmp"])
 def test_no_new_namespaces_and_mounts(caisson, hostile, script):  # CVE-2022-0492, CVE-2022-0185
     assert caisson.run(hostile, "sh", "-c", script, code=None).code != 0
+    caisson.run("--privileged", hostile, "sh", "-c", script)  # the control
 
 
 def test_a_disk_of_the_host_cannot_be_opened(hostile_bundle, block_device):

@@ -71,6 +71,22 @@ def test_sources_that_earlier_mounts_made(bundle, block_device, user_namespace, 
     assert bundle.args("cat", "/final/file").run().stdout == "inside"
 
 
+@pytest.mark.parametrize("user_namespace", [False, True])
+@pytest.mark.parametrize("options, below", [((), True), (("rbind",), True), (("bind",), False)])
+def test_mounts_below_a_source(bundle, tmp_path, user_namespace, options, below):
+    """As runc: the type "bind" alone takes them along."""
+    (tmp_path / "source/inner").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "source/inner"], check=True)
+    try:
+        (tmp_path / "source/inner/file").touch()
+        bundle.mount(tmp_path / "source", "/mnt", *options)
+        if user_namespace:
+            bundle.user_namespace()
+        assert bundle.sh("ls /mnt/inner").run().stdout == ("file\n" if below else "")
+    finally:
+        subprocess.run(["umount", tmp_path / "source/inner"], check=True)
+
+
 def test_propagation_of_a_bind(bundle, tmp_path):
     bundle.mount(tmp_path, "/mnt", "bind", "shared")
     bundle.mount(tmp_path, "/other", "bind")

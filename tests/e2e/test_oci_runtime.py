@@ -213,10 +213,11 @@ def test_seccomp_policy_is_enforced(bundle):
 
 # --- known ways out of other runtimes (numbers of CVEs)
 
-def test_root_with_proc_as_a_link_is_refused(bundle):  # CVE-2019-19921
-    shutil.rmtree(bundle.folder / "rootfs/proc")
-    (bundle.folder / "rootfs/proc").symlink_to("tmp")
-    assert "mount /proc" in bundle.run(code=1).stderr
+@pytest.mark.parametrize("name", ["proc", "sys"])
+def test_root_with_proc_as_a_link_is_refused(bundle, name):  # CVE-2019-19921, CVE-2023-27561, CVE-2023-28642
+    shutil.rmtree(bundle.folder / "rootfs" / name)
+    (bundle.folder / "rootfs" / name).symlink_to("tmp")
+    assert f"mount /{name}: must be mounted on ordinary directory" in bundle.run(code=1).stderr
 
 
 def test_mounts_over_proc_are_refused(bundle):  # CVE-2019-16884
