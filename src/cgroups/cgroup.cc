@@ -51,10 +51,30 @@ Result<Cgroup> Cgroup::at(const std::string& path, const std::string& id) {
   Cgroup cgroup;
   if (path.find("..") != std::string::npos && clean_path(path) != path) return fail("linux.cgroupsPath: \"" + path + "\" must not contain \"..\"", EINVAL);
   if (path.find(':') != std::string::npos && path[0] != '/')
-    return fail("linux.cgroupsPath: \"" + path + "\" is for the systemd cgroup driver, which is not supported", ENOTSUP);
+    return fail("linux.cgroupsPath: \"" + path + "\" is for the systemd cgroup driver (--systemd-cgroup)", EINVAL);
+  cgroup.id_ = id;
   cgroup.given_ = !path.empty();
   cgroup.path_ = path.empty() ? "/caisson/" + id : clean_path(path[0] == '/' ? path : "/caisson/" + path);
   cgroup.hierarchies_ = TRY(find_hierarchies());
+  return cgroup;
+}
+
+Result<Cgroup> Cgroup::in_systemd(const std::string& path, const std::string& id, const std::map<std::string, std::string>& annotations) {
+  Cgroup cgroup;
+  cgroup.id_ = id;
+  cgroup.unit_ = TRY(parse_systemd_path(path, id));
+  cgroup.unit_properties_ = TRY(annotated_properties(annotations));
+  cgroup.hierarchies_ = TRY(find_hierarchies());
+  cgroup.given_ = !path.empty();
+  // A user's manager has all it makes below its own cgroup.
+  std::string base = TRY(TRY(SystemdBus::connect()).control_group());
+  cgroup.path_ = (base == "/" ? "" : base) + TRY(slice_path(cgroup.unit_->slice)) + "/" + cgroup.unit_->name;
+  return cgroup;
+}
+
+Result<Cgroup> Cgroup::existing(const std::string& path, const std::string& id, const std::string& unit) {
+  Cgroup cgroup = TRY(at(path, id));
+  if (!unit.empty()) cgroup.unit_ = SystemdUnit{"", unit};
   return cgroup;
 }
 
@@ -155,7 +175,12 @@ Result<> Cgroup::claim() const {
   return {};
 }
 
-Result<> Cgroup::create(const oci::Resources& resources) {
+Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
+  if (unit_) {
+    Properties properties = unit_properties_;
+    for (auto& more : {device_properties(resources.devices), TRY(limit_properties(resources, pure_v2()))}) properties.insert(properties.end(), more.begin(), more.end());
+    TRY(start_unit(*unit_, id_, member, std::move(properties), pure_v2()));
+  }
   for (const auto& h : hierarchies_) {
     std::string folder = h.mount_point + path_;
     if (h.v2 && pure_v2()) {
@@ -176,7 +201,15 @@ Result<> Cgroup::create(const oci::Resources& resources) {
   return apply(resources);
 }
 
-Result<> Cgroup::update(const oci::Resources& resources) const { return apply(resources); }
+Result<> Cgroup::update(const oci::Resources& resources) const {
+  if (unit_) {
+    Properties properties = TRY(limit_properties(resources, pure_v2()));
+    if (!resources.devices.empty())
+      for (auto& property : device_properties(resources.devices)) properties.push_back(std::move(property));
+    if (!properties.empty()) TRY(TRY(SystemdBus::connect()).set_unit_properties(unit_->name, properties));
+  }
+  return apply(resources);
+}
 
 Result<> Cgroup::join(pid_t pid, const SubPaths& below) const {
   std::string text = std::to_string(pid);
@@ -286,6 +319,13 @@ Result<> Cgroup::destroy() const {
       struct timespec pause = {0, 2'000'000};
       ::nanosleep(&pause, nullptr);
     }
+  }
+  if (unit_) {
+    // Without systemd, what is left are the folders.
+    auto bus = SystemdBus::connect();
+    auto stopped = bus ? bus->stop_unit(unit_->name) : Result<>(std::unexpected(bus.error()));
+    if (!stopped) log::warning(stopped.error().message);
+    if (bus) (void)bus->reset_failed_unit(unit_->name);
   }
   Result<> first;
   for (const auto& h : hierarchies_)

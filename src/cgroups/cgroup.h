@@ -6,11 +6,13 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "cgroups/systemd.h"
 #include "oci/spec.h"
 
 namespace caisson::cgroups {
@@ -48,14 +50,22 @@ class Cgroup {
   /// `path` as cgroupsPath in config.json: absolute from the hierarchies'
   /// roots; relative or empty below "/caisson".
   [[nodiscard]] static Result<Cgroup> at(const std::string& path, const std::string& id);
+  /// That of a unit of systemd, by what cgroupsPath has for it: SLICE:PREFIX:NAME.
+  /// `annotations`: may give further properties of the unit.
+  [[nodiscard]] static Result<Cgroup> in_systemd(const std::string& path, const std::string& id, const std::map<std::string, std::string>& annotations);
+  /// One that exists: its path(), and unit() where systemd made it.
+  [[nodiscard]] static Result<Cgroup> existing(const std::string& path, const std::string& id, const std::string& unit);
 
   /// Refuses a cgroup that others use, or that is frozen, so that a process
   /// which joins it would never run. What a killed runtime left at a path of
   /// our own making is ended. To be called before create().
   [[nodiscard]] Result<> claim() const;
+  /// systemd makes a scope only around a process.
+  [[nodiscard]] bool needs_member() const { return unit_.has_value(); }
   /// Makes the folders and sets the limits. A limit whose controller the host
-  /// lacks is an error that names it.
-  [[nodiscard]] Result<> create(const oci::Resources& resources);
+  /// lacks is an error that names it. `member`: the first process, which create()
+  /// lets into the cgroup only where that needs_member(); elsewhere 0.
+  [[nodiscard]] Result<> create(const oci::Resources& resources, pid_t member = 0);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
   /// Moves a process in, or into one of the cgroups below. On pure v2, prefer
   /// v2_fd() with CLONE_INTO_CGROUP.
@@ -77,6 +87,8 @@ class Cgroup {
   [[nodiscard]] Result<Stats> stats() const;
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  /// systemd's unit; "" where it has none.
+  [[nodiscard]] std::string unit() const { return unit_ ? unit_->name : ""; }
   [[nodiscard]] const std::vector<Hierarchy>& hierarchies() const { return hierarchies_; }
   /// "/sys/fs/cgroup/memory/caisson/ID" of a v1 controller, or the v2 folder; "" where the host has none.
   [[nodiscard]] std::string folder(const std::string& controller) const;
@@ -87,8 +99,10 @@ class Cgroup {
   [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;
   [[nodiscard]] std::string unified() const;
 
-  std::string path_;
-  bool given_ = false;  ///< the path was asked for, not made here
+  std::string id_, path_;
+  std::optional<SystemdUnit> unit_;
+  Properties unit_properties_;  ///< that were asked for
+  bool given_ = false;          ///< the path was asked for, not made here
   std::vector<Hierarchy> hierarchies_;
 };
 

@@ -39,6 +39,7 @@ struct Globals {
   bool debug = false;
   std::string log;  ///< file, or empty for stderr
   std::string log_format = "text";
+  bool systemd_cgroup = false;  ///< `caisson oci` only
 };
 
 struct Command {

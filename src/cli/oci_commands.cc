@@ -117,6 +117,7 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   options.new_keyring = !args.flag("no-new-keyring");
   options.no_pivot = args.flag("no-pivot");
   options.start = run;
+  options.systemd_cgroup = globals.systemd_cgroup;
   auto made = rt.create(spec, std::move(options));
   if (!made) drain_console(console);
   auto launched = TRY(std::move(made));
@@ -454,7 +455,7 @@ Result<int> cmd_features(const Globals&, const Args&) {
            {"mountOptions", {"async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud", "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnosuid", "rnosymfollow", "ro", "rprivate", "rro", "rrw", "rshared", "rslave", "rsuid", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "sync", "unbindable"}}};
   Json linux{{"namespaces", {"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}},
              {"capabilities", oci::capability_names()},
-             {"cgroup", {{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}, {"rdma", true}}},
+             {"cgroup", {{"v1", true}, {"v2", true}, {"systemd", true}, {"systemdUser", true}, {"rdma", true}}},
              {"seccomp", {{"enabled", true}, {"actions", {"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"}}, {"operators", {"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"}}}},
              {"apparmor", {{"enabled", false}}},
              {"selinux", {{"enabled", false}}},
@@ -500,7 +501,7 @@ constexpr Option kGlobals[] = {
     {"--log", "FILE", "write log messages there"},
     {"--log-format", "text|json", "format of log messages"},
     {"--debug", "", "log more"},
-    {"--systemd-cgroup", "", "refused: the systemd cgroup driver is not supported"},
+    {"--systemd-cgroup", "", "let systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME"},
     {"--rootless", "BOOL", "accepted for compatibility: it changes nothing"},
 };
 
@@ -508,13 +509,6 @@ constexpr Option kGlobals[] = {
 
 int run_oci(const std::vector<std::string>& arguments) {
   Program program{"caisson oci", "The low-level container runtime, with runc's command line.", kGlobals, kCommands};
-  for (const auto& a : arguments) {
-    if (a == "--systemd-cgroup") {
-      log::error("error: --systemd-cgroup is not supported: use the cgroupfs driver");
-      return 1;
-    }
-    if (!a.starts_with("-")) break;
-  }
   Globals defaults;
   defaults.root = kDefaultRoot;
   return run_program(program, arguments, defaults);

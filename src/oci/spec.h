@@ -230,6 +230,8 @@ struct Spec {
 [[nodiscard]] const std::vector<std::string>& capability_names();
 /// Docker's fourteen default capabilities.
 [[nodiscard]] const std::vector<std::string>& default_capabilities();
+/// A list such as "0-3,7" of CPUs or memory nodes as a bit mask.
+[[nodiscard]] Result<std::vector<uint64_t>> parse_mask(const std::string& list);
 /// A signal by name or number ("TERM", "SIGTERM", "15").
 [[nodiscard]] Result<int> parse_signal(std::string_view text);
 

@@ -361,6 +361,12 @@ Result<> finish(const JsonReader::State& state, std::string_view name) {
 
 }  // namespace
 
+Result<std::vector<uint64_t>> parse_mask(const std::string& list) {
+  std::vector<uint64_t> mask;
+  if (!parse_list(list, mask)) return fail("\"" + list + "\" is not a list such as 0-3,7", EINVAL);
+  return mask;
+}
+
 const Namespace* Spec::find_namespace(std::string_view type) const {
   auto it = std::find_if(linux.namespaces.begin(), linux.namespaces.end(), [&](const Namespace& ns) { return ns.type == type; });
   return it == linux.namespaces.end() ? nullptr : &*it;

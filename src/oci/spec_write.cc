@@ -93,7 +93,8 @@ Json to_json(const Process& p) {
   Json user{{"uid", p.user.uid}, {"gid", p.user.gid}};
   set(user, "umask", p.user.umask);
   if (!p.user.additional_gids.empty()) user["additionalGids"] = p.user.additional_gids;
-  Json out{{"terminal", p.terminal}, {"user", std::move(user)}, {"args", p.args}, {"env", p.env}, {"cwd", p.cwd}};
+  Json out{{"terminal", p.terminal}, {"user", std::move(user)}, {"env", p.env}, {"cwd", p.cwd}};
+  if (!p.args.empty()) out["args"] = p.args;
   if (p.console_size.height != 0) out["consoleSize"] = {{"height", p.console_size.height}, {"width", p.console_size.width}};
   if (p.capabilities) {
     const auto& c = *p.capabilities;

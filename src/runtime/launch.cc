@@ -195,8 +195,9 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   Rollback undo;
   undo.on_failure([&] { (void)remove_tree(folder); });
   FileLock lock = TRY(FileLock::acquire(folder + "/lock"));
-  cgroup = TRY(cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
+  cgroup = TRY(options.systemd_cgroup ? cgroups::Cgroup::in_systemd(spec.linux.cgroups_path, options.id, spec.annotations) : cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
   state.cgroup_path = cgroup.path();
+  state.systemd_unit = cgroup.unit();
   TRY(save_state(folder, state));
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
@@ -222,8 +223,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(cgroup.claim());
   // Before the attempt: one that fails half-way leaves folders as well.
   undo.on_failure([&] { (void)cgroup.destroy(); });
-  TRY(cgroup.create(resources));
-  Fd cgroup_fd = TRY(cgroup.v2_fd());
+  Fd cgroup_fd;
+  if (!cgroup.needs_member()) {
+    TRY(cgroup.create(resources));
+    cgroup_fd = TRY(cgroup.v2_fd());
+  }
 
   if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
   // Both ways, so that neither opening it nor reading from it ever sees the
@@ -258,6 +262,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
   if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
+  if (cgroup.needs_member()) TRY(cgroup.create(resources, child.pid));
   if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   if (!spec.linux.net_devices.empty()) {

@@ -35,6 +35,7 @@ struct State {
   pid_t pid = 0;            ///< of the container's init; 0 until there is one
   uint64_t start_time = 0;  ///< of that pid, in clock ticks since boot
   std::string cgroup_path;
+  std::string systemd_unit;  ///< that has the cgroup; "" where systemd has no part in it
   std::map<std::string, std::string> annotations;
   std::string version;
   std::vector<std::string> namespaces;  ///< types the container has of its own
@@ -50,6 +51,7 @@ struct LaunchOptions {
   bool plain_line_ends = false;
   int preserve_fds = 0;  ///< descriptors 3 … 2+n pass through
   bool new_keyring = true;
+  bool systemd_cgroup = false;  ///< let systemd make the cgroup
   bool no_pivot = false;        ///< move the root's mount in place of pivot_root, for hosts that run from an initramfs
   bool start = false;           ///< run at once instead of waiting for start()
   int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own

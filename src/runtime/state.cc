@@ -35,6 +35,7 @@ bool process_alive(pid_t pid, uint64_t start_time) {
 Result<> save_state(const std::string& folder, const State& state) {
   Json out{{"id", state.id}, {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"owner", state.owner}, {"pid", state.pid}, {"start_time", state.start_time}, {"cgroup_path", state.cgroup_path}, {"version", state.version}, {"namespaces", state.namespaces}};
   if (!state.annotations.empty()) out["annotations"] = state.annotations;
+  if (!state.systemd_unit.empty()) out["systemd_unit"] = state.systemd_unit;
   if (state.root_mount != 0) out["root_mount"] = state.root_mount;
   return replace_file(folder + "/state.json", json_text(out));
 }
@@ -71,6 +72,7 @@ Result<State> Runtime::load(const std::string& id) const {
   r.get("pid", state.pid);
   r.get("start_time", state.start_time);
   r.get("cgroup_path", state.cgroup_path);
+  r.get("systemd_unit", state.systemd_unit);
   r.get("version", state.version);
   r.get("namespaces", state.namespaces);
   r.get("annotations", state.annotations);
@@ -103,7 +105,7 @@ Result<std::vector<State>> Runtime::list() const {
   return out;
 }
 
-Result<cgroups::Cgroup> Runtime::cgroup(const State& state) const { return cgroups::Cgroup::at(state.cgroup_path, state.id); }
+Result<cgroups::Cgroup> Runtime::cgroup(const State& state) const { return cgroups::Cgroup::existing(state.cgroup_path, state.id, state.systemd_unit); }
 
 Result<oci::Spec> Runtime::spec(const std::string& id) const { return oci::load_spec(folder(id) + "/config.json"); }
 

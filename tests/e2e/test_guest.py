@@ -17,3 +17,12 @@ def test_suite_passes_on_cgroup_v2_and_another_kernel(suite):
     status, output = guest.run(["/usr/bin/python3", "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no", "--basetemp=/var/tmp/pytest", *[f"tests/e2e/{s}" for s in suite.split()]], seconds=880, environment=["CAISSON_KILLS=20"])
     print(output)
     assert status == 0, output[-6000:]
+
+
+@pytest.mark.parametrize("hierarchy", ["v2", "v1"])
+def test_systemd_cgroup_driver(hierarchy):
+    signal.alarm(600)
+    status, output = guest.run(["/usr/bin/python3", "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no", "--basetemp=/var/tmp/pytest", "tests/guest/test_systemd_driver.py"], seconds=580, systemd=True,
+                               kernel_arguments="systemd.unified_cgroup_hierarchy=0" if hierarchy == "v1" else "")
+    print(output)
+    assert status == 0, output[-6000:]

@@ -1,4 +1,6 @@
 // config.json and the image documents: anything may be in them.
+#include <cstdio>
+
 #include "oci/image.h"
 #include "oci/spec.h"
 
@@ -9,7 +11,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (auto spec = oci::parse_spec(*document); spec) {
       // What was accepted must survive writing and reading.
       auto again = oci::parse_spec(oci::to_json(*spec));
-      if (!again) __builtin_trap();
+      if (!again) {
+        std::fprintf(stderr, "%s\n", again.error().message.c_str());
+        __builtin_trap();
+      }
     }
     (void)oci::parse_process(*document);
     (void)oci::parse_resources(*document);

@@ -4,7 +4,7 @@ kernel (6.1) and cgroup v2 with all controllers. Its root file system is this
 host's, seen through virtiofs under an overlay in memory: every program is there,
 and nothing that is written reaches the host.
 
-Usage: tests/guest/guest.py [--memory MIB] [--seconds N] -- COMMAND ARGS
+Usage: tests/guest/guest.py [--memory MIB] [--seconds N] [--systemd] -- COMMAND ARGS
 
 Emulated (TCG), so that it works inside virtual machines: expect a tenth of the speed.
 """
@@ -44,20 +44,38 @@ mount --bind /host@KERNEL@ /root/usr/lib/modules/$(uname -r)
 mkdir -p "/root@PROJECT@"
 mount --bind "/host@PROJECT@" "/root@PROJECT@"
 cp /command /root/run/guest-command
+mkdir -p /root/run/systemd/system
+cp /guest.service /root/run/systemd/system/guest.service
 mount --move /proc /root/proc
 mount --move /sys /root/sys
 mount --move /dev /root/dev
 mkdir -p /root/dev/shm /root/dev/pts
 mount -t tmpfs shm /root/dev/shm
 mount -t devpts -o ptmxmode=666,mode=620,gid=5 devpts /root/dev/pts
-exec switch_root /root /bin/sh /run/guest-command
+exec switch_root /root @FIRST@
 """
 
-# What stands behind the command.
-PLAIN = """#!/bin/sh
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# Either the script that follows is the first process, or systemd starts it, and
+# of its own services only the bus that the script asks for.
+PLAIN_FIRST = "/bin/sh /run/guest-command"
+# Where the host looks like a container, so does the guest, and systemd reads the
+# kernel's arguments from its own command line.
+SYSTEMD_FIRST = "/lib/systemd/systemd --unit=guest.service --show-status=no @ARGUMENTS@"
+SYSTEMD_UNIT = """[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=/bin/sh /run/guest-command
+StandardOutput=null
+StandardError=null
+TimeoutStopSec=1
+"""
+CGROUPS = """mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for c in $(cat /sys/fs/cgroup/cgroup.controllers); do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
+"""
+
+SCRIPT = """#!/bin/sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+@CGROUPS@
 ip link set lo up
 hostname guest
 modprobe loop
@@ -127,20 +145,20 @@ def early_modules(modules):
     return [modules / file for file in order]
 
 
-def initramfs(modules, command):
+def initramfs(modules, command, first):
     early = early_modules(modules)
-    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@PROJECT@", str(ROOT))
-    entries = [("bin", 0o40755, b""), ("modules", 0o40755, b""), ("bin/busybox", 0o100755, pathlib.Path("/bin/busybox").read_bytes()), ("init", 0o100755, init.encode()), ("command", 0o100755, command.encode())]
+    init = INIT.replace("@MODULES@", " ".join(m.name for m in early)).replace("@KERNEL@", str(modules)).replace("@PROJECT@", str(ROOT)).replace("@FIRST@", first)
+    entries = [("bin", 0o40755, b""), ("modules", 0o40755, b""), ("bin/busybox", 0o100755, pathlib.Path("/bin/busybox").read_bytes()), ("init", 0o100755, init.encode()), ("command", 0o100755, command.encode()), ("guest.service", 0o100644, SYSTEMD_UNIT.encode())]
     return cpio(entries + [(f"modules/{m.name}", 0o100644, m.read_bytes()) for m in early])
 
 
-def run(command, memory=3072, seconds=600, folder=ROOT, environment=()):
+def run(command, memory=3072, seconds=600, folder=ROOT, environment=(), systemd=False, kernel_arguments=""):
     """Returns the exit status and the output."""
     CACHE.mkdir(parents=True, exist_ok=True)
     image, modules = kernel()
-    script = PLAIN.replace("@COMMAND@", shlex.join(map(str, command))).replace("@FOLDER@", shlex.quote(str(folder))).replace("@ENVIRONMENT@", "\n".join(f"export {shlex.quote(e)}" for e in environment))
+    script = SCRIPT.replace("@CGROUPS@", "" if systemd else CGROUPS).replace("@COMMAND@", shlex.join(map(str, command))).replace("@FOLDER@", shlex.quote(str(folder))).replace("@ENVIRONMENT@", "\n".join(f"export {shlex.quote(e)}" for e in environment))
     with tempfile.TemporaryDirectory(prefix="guest.", dir="/tmp") as place:
-        (pathlib.Path(place) / "initramfs").write_bytes(initramfs(modules, script))
+        (pathlib.Path(place) / "initramfs").write_bytes(initramfs(modules, script, SYSTEMD_FIRST.replace("@ARGUMENTS@", kernel_arguments) if systemd else PLAIN_FIRST))
         files = subprocess.Popen(["/usr/lib/qemu/virtiofsd", f"--socket-path={place}/fs", "-o", "source=/,sandbox=chroot,cache=always,xattr,no_posix_lock,no_flock"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(f"{place}/virtiofsd.log", "w"))
         try:
             deadline = time.monotonic() + 10
@@ -148,14 +166,18 @@ def run(command, memory=3072, seconds=600, folder=ROOT, environment=()):
                 if files.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("virtiofsd does not start: " + pathlib.Path(f"{place}/virtiofsd.log").read_text()[-2000:])
                 time.sleep(0.02)
-            machine = subprocess.run(
-                ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-                 "-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on", "-numa", "node,memdev=memory",
-                 "-chardev", f"socket,id=fs,path={place}/fs", "-device", "vhost-user-fs-pci,chardev=fs,tag=host",
-                 "-chardev", f"file,id=output,path={place}/output", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=output",
-                 "-serial", f"file:{place}/console",
-                 "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", "console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on"],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+            try:
+                machine = subprocess.run(
+                    ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+                     "-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on", "-numa", "node,memdev=memory",
+                     "-chardev", f"socket,id=fs,path={place}/fs", "-device", "vhost-user-fs-pci,chardev=fs,tag=host",
+                     "-chardev", f"file,id=output,path={place}/output", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=output",
+                     "-serial", f"file:{place}/console",
+                     "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", f"console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on {kernel_arguments}"],
+                    stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                output = pathlib.Path(f"{place}/output").read_text(errors="replace")
+                raise RuntimeError(f"the guest did not end in {seconds} s:\n{output[-6000:]}") from None
             output = pathlib.Path(f"{place}/output").read_text(errors="replace").replace("\r", "")
             console = pathlib.Path(f"{place}/console").read_text(errors="replace")
         finally:
@@ -171,9 +193,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", type=int, default=3072, help="MiB")
     parser.add_argument("--seconds", type=int, default=600, help="time limit")
+    parser.add_argument("--systemd", action="store_true", help="systemd is the first process")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    status, output = run(options.command, options.memory, options.seconds, os.getcwd())
+    status, output = run(options.command, options.memory, options.seconds, os.getcwd(), systemd=options.systemd)
     sys.stdout.write(output)
     sys.exit(status)
 
