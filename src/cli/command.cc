@@ -164,6 +164,8 @@ int run_program(const Program& program, const std::vector<std::string>& argument
   if (parsed->has("run-root")) globals.run_root = parsed->get("run-root");
   globals.debug = parsed->flag("debug");
   globals.systemd_cgroup = parsed->flag("systemd-cgroup");
+  globals.root_given = parsed->has("root");
+  globals.rootless = parsed->get("rootless");
   globals.log = parsed->get("log");
   globals.log_format = parsed->get("log-format", "text");
   if (globals.log_format != "text" && globals.log_format != "json") {

@@ -39,7 +39,10 @@ struct Globals {
   bool debug = false;
   std::string log;  ///< file, or empty for stderr
   std::string log_format = "text";
-  bool systemd_cgroup = false;  ///< `caisson oci` only
+  // `caisson oci` only:
+  bool systemd_cgroup = false;
+  std::string rootless;     ///< "", auto, true or false
+  bool root_given = false;  ///< --root was
 };
 
 struct Command {

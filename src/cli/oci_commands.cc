@@ -118,6 +118,7 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   options.no_pivot = args.flag("no-pivot");
   options.start = run;
   options.systemd_cgroup = globals.systemd_cgroup;
+  if (!globals.rootless.empty() && globals.rootless != "auto") options.cgroup_may_fail = globals.rootless == "true";
   auto made = rt.create(spec, std::move(options));
   if (!made) drain_console(console);
   auto launched = TRY(std::move(made));
@@ -194,7 +195,7 @@ Result<int> cmd_resume(const Globals& globals, const Args& args) {
 
 Result<int> cmd_list(const Globals& globals, const Args& args) {
   // As runc: none there is no error, unless it was asked for.
-  if (globals.root != kDefaultRoot && !exists(globals.root)) return fail("--root: " + globals.root + " does not exist", ENOENT);
+  if (globals.root_given && !exists(globals.root)) return fail("--root: " + globals.root + " does not exist", ENOENT);
   Runtime rt(globals.root);
   auto states = TRY(rt.list());
   std::sort(states.begin(), states.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -438,7 +439,7 @@ Result<int> cmd_spec(const Globals&, const Args& args) {
   std::string path = args.get("bundle", ".") + "/config.json";
   if (exists(path)) return fail("File " + path + " exists. Remove it first");
   oci::Spec spec = oci::default_spec();
-  if (args.flag("rootless")) return fail("--rootless is not supported");
+  if (args.flag("rootless")) oci::make_rootless(spec, ::geteuid(), ::getegid());
   // As runc: a cgroup namespace on hosts with cgroup v2 alone.
   if (auto hierarchies = cgroups::find_hierarchies(); !hierarchies || hierarchies->size() != 1 || !hierarchies->front().v2)
     std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "cgroup"; });
@@ -473,7 +474,7 @@ constexpr Option kKillOptions[] = {{"-a,--all", "", "signal every process of the
 constexpr Option kDeleteOptions[] = {{"-f,--force", "", "kill the container first if it still runs"}};
 constexpr Option kListOptions[] = {{"-f,--format", "table|json", "how to print"}, {"-q,--quiet", "", "ids only"}};
 constexpr Option kPsOptions[] = {{"-f,--format", "table|json", "how to print"}};
-constexpr Option kSpecOptions[] = {{"-b,--bundle", "DIR", "where to write config.json"}, {"--rootless", "", "refused: not supported"}};
+constexpr Option kSpecOptions[] = {{"-b,--bundle", "DIR", "where to write config.json"}, {"--rootless", "", "for a container of the calling user's own"}};
 
 constexpr Command kCreate{"create", "CONTAINER-ID", "create a container", "caisson oci create --bundle /bundles/web web", kCreateOptions, 1, 1, false, false, cmd_create};
 constexpr Command kStart{"start", "CONTAINER-ID", "start a created container", "caisson oci start web", {}, 1, 1, false, false, cmd_start};
@@ -502,7 +503,7 @@ constexpr Option kGlobals[] = {
     {"--log-format", "text|json", "format of log messages"},
     {"--debug", "", "log more"},
     {"--systemd-cgroup", "", "let systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME"},
-    {"--rootless", "BOOL", "accepted for compatibility: it changes nothing"},
+    {"--rootless", "auto|true|false", "whether a container may go without a cgroup where none can be made"},
 };
 
 }  // namespace
@@ -511,6 +512,8 @@ int run_oci(const std::vector<std::string>& arguments) {
   Program program{"caisson oci", "The low-level container runtime, with runc's command line.", kGlobals, kCommands};
   Globals defaults;
   defaults.root = kDefaultRoot;
+  // As runc: a user's containers are below the user's own run-time folder.
+  if (const char* folder = ::getenv("XDG_RUNTIME_DIR"); folder != nullptr && ::geteuid() != 0) defaults.root = std::string(folder) + "/caisson/oci";
   return run_program(program, arguments, defaults);
 }
 

@@ -103,11 +103,13 @@ struct DeviceRule {
   std::string type;  ///< a, b or c
   std::optional<int64_t> major, minor;
   std::string access;
+  bool operator==(const DeviceRule&) const = default;
 };
 
 struct ThrottleDevice {
   int64_t major = 0, minor = 0;
   uint64_t rate = 0;
+  bool operator==(const ThrottleDevice&) const = default;
 };
 
 struct Resources {
@@ -116,27 +118,33 @@ struct Resources {
     std::optional<int64_t> limit, reservation, swap, kernel, kernel_tcp;
     std::optional<uint64_t> swappiness;
     std::optional<bool> disable_oom_killer, use_hierarchy, check_before_update;
+    bool operator==(const Memory&) const = default;
   } memory;
   struct Cpu {
     std::optional<uint64_t> shares, period, burst, realtime_period;
     std::optional<int64_t> quota, realtime_runtime, idle;
     std::optional<std::string> cpus, mems;
+    bool operator==(const Cpu&) const = default;
   } cpu;
   std::optional<int64_t> pids_limit;
   struct BlockIo {
     std::optional<uint32_t> weight, leaf_weight;
     std::vector<ThrottleDevice> weight_device, read_bps, write_bps, read_iops, write_iops;
+    bool operator==(const BlockIo&) const = default;
   } block_io;
   std::vector<std::pair<std::string, uint64_t>> hugepage_limits;
   struct Network {
     std::optional<uint32_t> class_id;
     std::vector<std::pair<std::string, uint32_t>> priorities;
+    bool operator==(const Network&) const = default;
   } network;
   struct Rdma {
     std::optional<uint32_t> handles, objects;
+    bool operator==(const Rdma&) const = default;
   };
   std::map<std::string, Rdma> rdma;
   std::map<std::string, std::string> unified;
+  bool operator==(const Resources&) const = default;
 };
 
 struct SeccompArg {
@@ -220,6 +228,8 @@ struct Spec {
 
 /// What `spec` writes: the same default container as runc's.
 [[nodiscard]] Spec default_spec();
+/// What `spec --rootless` makes of it: a container for this user alone.
+void make_rootless(Spec& spec, uint32_t uid, uint32_t gid);
 
 /// linux.sysctl as paths below /proc/sys. Only settings that belong to a namespace
 /// of the container's own are allowed: all others are the host's (CVE-2022-0811).

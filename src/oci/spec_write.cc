@@ -206,4 +206,20 @@ Spec default_spec() {
   return spec;
 }
 
+void make_rootless(Spec& spec, uint32_t uid, uint32_t gid) {
+  Linux& linux = spec.linux;
+  // The host's network: a new one would have nothing but a loopback device.
+  std::erase_if(linux.namespaces, [](const Namespace& ns) { return ns.type == "network" || ns.type == "user"; });
+  linux.namespaces.push_back({"user", ""});
+  linux.uid_mappings = {{0, uid, 1}};
+  linux.gid_mappings = {{0, gid, 1}};
+  linux.resources = {};
+  for (auto& mount : spec.mounts) {
+    if (mount.destination == "/sys") mount = {"/sys", "none", "/sys", {"rbind", "nosuid", "noexec", "nodev", "ro"}, {}, {}};
+    // Groups that are not mapped.
+    std::erase_if(mount.options, [](const std::string& option) { return option.starts_with("gid=") || option.starts_with("uid="); });
+  }
+  std::erase_if(spec.mounts, [](const Mount& mount) { return mount.destination == "/sys/fs/cgroup"; });
+}
+
 }  // namespace caisson::oci

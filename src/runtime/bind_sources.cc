@@ -21,7 +21,8 @@ Result<> BindSources::open(ChildPlan& plan) {
     auto options = sys::parse_mount_options(mount.options);
     bool bind = options.bind || mount.type == "bind", mapped = is_id_mapped(mount, options);
     if (mapped && !bind) return fail("mount " + mount.destination + ": only bind mounts can be id-mapped", EINVAL);
-    if (!bind || !(mapped || plan.user_namespace)) continue;
+    if (mapped && plan.rootless) return fail("mount " + mount.destination + ": only root can id-map a mount", EPERM);
+    if (!bind || plan.rootless || !(mapped || plan.user_namespace)) continue;
     std::string path = bind_source_path(plan, mount);
     if (inside_root(plan, path)) continue;
     plan.bind_sources[i] = TRY(sys::clone_mount(path, takes_all_below(options)), "mount " + mount.destination);

@@ -106,6 +106,7 @@ Result<> set_up_container(ChildPlan& plan) {
   if (!spec.hostname.empty() && ::sethostname(spec.hostname.c_str(), spec.hostname.size()) < 0) return fail_errno("set the host name");
   if (!spec.domainname.empty() && ::setdomainname(spec.domainname.c_str(), spec.domainname.size()) < 0) return fail_errno("set the domain name");
 
+  if (plan.rootless) plan.rootfs = TRY(sys::clone_mount(plan.rootfs_path, true), "root.path");
   sys::RootDir root(TRY(duplicate(plan.rootfs.get())));
   TRY(set_up_rootfs(plan, root));
   if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");

@@ -30,7 +30,7 @@ Result<> Runtime::kill(const std::string& id, int signal, bool all) const {
   }
   // Without a pid namespace of its own nothing dies with the init.
   bool own_processes = std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end();
-  if (signal == SIGKILL && !own_processes && now != Status::creating) {
+  if (signal == SIGKILL && !own_processes && now != Status::creating && !state.cgroup_path.empty()) {
     auto group = TRY(cgroup(state));
     auto pids = group.processes();
     if (pids && !pids->empty()) {

@@ -20,6 +20,12 @@ struct DefaultDevice {
 };
 constexpr DefaultDevice kDefaultDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
 
+Result<> bind_device(const RootDir& root, const std::string& host_path, const std::string& path) {
+  Fd source = TRY(sys::clone_mount(host_path, false));
+  Fd target = TRY(root.make_file(path));
+  return sys::attach_mount(source.get(), target.get());
+}
+
 Result<> make_device(const RootDir& root, const oci::Device& device, bool bind) {
   std::string path = clean_path(device.path);
   Fd parent = TRY(root.make_dirs(dir_name(path)));
@@ -27,13 +33,11 @@ Result<> make_device(const RootDir& root, const oci::Device& device, bool bind) 
   mode_t type = device.type == "b" ? S_IFBLK : device.type == "p" ? S_IFIFO
                                                                   : S_IFCHR;
   mode_t mode = device.mode.value_or(0666) & 07777;
-  if (bind) {
-    Fd source = TRY(sys::clone_mount(device.path, false));
-    Fd target = TRY(root.make_file(path));
-    return sys::attach_mount(source.get(), target.get());
-  }
+  if (bind) return bind_device(root, device.path, path);
   dev_t number = makedev(static_cast<unsigned>(device.major), static_cast<unsigned>(device.minor));
   if (::mknodat(parent.get(), name.c_str(), type | mode, number) < 0) {
+    // The root of some user namespace around this one.
+    if (errno == EPERM && type != S_IFIFO) return bind_device(root, device.path, path);
     if (errno != EEXIST) return fail_errno("create device " + path);
     struct stat st;
     if (::fstatat(parent.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0 || (st.st_mode & S_IFMT) != type || (type != S_IFIFO && st.st_rdev != number))

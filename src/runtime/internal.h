@@ -39,6 +39,7 @@ struct ChildPlan {
   int join_pidfd = -1;                    ///< exec: the container's init
   uint64_t join_flags = 0;
   bool user_namespace = false;   ///< a new one: wait for its maps
+  bool rootless = false;         ///< the parent may not mount: what it would have opened, the child does
   Fd rootfs;                     ///< detached mount of the root
   std::vector<Fd> bind_sources;  ///< those that the parent cloned; parallel to spec->mounts
   std::optional<sys::SeccompProgram> seccomp;

@@ -84,6 +84,18 @@ Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups:
   return sys::clone_process(0, now_at.get());
 }
 
+/// For all but root, a container's namespaces open from within its user namespace.
+Result<sys::Cloned> clone_for_rootless_exec(ChildPlan& plan, pid_t init, bool own_processes) {
+  auto file = [&](const char* type, const char* name) -> Result<NamespaceFile> {
+    std::string path = "/proc/" + std::to_string(init) + "/ns/" + name;
+    return NamespaceFile{type, path, TRY(open_file(path, O_RDONLY))};
+  };
+  NamespaceFile user = TRY(file("user", "user"));
+  if (own_processes) plan.namespaces.push_back(TRY(file("pid", "pid")));
+  plan.join_flags &= ~static_cast<uint64_t>(CLONE_NEWUSER);
+  return clone_in_namespaces(plan, &user, 0, -1);
+}
+
 /// Whether a namespace's path leads to the one that this process is in.
 bool is_own_namespace(const std::string& file, const std::string& path) {
   struct stat own, other;
@@ -139,6 +151,30 @@ Result<> set_oom_score(pid_t pid, const oci::Process& process) {
   return write_file("/proc/" + std::to_string(pid) + "/oom_score_adj", std::to_string(*process.oom_score_adj));
 }
 
+/// Whether the ids here are not the host's.
+bool in_user_namespace() {
+  auto map = read_file("/proc/self/uid_map");
+  return map && split(trim(*map), ' ', true) != std::vector<std::string>{"0", "0", "4294967295"};
+}
+
+/// Whether a container can do without the cgroup that could not be made.
+bool can_do_without(const Error& error, const oci::Spec& spec, const LaunchOptions& options) {
+  if (error.code != EACCES && error.code != EPERM && error.code != EROFS) return false;
+  oci::Resources limits = spec.linux.resources;
+  limits.devices.clear();
+  if (!spec.linux.cgroups_path.empty() || limits != oci::Resources{}) return false;
+  return options.cgroup_may_fail.value_or(::geteuid() != 0 || in_user_namespace());
+}
+
+/// As who the container's processes are made. For all but root that is the
+/// container's own user namespace.
+Result<bool> is_rootless(const oci::Spec& spec) {
+  if (::geteuid() == 0) return false;
+  for (const char* type : {"user", "mount"})
+    if (const auto* ns = spec.find_namespace(type); ns == nullptr || !ns->path.empty()) return fail(std::string("rootless containers need a new ") + type + " namespace (see spec --rootless)", EPERM);
+  return true;
+}
+
 }  // namespace
 
 Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) const {
@@ -178,6 +214,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   for (const auto& ns : spec.linux.namespaces) state.namespaces.push_back(ns.type);
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
+  plan.rootless = TRY(is_rootless(spec), "config.json");
   TRY(find_capabilities(plan));
   TRY(check_limits(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
@@ -202,7 +239,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.detached_root = options.rootfs_mount.valid();
-  plan.rootfs = plan.detached_root ? std::move(options.rootfs_mount) : TRY(sys::clone_mount(state.rootfs, true), "root.path");
+  if (plan.detached_root)
+    plan.rootfs = std::move(options.rootfs_mount);
+  else if (!plan.rootless)
+    plan.rootfs = TRY(sys::clone_mount(state.rootfs, true), "root.path");
   plan.own_mounts = has_own_mounts(spec);
   plan.no_pivot = options.no_pivot;
   // The host's mount table will have it: known before it is there.
@@ -224,9 +264,17 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   // Before the attempt: one that fails half-way leaves folders as well.
   undo.on_failure([&] { (void)cgroup.destroy(); });
   Fd cgroup_fd;
+  auto make_cgroup = [&](pid_t member) -> Result<> {
+    auto made = cgroup.create(resources, member);
+    if (made || !can_do_without(made.error(), spec, options)) return made;
+    log::debug("container " + options.id + " has no cgroup: " + made.error().message);
+    (void)cgroup.destroy();
+    state.cgroup_path.clear();
+    return {};
+  };
   if (!cgroup.needs_member()) {
-    TRY(cgroup.create(resources));
-    cgroup_fd = TRY(cgroup.v2_fd());
+    TRY(make_cgroup(0));
+    if (!state.cgroup_path.empty()) cgroup_fd = TRY(cgroup.v2_fd());
   }
 
   if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
@@ -262,8 +310,8 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
   if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
-  if (cgroup.needs_member()) TRY(cgroup.create(resources, child.pid));
-  if (!cgroup_fd.valid()) TRY(cgroup.join(child.pid));
+  if (cgroup.needs_member()) TRY(make_cgroup(child.pid));
+  if (!cgroup_fd.valid() && !state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   if (!spec.linux.net_devices.empty()) {
     const std::string& path = spec.find_namespace("network")->path;
@@ -327,7 +375,9 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
 
   Fd init = TRY(open_pidfd(state.pid), "container " + id);
   if (!process_alive(state.pid, state.start_time)) return fail("cannot exec in a stopped container");
-  auto cgroup = TRY(this->cgroup(state));
+  // A rootless container may have none.
+  bool has_cgroup = !state.cgroup_path.empty() || !how.cgroups.empty();
+  auto cgroup = has_cgroup ? TRY(this->cgroup(state)) : cgroups::Cgroup();
   auto below = TRY(cgroup.parse_sub_paths(how.cgroups));
   ChildPlan plan;
   plan.process = &process;
@@ -345,14 +395,15 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   TRY(find_capabilities(plan));
   TRY(check_limits(plan));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
-  if (std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end())
-    if (::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
+  plan.rootless = ::geteuid() != 0;
+  bool own_processes = std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end();
+  if (own_processes && !plan.rootless && ::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
 
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
-  auto child = TRY(clone_for_exec(cgroup, below, state.pid), "add the process to cgroups");
+  auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "add the process to cgroups");
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
     sync.first.reset();
@@ -362,7 +413,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   log::debug("container " + id + ": exec as process " + std::to_string(child.pid));
   Rollback undo;
   undo.on_failure([&] { put_down(child); });
-  if (!cgroup.pure_v2()) TRY(cgroup.join(child.pid, below));
+  if (has_cgroup && (plan.rootless || !cgroup.pure_v2())) TRY(cgroup.join(child.pid, below));
   TRY(set_oom_score(child.pid, process));
   TRY(send_byte(sync.first.get(), kGo));
   Message message = TRY(receive(sync.first.get()));

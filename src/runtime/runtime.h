@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,11 +31,11 @@ enum class Status { creating,
 struct State {
   std::string id;
   std::string bundle, rootfs;
-  std::string created;      ///< RFC 3339
-  std::string owner;        ///< name of the user who made it
-  pid_t pid = 0;            ///< of the container's init; 0 until there is one
-  uint64_t start_time = 0;  ///< of that pid, in clock ticks since boot
-  std::string cgroup_path;
+  std::string created;       ///< RFC 3339
+  std::string owner;         ///< name of the user who made it
+  pid_t pid = 0;             ///< of the container's init; 0 until there is one
+  uint64_t start_time = 0;   ///< of that pid, in clock ticks since boot
+  std::string cgroup_path;   ///< "" where it has none (rootless)
   std::string systemd_unit;  ///< that has the cgroup; "" where systemd has no part in it
   std::map<std::string, std::string> annotations;
   std::string version;
@@ -52,6 +53,9 @@ struct LaunchOptions {
   int preserve_fds = 0;  ///< descriptors 3 … 2+n pass through
   bool new_keyring = true;
   bool systemd_cgroup = false;  ///< let systemd make the cgroup
+  /// Go without a cgroup where none may be made and no limit asks for one. Unset:
+  /// where this process is not the root of the host.
+  std::optional<bool> cgroup_may_fail;
   bool no_pivot = false;        ///< move the root's mount in place of pivot_root, for hosts that run from an initramfs
   bool start = false;           ///< run at once instead of waiting for start()
   int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own
@@ -87,6 +91,7 @@ class Runtime {
   [[nodiscard]] Result<State> load(const std::string& id) const;
   [[nodiscard]] Result<std::vector<State>> list() const;
   [[nodiscard]] Status status(const State& state) const;
+  /// An error for a rootless container that has none.
   [[nodiscard]] Result<cgroups::Cgroup> cgroup(const State& state) const;
   /// The config.json the container was made from.
   [[nodiscard]] Result<oci::Spec> spec(const std::string& id) const;

@@ -105,7 +105,10 @@ Result<std::vector<State>> Runtime::list() const {
   return out;
 }
 
-Result<cgroups::Cgroup> Runtime::cgroup(const State& state) const { return cgroups::Cgroup::existing(state.cgroup_path, state.id, state.systemd_unit); }
+Result<cgroups::Cgroup> Runtime::cgroup(const State& state) const {
+  if (state.cgroup_path.empty()) return fail("container " + state.id + " has no cgroup: it was made without the right to make one", ENOTSUP);
+  return cgroups::Cgroup::existing(state.cgroup_path, state.id, state.systemd_unit);
+}
 
 Result<oci::Spec> Runtime::spec(const std::string& id) const { return oci::load_spec(folder(id) + "/config.json"); }
 

@@ -15,7 +15,8 @@ struct UserNamespace {
 };
 /// Lines of uid_map and gid_map: "INSIDE OUTSIDE COUNT\n". Held by its descriptors.
 [[nodiscard]] Result<UserNamespace> make_user_namespace(const std::string& uid_map, const std::string& gid_map, bool with_network = false);
-/// Writes /proc/PID/uid_map and gid_map.
+/// Writes /proc/PID/uid_map and gid_map. Without root: one's own ids directly, which
+/// takes setgroups(2) away from the process, and all others through newuidmap(1).
 [[nodiscard]] Result<> write_id_maps(pid_t pid, const std::string& uid_map, const std::string& gid_map);
 
 /// Does `work` in a child process as the root of a user namespace, so that it
