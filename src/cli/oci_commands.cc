@@ -264,7 +264,11 @@ Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
   for (const auto& gid : args.all("additional-gids")) process.user.additional_gids.push_back(static_cast<uint32_t>(TRY(parse_uint(gid, UINT32_MAX - 1), "--additional-gids")));
   for (std::string cap : args.all("cap")) {
     if (!cap.starts_with("CAP_")) cap = "CAP_" + cap;
-    if (oci::capability_number(cap) < 0) return fail("--cap: unknown capability \"" + cap + "\"");
+    // As runc: one that a newer kernel may have is no reason to fail.
+    if (oci::capability_number(cap) < 0) {
+      log::warning("--cap: unknown capability \"" + cap + "\" ignored");
+      continue;
+    }
     if (!process.capabilities) process.capabilities.emplace();
     auto& sets = *process.capabilities;
     // Inheritable, and so ambient, only where config.json has inheritable ones

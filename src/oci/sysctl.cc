@@ -42,6 +42,7 @@ Result<std::map<std::string, std::string>> sysctl_files(const Spec& spec) {
     std::string_view owner = owner_of(file);
     if (owner.empty()) return fail("linux.sysctl: sysctl \"" + name + "\" is not in a separate kernel namespace", EINVAL);
     if (spec.find_namespace(owner) == nullptr) return fail("linux.sysctl: sysctl \"" + name + "\" is not allowed without a " + std::string(owner) + " namespace", EINVAL);
+    if (file == "kernel/hostname") return fail("linux.sysctl: sysctl \"" + name + "\" is not allowed as it conflicts with the OCI \"hostname\" field", EINVAL);
     files[file] = value;
   }
   return files;

@@ -135,9 +135,7 @@ Result<> execute_init(ChildPlan& plan) {
   if (!plan.process->terminal)
     for (int i = 0; i < 3; ++i)
       if (plan.stdio[i] >= 0 && plan.stdio[i] != i && ::dup2(plan.stdio[i], i) < 0) return fail_errno("set up stdio");
-  if (plan.process->terminal || plan.spec != nullptr) {
-    if (::getsid(0) != ::getpid()) ::setsid();
-  }
+  if (::getsid(0) != ::getpid()) ::setsid();
   Fd program = TRY(open_init());
   // The three descriptors the init needs move out of the way of those that
   // the caller passes through (3 … 2 + preserve_fds).

@@ -57,7 +57,8 @@ Result<> Runtime::remove(const std::string& id, bool force) const {
   State state = std::move(*loaded);
   Status now = status(state);
   if (now != Status::stopped) {
-    if (!force) return fail("cannot delete container \"" + id + "\" that is not stopped: " + std::string(to_string(now)));
+    // As runc has it: one that was never started can go.
+    if (!force && now != Status::created) return fail("cannot delete container \"" + id + "\" that is not stopped: " + std::string(to_string(now)));
     if (state.pid > 0) {
       if (auto killed = signal_init(state, SIGKILL); !killed && killed.error().code != ESRCH) return killed;
       if (now == Status::paused)

@@ -347,8 +347,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
 }
 
 Result<> Runtime::start(const std::string& id) const {
-  State state = TRY(load(id));
+  TRY(check_id(id));
+  if (auto there = load(id); !there) return detail::propagate(std::move(there).error());
+  // Waits for a create that is still at work.
   FileLock lock = TRY(FileLock::acquire(folder(id) + "/lock"));
+  State state = TRY(load(id));
   Status now = status(state);
   if (now == Status::stopped) return fail("cannot start a container that has stopped");
   if (now != Status::created) return fail("cannot start an already running container");

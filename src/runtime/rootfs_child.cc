@@ -88,6 +88,8 @@ Result<> enter_rootfs(const ChildPlan& plan, const RootDir& root) {
   const oci::Spec& spec = *plan.spec;
   TRY(protect_paths(plan, root));
   TRY(set_sysctls(plan.sysctls));
+  // As runc has it: a working directory that is not there is made.
+  if (const auto& cwd = plan.process->cwd; cwd != "/" && !root.open_at(cwd, O_PATH)) TRY(root.make_dirs(cwd), "process.cwd");
   for (const auto& mount : spec.mounts)
     if (clean_path(mount.destination) == "/dev" && mount.type != "bind" && (sys::parse_mount_options(mount.options).flags & MS_RDONLY) != 0) {
       Fd dev = TRY(root.open_at("/dev", O_PATH));

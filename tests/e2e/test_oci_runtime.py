@@ -326,3 +326,47 @@ def test_joining_another_containers_user_namespace(bundle):
         bundle.id = first
     theirs = [os.readlink(f"/proc/{pid}/ns/{n}") for n in ("user", "net", "pid")]
     assert mine[:2] == theirs[:2] and mine[2] != theirs[2] and mine[3:] == ["0", "1"]
+
+
+def test_a_working_directory_that_is_not_there_is_made(bundle):
+    bundle.config["process"]["cwd"] = "/srv/deep/inside"
+    assert bundle.sh("pwd").run().stdout == "/srv/deep/inside\n"
+    (bundle.folder / "rootfs/link").symlink_to(bundle.folder / "outside")
+    bundle.config["process"]["cwd"] = "/link/here"
+    bundle.run(code=None)
+    assert not (bundle.folder / "outside").exists()
+
+
+def test_a_container_that_was_never_started_can_be_deleted(bundle):
+    bundle.args("sleep", "1000").create()
+    bundle.oci("delete", bundle.id)
+    assert bundle.gone()
+
+
+def test_start_waits_for_a_create_at_work(bundle):
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.5"]}]}
+    bundle.sh("echo ran > /ran").write()
+    with open(bundle.folder / "out", "w") as out:
+        maker = subprocess.Popen([PROGRAM, "oci", "--root", str(bundle.state), "create", "--bundle", str(bundle.folder), bundle.id], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    wait_for(lambda: (bundle.state / bundle.id / "state.json").exists())
+    bundle.oci("start", bundle.id)
+    assert maker.wait(10) == 0
+    wait_for(lambda: (bundle.folder / "rootfs/ran").exists())
+
+
+def test_exec_leads_a_session_of_its_own(bundle):
+    bundle.args("sleep", "1000").create()
+    bundle.oci("start", bundle.id)
+    pid, pgrp, session = bundle.oci("exec", bundle.id, "sh", "-c", "cut -d' ' -f1,5,6 /proc/$$/stat").stdout.split()
+    assert pid == pgrp == session
+
+
+def test_exec_with_a_capability_nobody_knows(bundle):
+    bundle.args("sleep", "1000").create()
+    done = bundle.oci("exec", "--cap", "CAP_OF_THE_FUTURE", bundle.id, "true")
+    assert "CAP_OF_THE_FUTURE" in done.stderr
+
+
+def test_the_host_name_is_no_sysctl(bundle):
+    bundle.config["linux"]["sysctl"] = {"kernel.hostname": "other"}
+    assert "conflicts with the OCI" in bundle.run(code=1).stderr
