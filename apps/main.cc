@@ -1,4 +1,6 @@
 // The one program. The only place that wires concrete types together.
+#include <malloc.h>
+
 #include <string>
 #include <vector>
 
@@ -7,6 +9,8 @@
 #include "cli/oci.h"
 
 int main(int argc, char** argv) {
+  // The heap grows in few steps; what is not used of them is no memory.
+  ::mallopt(M_TOP_PAD, 1 << 20);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (caisson::base_name(argv[0]) == "caisson-oci") return caisson::cli::run_oci(arguments);
   if (!arguments.empty() && arguments[0] == "oci") return caisson::cli::run_oci({arguments.begin() + 1, arguments.end()});

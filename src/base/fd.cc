@@ -3,16 +3,55 @@
 #include <dirent.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <array>
 
 #include "base/strings.h"
 
 namespace caisson {
 
+namespace {
+/// What CloseTogether keeps open for the moment.
+struct Dropped {
+  bool collect = false;
+  size_t count = 0;
+  std::array<int, 64> fds{};
+
+  void add(int fd) {
+    fds[count++] = fd;
+    if (count == fds.size()) close_all();
+  }
+  void close_all() {
+    std::sort(fds.begin(), fds.begin() + static_cast<std::ptrdiff_t>(count));
+    for (size_t first = 0, next; first < count; first = next) {
+      for (next = first + 1; next < count && fds[next] == fds[next - 1] + 1;) ++next;
+      ::syscall(SYS_close_range, fds[first], fds[next - 1], 0);
+    }
+    count = 0;
+  }
+};
+thread_local Dropped dropped;
+}  // namespace
+
+CloseTogether::CloseTogether() : outermost_(!std::exchange(dropped.collect, true)) {}
+CloseTogether::~CloseTogether() {
+  if (!outermost_) return;
+  int saved = errno;
+  dropped.collect = false;
+  dropped.close_all();
+  errno = saved;
+}
+
 void Fd::reset(int fd) {
   if (fd_ >= 0) {
     int saved = errno;
-    ::close(fd_);
+    if (dropped.collect)
+      dropped.add(fd_);
+    else
+      ::close(fd_);
     errno = saved;
   }
   fd_ = fd;
@@ -60,6 +99,19 @@ Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) {
 Result<std::string> read_file(const std::string& path, uint64_t limit) {
   Fd fd = TRY(open_file(path, O_RDONLY));
   return read_fd(fd.get(), path, limit);
+}
+
+Result<std::string> read_value(const std::string& path) {
+  Fd fd = TRY(open_file(path, O_RDONLY));
+  std::string data(4096, '\0');
+  ssize_t n;
+  do {
+    n = ::read(fd.get(), data.data(), data.size());
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return fail_errno(path);
+  if (n == static_cast<ssize_t>(data.size())) return fail(path + ": longer than expected", EFBIG);
+  data.resize(static_cast<size_t>(n));
+  return data;
 }
 
 Result<> write_all(int fd, std::string_view data) {

@@ -35,6 +35,20 @@ class Fd {
   int fd_ = -1;
 };
 
+/// While one lives, descriptors that are dropped stay open until its end, or until
+/// there are many, and are then closed together: one system call for a run of them.
+/// For work of this thread on files and mounts, where nobody waits for a close.
+class CloseTogether {
+ public:
+  CloseTogether();
+  ~CloseTogether();
+  CloseTogether(const CloseTogether&) = delete;
+  CloseTogether& operator=(const CloseTogether&) = delete;
+
+ private:
+  bool outermost_;
+};
+
 /// open(2) with O_CLOEXEC added. The error names the path.
 [[nodiscard]] Result<Fd> open_file(const std::string& path, int flags, mode_t mode = 0);
 [[nodiscard]] Result<Fd> open_at(int dir, const std::string& path, int flags, mode_t mode = 0);
@@ -52,6 +66,9 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 /// Reads a whole file of at most `limit` bytes; more is an error (EFBIG).
 [[nodiscard]] Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit = kDefaultReadLimit);
 [[nodiscard]] Result<std::string> read_file(const std::string& path, uint64_t limit = kDefaultReadLimit);
+/// Reads a kernel file (proc, sysfs, cgroup) that shows one thing of less than 4 KiB:
+/// one read(2) gives all of it.
+[[nodiscard]] Result<std::string> read_value(const std::string& path);
 [[nodiscard]] Result<> write_all(int fd, std::string_view data);
 
 /// Writes in one write(2), as kernel interface files (cgroup, proc) ask.

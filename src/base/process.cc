@@ -150,7 +150,7 @@ Result<Output> run_and_capture(SpawnOptions options, uint64_t limit) {
 }
 
 Result<uint64_t> process_start_time(pid_t pid) {
-  std::string stat = TRY(read_file("/proc/" + std::to_string(pid) + "/stat"));
+  std::string stat = TRY(read_value("/proc/" + std::to_string(pid) + "/stat"));
   size_t close = stat.rfind(')');
   if (close == std::string::npos) return fail("cannot read the start time of process " + std::to_string(pid));
   auto fields = split(std::string_view(stat).substr(close + 2), ' ');

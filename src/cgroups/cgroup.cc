@@ -14,7 +14,8 @@
 
 namespace caisson::cgroups {
 
-Result<std::vector<Hierarchy>> find_hierarchies() {
+namespace {
+Result<std::vector<Hierarchy>> read_hierarchies() {
   auto mounts = TRY(sys::read_mountinfo());
   std::vector<Hierarchy> out;
   for (const auto& m : mounts) {
@@ -28,7 +29,7 @@ Result<std::vector<Hierarchy>> find_hierarchies() {
         if (option != "rw" && option != "ro" && option != "xattr" && !option.starts_with("release_agent=") && option != "noprefix" &&
             option != "clone_children" && option != "favordynmods")
           h.controllers.push_back(std::move(option));
-    } else if (auto offered = read_file(h.mount_point + "/cgroup.controllers"); offered) {
+    } else if (auto offered = read_value(h.mount_point + "/cgroup.controllers"); offered) {
       h.controllers = split(trim(*offered), ' ', true);
     }
     // The same hierarchy mounted twice counts once.
@@ -37,6 +38,14 @@ Result<std::vector<Hierarchy>> find_hierarchies() {
   }
   if (out.empty()) return fail("no cgroup file system is mounted: mount one at /sys/fs/cgroup");
   return out;
+}
+}  // namespace
+
+Result<std::vector<Hierarchy>> find_hierarchies() {
+  // Hosts do not change them under a running program.
+  static std::vector<Hierarchy> known;
+  if (known.empty()) known = TRY(read_hierarchies());
+  return known;
 }
 
 Result<std::string> v2_folder_of(pid_t pid) {
@@ -152,9 +161,11 @@ Result<> delegate_v2(const Hierarchy& h, const std::string& path) {
 
 /// cpuset of v1 starts empty, and a process cannot join it like that: the
 /// parent's value is copied (cgroup-v1/cpusets.rst). Returns what is there.
-Result<std::string> fill_cpuset(const std::string& mount_point, const std::string& path, const std::string& file) {
-  auto value = TRY(read_file(mount_point + path + file));
-  if (path.empty() || path == "/" || !trim(value).empty()) return std::string(trim(value));
+Result<std::string> fill_cpuset(const std::string& mount_point, const std::string& path, const std::string& file, bool known_empty = false) {
+  if (!known_empty) {
+    auto value = TRY(read_value(mount_point + path + file));
+    if (path.empty() || path == "/" || !trim(value).empty()) return std::string(trim(value));
+  }
   std::string inherited = TRY(fill_cpuset(mount_point, dir_name(path), file));
   TRY(write_file(mount_point + path + file, inherited));
   return inherited;
@@ -175,29 +186,54 @@ Result<> Cgroup::claim() const {
   return {};
 }
 
-Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
-  if (unit_) {
-    Properties properties = unit_properties_;
-    for (auto& more : {device_properties(resources.devices), TRY(limit_properties(resources, pure_v2()))}) properties.insert(properties.end(), more.begin(), more.end());
-    TRY(start_unit(*unit_, id_, member, std::move(properties), pure_v2()));
-  }
+Result<> Cgroup::make_folders() {
+  CloseTogether closes;
+  std::vector<std::string> made;
   for (const auto& h : hierarchies_) {
     std::string folder = h.mount_point + path_;
     if (h.v2 && pure_v2()) {
+      if (!ours_ && exists(folder)) TRY(claim());
+      ours_ = true;
       TRY(delegate_v2(h, path_));
       continue;
     }
+    bool there = false;
     if (::mkdir(folder.c_str(), 0755) == 0) {
+      made.push_back(folder);
     } else if (errno == ENOENT) {
       TRY(make_dirs(folder), "create cgroup");
+      made.push_back(folder);
     } else if (errno == EROFS || errno == EACCES || errno == EPERM) {
       return fail_errno("create cgroup " + folder + " (needs root and a writable cgroup mount)");
     } else if (errno != EEXIST) {
       return fail_errno("create cgroup " + folder);
+    } else {
+      there = true;
     }
+    // The first that was there before: whose is it?
+    if (there && made.size() == static_cast<size_t>(&h - hierarchies_.data()) && !unit_) {
+      if (auto free = claim(); !free) {
+        for (const auto& fresh : made) ::rmdir(fresh.c_str());
+        ours_ = false;
+        return free;
+      }
+    }
+    ours_ = true;
     if (is_cpuset(h))
-      for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) TRY(fill_cpuset(h.mount_point, path_, file), "cgroup cpuset");
+      for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) TRY(fill_cpuset(h.mount_point, path_, file, !there), "cgroup cpuset");
   }
+  return {};
+}
+
+Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
+  if (unit_) {
+    TRY(claim());
+    ours_ = true;
+    Properties properties = unit_properties_;
+    for (auto& more : {device_properties(resources.devices), TRY(limit_properties(resources, pure_v2()))}) properties.insert(properties.end(), more.begin(), more.end());
+    TRY(start_unit(*unit_, id_, member, std::move(properties), pure_v2()));
+  }
+  TRY(make_folders());
   return apply(resources);
 }
 
@@ -212,6 +248,7 @@ Result<> Cgroup::update(const oci::Resources& resources) const {
 }
 
 Result<> Cgroup::join(pid_t pid, const SubPaths& below) const {
+  CloseTogether closes;
   std::string text = std::to_string(pid);
   for (const auto& h : hierarchies_) TRY(write_file(h.mount_point + path_ + path_below(below, h) + "/cgroup.procs", text), "adding pid " + text + " to cgroups");
   return {};
@@ -310,6 +347,10 @@ bool Cgroup::frozen() const {
 }
 
 Result<> Cgroup::destroy() const {
+  // Most often it is empty, and gone with this.
+  bool gone = !unit_;
+  for (const auto& h : hierarchies_) gone = gone && (::rmdir((h.mount_point + path_).c_str()) == 0 || errno == ENOENT);
+  if (gone) return {};
   if (auto pids = processes(); pids && !pids->empty()) {
     (void)freeze(false);
     for (int attempt = 0; attempt < 500; ++attempt) {

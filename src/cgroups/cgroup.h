@@ -56,14 +56,12 @@ class Cgroup {
   /// One that exists: its path(), and unit() where systemd made it.
   [[nodiscard]] static Result<Cgroup> existing(const std::string& path, const std::string& id, const std::string& unit);
 
-  /// Refuses a cgroup that others use, or that is frozen, so that a process
-  /// which joins it would never run. What a killed runtime left at a path of
-  /// our own making is ended. To be called before create().
-  [[nodiscard]] Result<> claim() const;
   /// systemd makes a scope only around a process.
   [[nodiscard]] bool needs_member() const { return unit_.has_value(); }
   /// Makes the folders and sets the limits. A limit whose controller the host
-  /// lacks is an error that names it. `member`: the first process, which create()
+  /// lacks is an error that names it. Refuses a cgroup that others use, or that is
+  /// frozen, so that a process which joins it would never run; what a killed
+  /// runtime left at a path of our own making is ended. `member`: the first process, which create()
   /// lets into the cgroup only where that needs_member(); elsewhere 0.
   [[nodiscard]] Result<> create(const oci::Resources& resources, pid_t member = 0);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
@@ -84,6 +82,8 @@ class Cgroup {
   [[nodiscard]] bool frozen() const;
   /// Removes the folders, killing what is left inside.
   [[nodiscard]] Result<> destroy() const;
+  /// destroy() of what create() has made so far, and of nothing that it refused.
+  [[nodiscard]] Result<> abandon() const { return ours_ ? destroy() : Result<>(); }
   [[nodiscard]] Result<Stats> stats() const;
 
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -94,6 +94,8 @@ class Cgroup {
   [[nodiscard]] std::string folder(const std::string& controller) const;
 
  private:
+  [[nodiscard]] Result<> claim() const;
+  [[nodiscard]] Result<> make_folders();
   [[nodiscard]] Result<> apply(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v1(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;
@@ -103,6 +105,7 @@ class Cgroup {
   std::optional<SystemdUnit> unit_;
   Properties unit_properties_;  ///< that were asked for
   bool given_ = false;          ///< the path was asked for, not made here
+  bool ours_ = false;           ///< create() has begun to make it
   std::vector<Hierarchy> hierarchies_;
 };
 

@@ -134,7 +134,7 @@ Result<> Cgroup::apply_v1(const oci::Resources& r) const {
   Files blkio("blkio", folder("blkio"));
   if (r.block_io.weight) TRY(blkio.write(blkio.has("blkio.bfq.weight") ? "blkio.bfq.weight" : "blkio.weight", r.block_io.weight));
   TRY(blkio.write("blkio.leaf_weight", r.block_io.leaf_weight));
-  TRY(blkio.throttle(blkio.has("blkio.bfq.weight_device") ? "blkio.bfq.weight_device" : "blkio.weight_device", r.block_io.weight_device));
+  if (!r.block_io.weight_device.empty()) TRY(blkio.throttle(blkio.has("blkio.bfq.weight_device") ? "blkio.bfq.weight_device" : "blkio.weight_device", r.block_io.weight_device));
   TRY(blkio.throttle("blkio.throttle.read_bps_device", r.block_io.read_bps));
   TRY(blkio.throttle("blkio.throttle.write_bps_device", r.block_io.write_bps));
   TRY(blkio.throttle("blkio.throttle.read_iops_device", r.block_io.read_iops));

@@ -16,7 +16,8 @@
 namespace caisson::init {
 namespace {
 
-constexpr int kEnoent = 2, kEintr = 4, kEacces = 13, kEpipe = 32;
+constexpr int kSigPipe = 13;
+constexpr int kEnoent = 2, kEintr = 4, kEacces = 13, kEinval = 22, kEpipe = 32;
 constexpr long kWaitNoHang = 1;
 
 char* base;
@@ -188,8 +189,13 @@ void install_seccomp() {
 }
 
 void drop_bounding_set() {
-  for (uint32_t cap = 0; cap <= plan->last_capability; ++cap)
-    if ((plan->bounding >> cap & 1) == 0) check(call(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0), "drop a bounding capability");
+  for (uint32_t cap = 0; cap < 64; ++cap) {
+    if ((plan->bounding_now & ~plan->bounding) >> cap == 0) return;
+    if (((plan->bounding_now & ~plan->bounding) >> cap & 1) == 0) continue;
+    long rc = call(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
+    if (rc == -kEinval) return;  // this kernel knows no more
+    check(rc, "drop a bounding capability");
+  }
 }
 
 void set_capabilities() {
@@ -206,18 +212,19 @@ void set_capabilities() {
     data[i].inheritable = static_cast<uint32_t>(plan->inheritable >> (32 * i));
   }
   check(call(SYS_capset, &header, data), "set capabilities");
-  for (uint32_t cap = 0; cap <= plan->last_capability; ++cap)
+  for (uint32_t cap = 0; cap < 64; ++cap)
     if (plan->ambient >> cap & 1) check(call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0), "raise an ambient capability");
 }
 
 void become_user() {
-  check(call(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities across the change of user");
+  bool other_user = plan->uid != 0;
+  if (other_user) check(call(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities across the change of user");
   // setgroups is refused where the user namespace denies it (user_namespaces(7)).
   long rc = call(SYS_setgroups, plan->group_count, at<uint32_t>(plan->groups));
   if (rc < 0 && (plan->group_count != 0 || rc != -1)) fail(rc, Text().add("set supplementary groups"));
   check(call(SYS_setresgid, plan->gid, plan->gid, plan->gid), "set the group");
   check(call(SYS_setresuid, plan->uid, plan->uid, plan->uid), "set the user");
-  check(call(SYS_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0), "stop keeping capabilities");
+  if (other_user) check(call(SYS_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0), "stop keeping capabilities");
 }
 
 /// False where it is closed to the present user, and `last` says that another
@@ -243,7 +250,10 @@ void default_signals() {
     void* restorer;
     uint64_t mask;
   } action{};
-  for (int number = 1; number <= 64; ++number) call(SYS_rt_sigaction, number, &action, 0, 8);
+  // Those that are handled get their default with the execve; ignored ones stay so.
+  uint64_t ignored = plan->ignored_signals | 1ull << (kSigPipe - 1);
+  for (int number = 1; number <= 64; ++number)
+    if ((ignored >> (number - 1) & 1) != 0) call(SYS_rt_sigaction, number, &action, 0, 8);
   uint64_t none = 0;
   call(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
 }
@@ -271,7 +281,7 @@ void ignore_sigpipe() {
     void* restorer;
     uint64_t mask;
   } action{1, 0, nullptr, 0};
-  call(SYS_rt_sigaction, 13, &action, 0, 8);
+  call(SYS_rt_sigaction, kSigPipe, &action, 0, 8);
 }
 
 [[noreturn]] void run() {

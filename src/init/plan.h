@@ -30,7 +30,7 @@ struct Plan {
   uint32_t uid, gid;
   uint32_t umask;  ///< above 0777: leave
   uint64_t bounding, effective, inheritable, permitted, ambient;
-  uint32_t last_capability;
+  uint64_t bounding_now;  ///< what the init starts with, or more
   int32_t sync_fd;  ///< socket to the runtime
   int32_t fifo_fd;  ///< exec.fifo, or -1
   uint32_t group_count;
@@ -45,6 +45,7 @@ struct Plan {
   uint32_t limit_count, hook_count;
   uint64_t hooks;
   uint64_t state;  ///< state document for the hooks' stdin
+  uint64_t ignored_signals;  ///< that the caller ignores: bit N-1 for signal N
 };
 
 // Messages on the sync socket, one byte each unless said otherwise.

@@ -107,7 +107,7 @@ Result<> set_up_container(ChildPlan& plan) {
   if (!spec.domainname.empty() && ::setdomainname(spec.domainname.c_str(), spec.domainname.size()) < 0) return fail_errno("set the domain name");
 
   if (plan.rootless) plan.rootfs = TRY(sys::clone_mount(plan.rootfs_path, true), "root.path");
-  sys::RootDir root(TRY(duplicate(plan.rootfs.get())));
+  sys::RootDir root(std::move(plan.rootfs));
   TRY(set_up_rootfs(plan, root));
   if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");
   if (plan.runtime_hooks) {
@@ -135,7 +135,7 @@ Result<> execute_init(ChildPlan& plan) {
   if (!plan.process->terminal)
     for (int i = 0; i < 3; ++i)
       if (plan.stdio[i] >= 0 && plan.stdio[i] != i && ::dup2(plan.stdio[i], i) < 0) return fail_errno("set up stdio");
-  if (::getsid(0) != ::getpid()) ::setsid();
+  ::setsid();  // fails for one that leads a session already
   Fd program = TRY(open_init());
   // The three descriptors the init needs move out of the way of those that
   // the caller passes through (3 … 2 + preserve_fds).

@@ -19,6 +19,12 @@ Result<> signal_init(const State& state, int signal) {
   if (::syscall(SYS_pidfd_send_signal, pidfd.get(), signal, nullptr, 0) < 0) return fail_errno("signal container " + state.id);
   return {};
 }
+/// Of a container; what is usually in it goes without looking for more.
+Result<> remove_folder(const std::string& folder) {
+  for (const char* name : {"/exec.fifo", "/config.json", "/state.json", "/lock"}) (void)::unlink((folder + name).c_str());
+  if (::rmdir(folder.c_str()) == 0 || errno == ENOENT) return {};
+  return remove_tree(folder);
+}
 }  // namespace
 
 Result<> Runtime::kill(const std::string& id, int signal, bool all) const {
@@ -80,7 +86,7 @@ Result<> Runtime::remove(const std::string& id, bool force) const {
     if (auto ran = run_hooks(config->hooks.poststop, json_text(state_document(state, Status::stopped)), "poststop"); !ran) log::warning(ran.error().message);
   }
   TRY(unmount_root(state));
-  return remove_tree(folder(id));
+  return remove_folder(folder(id));
 }
 
 Result<> Runtime::pause(const std::string& id, bool paused) const {

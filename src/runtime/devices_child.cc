@@ -26,27 +26,62 @@ Result<> bind_device(const RootDir& root, const std::string& host_path, const st
   return sys::attach_mount(source.get(), target.get());
 }
 
-Result<> make_device(const RootDir& root, const oci::Device& device, bool bind) {
-  std::string path = clean_path(device.path);
-  Fd parent = TRY(root.make_dirs(dir_name(path)));
-  std::string name(base_name(path));
+/// A folder that devices are made in.
+struct Folder {
+  std::string path;
+  Fd fd;
+  bool gives_its_group = false;
+};
+Result<Folder> open_folder(const RootDir& root, std::string path) {
+  Folder folder{.path = std::move(path)};
+  folder.fd = TRY(root.make_dirs(folder.path));
+  struct stat st;
+  if (::fstat(folder.fd.get(), &st) < 0) return fail_errno(folder.path);
+  folder.gives_its_group = (st.st_mode & S_ISGID) != 0;
+  return folder;
+}
+
+/// Gives a node its owner and mode.
+Result<> adjust(const Folder& folder, const std::string& name, const oci::Device& device, mode_t mode) {
+  Fd node = TRY(caisson::open_at(folder.fd.get(), name, O_PATH | O_NOFOLLOW));
+  if (::fchownat(node.get(), "", device.uid, device.gid, AT_EMPTY_PATH) < 0) return fail_errno("own device " + device.path);
+  if (::chmod(sys::fd_path(node.get()).c_str(), mode) < 0) return fail_errno("set the mode of device " + device.path);
+  return {};
+}
+
+/// Runs with a umask of 0.
+Result<> make_device(const RootDir& root, const Folder& folder, const oci::Device& device, bool bind) {
+  std::string path = clean_path(device.path), name(base_name(path));
+  if (bind) return bind_device(root, device.path, path);
   mode_t type = device.type == "b" ? S_IFBLK : device.type == "p" ? S_IFIFO
                                                                   : S_IFCHR;
   mode_t mode = device.mode.value_or(0666) & 07777;
-  if (bind) return bind_device(root, device.path, path);
   dev_t number = makedev(static_cast<unsigned>(device.major), static_cast<unsigned>(device.minor));
-  if (::mknodat(parent.get(), name.c_str(), type | mode, number) < 0) {
-    // The root of some user namespace around this one.
-    if (errno == EPERM && type != S_IFIFO) return bind_device(root, device.path, path);
-    if (errno != EEXIST) return fail_errno("create device " + path);
-    struct stat st;
-    if (::fstatat(parent.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0 || (st.st_mode & S_IFMT) != type || (type != S_IFIFO && st.st_rdev != number))
-      return fail("create device " + path + ": the image has something else there");
+  if (::mknodat(folder.fd.get(), name.c_str(), type | mode, number) == 0) {
+    bool roots = device.uid == 0 && device.gid == 0 && !folder.gives_its_group;
+    return roots ? Result<>() : adjust(folder, name, device, mode);
   }
-  // The mode given to mknod went through the umask.
-  Fd node = TRY(caisson::open_at(parent.get(), name, O_PATH | O_NOFOLLOW));
-  if (::fchownat(node.get(), "", device.uid, device.gid, AT_EMPTY_PATH) < 0) return fail_errno("own device " + path);
-  if (::chmod(sys::fd_path(node.get()).c_str(), mode) < 0) return fail_errno("set the mode of device " + path);
+  // The root of some user namespace around this one.
+  if (errno == EPERM && type != S_IFIFO) return bind_device(root, device.path, path);
+  if (errno != EEXIST) return fail_errno("create device " + path);
+  struct stat st;
+  if (::fstatat(folder.fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0 || (st.st_mode & S_IFMT) != type || (type != S_IFIFO && st.st_rdev != number))
+    return fail("create device " + path + ": the image has something else there");
+  return adjust(folder, name, device, mode);
+}
+
+Result<> make_all(const ChildPlan& plan, const RootDir& root, const Folder& dev) {
+  bool bind = plan.user_namespace;
+  const auto& asked = plan.spec->linux.devices;
+  for (const auto& d : kDefaultDevices) {
+    std::string path = std::string("/dev/") + d.name;
+    if (std::any_of(asked.begin(), asked.end(), [&](const oci::Device& own) { return clean_path(own.path) == path; })) continue;
+    TRY(make_device(root, dev, {.path = path, .type = "c", .major = d.major, .minor = d.minor, .mode = 0666}, bind));
+  }
+  for (const auto& device : asked) {
+    std::string folder = dir_name(clean_path(device.path));
+    TRY(folder == dev.path ? make_device(root, dev, device, bind) : make_device(root, TRY(open_folder(root, folder)), device, bind));
+  }
   return {};
 }
 
@@ -55,23 +90,20 @@ Result<> make_device(const RootDir& root, const oci::Device& device, bool bind) 
 Result<> make_devices(const ChildPlan& plan, const RootDir& root) {
   for (const auto& mount : plan.spec->mounts)
     if (clean_path(mount.destination) == "/dev" && (mount.type == "bind" || sys::parse_mount_options(mount.options).bind)) return {};
-  bool bind = plan.user_namespace;
-  Fd dev = TRY(root.make_dirs("/dev"));
-  for (const auto& d : kDefaultDevices) {
-    bool replaced = std::any_of(plan.spec->linux.devices.begin(), plan.spec->linux.devices.end(),
-                                [&](const oci::Device& own) { return clean_path(own.path) == std::string("/dev/") + d.name; });
-    if (replaced) continue;
-    oci::Device device{.path = std::string("/dev/") + d.name, .type = "c", .major = d.major, .minor = d.minor, .mode = 0666};
-    TRY(make_device(root, device, bind));
-  }
-  for (const auto& device : plan.spec->linux.devices) TRY(make_device(root, device, bind));
+  Folder dev = TRY(open_folder(root, "/dev"));
+  mode_t umask = ::umask(0);
+  auto made = make_all(plan, root, dev);
+  ::umask(umask);
+  TRY(std::move(made));
   const std::pair<const char*, const char*> links[] = {
       {"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}};
   for (const auto& [target, name] : links)
-    if (::symlinkat(target, dev.get(), name) < 0 && errno != EEXIST) return fail_errno(std::string("create /dev/") + name);
+    if (::symlinkat(target, dev.fd.get(), name) < 0 && errno != EEXIST) return fail_errno(std::string("create /dev/") + name);
   // A device node of the host's devpts would reach other containers' terminals.
-  (void)::unlinkat(dev.get(), "ptmx", 0);
-  if (::symlinkat("pts/ptmx", dev.get(), "ptmx") < 0 && errno != EEXIST) return fail_errno("create /dev/ptmx");
+  if (::symlinkat("pts/ptmx", dev.fd.get(), "ptmx") < 0) {
+    (void)::unlinkat(dev.fd.get(), "ptmx", 0);
+    if (::symlinkat("pts/ptmx", dev.fd.get(), "ptmx") < 0 && errno != EEXIST) return fail_errno("create /dev/ptmx");
+  }
   return {};
 }
 

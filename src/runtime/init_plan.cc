@@ -45,10 +45,10 @@ class Builder {
   std::string data_;
 };
 
-uint64_t capability_mask(const std::vector<std::string>& names, uint32_t last) {
+uint64_t capability_mask(const std::vector<std::string>& names) {
   uint64_t mask = 0;
   for (const auto& name : names)
-    if (int number = oci::capability_number(name); number >= 0 && static_cast<uint32_t>(number) <= last) mask |= uint64_t{1} << number;
+    if (int number = oci::capability_number(name); number >= 0) mask |= uint64_t{1} << number;
   return mask;
 }
 
@@ -56,9 +56,10 @@ uint64_t capability_mask(const std::vector<std::string>& names, uint32_t last) {
 void set_capabilities(init::Plan& p, const oci::Capabilities& wanted, const ChildPlan& plan) {
   // The root of a user namespace has all of them there.
   uint64_t grantable = plan.user_namespace ? ~uint64_t{0} : plan.own_capabilities;
-  auto mask = [&](const std::vector<std::string>& names) { return capability_mask(names, plan.last_capability) & grantable; };
+  auto mask = [&](const std::vector<std::string>& names) { return capability_mask(names) & grantable; };
   p.flags |= init::kSetCapabilities;
-  p.bounding = capability_mask(wanted.bounding, plan.last_capability);
+  p.bounding = capability_mask(wanted.bounding);
+  p.bounding_now = plan.user_namespace ? ~uint64_t{0} : plan.own_bounding_set;
   p.effective = mask(wanted.effective);
   p.inheritable = mask(wanted.inheritable);
   p.permitted = mask(wanted.permitted);
@@ -92,7 +93,6 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
   p.uid = process.user.uid;
   p.gid = process.user.gid;
   p.umask = process.user.umask.value_or(0xffffffff);
-  p.last_capability = plan.last_capability;
   p.sync_fd = plan.sync.get();
   p.fifo_fd = plan.fifo.valid() ? plan.fifo.get() : -1;
   p.group_count = static_cast<uint32_t>(process.user.additional_gids.size());
@@ -120,6 +120,7 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
   p.hook_count = static_cast<uint32_t>(hooks.size());
   p.hooks = b.bytes(hooks.data(), hooks.size() * sizeof(init::HookEntry));
   p.state = b.text(plan.hook_state);
+  p.ignored_signals = plan.ignored_signals;
   return b.finish(p);
 }
 

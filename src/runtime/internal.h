@@ -59,8 +59,9 @@ struct ChildPlan {
   int preserve_fds = 0;
   bool new_keyring = true;
   int stdio[3] = {-1, -1, -1};
-  uint32_t last_capability = 40;  ///< that this kernel knows
-  uint64_t own_capabilities = 0;  ///< of this process
+  uint64_t own_capabilities = 0;  ///< this process's permitted ones
+  uint64_t own_bounding_set = 0;
+  uint64_t ignored_signals = 0;   ///< by this process: bit N-1 for signal N
 };
 
 /// The next message of the child; an 'E' record becomes the error.

@@ -40,14 +40,18 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
   return rules;
 }
 
-/// The capabilities that the container's processes can be given.
-Result<> find_capabilities(ChildPlan& plan) {
-  auto text = TRY(read_file("/proc/sys/kernel/cap_last_cap"));
-  plan.last_capability = static_cast<uint32_t>(TRY(parse_uint(trim(text), 63)));
-  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  struct __user_cap_data_struct own[2] = {};
-  if (::syscall(SYS_capget, &header, own) < 0) return fail_errno("capget");
-  plan.own_capabilities = own[0].permitted | uint64_t{own[1].permitted} << 32;
+/// What the container's process inherits from this one.
+Result<> find_inherited(ChildPlan& plan) {
+  auto status = TRY(read_file("/proc/self/status"));
+  auto mask = [&](std::string_view name) -> Result<uint64_t> {
+    std::string field = "\n" + std::string(name) + ":\t";
+    size_t at = status.find(field);
+    if (at == std::string::npos) return fail("/proc/self/status has no " + std::string(name));
+    return std::strtoull(status.c_str() + at + field.size(), nullptr, 16);
+  };
+  plan.own_capabilities = TRY(mask("CapPrm"));
+  plan.own_bounding_set = TRY(mask("CapBnd"));
+  plan.ignored_signals = TRY(mask("SigIgn"));
   return {};
 }
 
@@ -215,7 +219,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
   plan.rootless = TRY(is_rootless(spec), "config.json");
-  TRY(find_capabilities(plan));
+  TRY(find_inherited(plan));
   TRY(check_limits(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
@@ -260,15 +264,13 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.cgroup = &cgroup;
   oci::Resources resources = spec.linux.resources;
   resources.devices = device_rules(spec.linux.resources);
-  TRY(cgroup.claim());
-  // Before the attempt: one that fails half-way leaves folders as well.
-  undo.on_failure([&] { (void)cgroup.destroy(); });
   Fd cgroup_fd;
+  undo.on_failure([&] { (void)cgroup.abandon(); });
   auto make_cgroup = [&](pid_t member) -> Result<> {
     auto made = cgroup.create(resources, member);
     if (made || !can_do_without(made.error(), spec, options)) return made;
     log::debug("container " + options.id + " has no cgroup: " + made.error().message);
-    (void)cgroup.destroy();
+    (void)cgroup.abandon();
     state.cgroup_path.clear();
     return {};
   };
@@ -277,10 +279,12 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     if (!state.cgroup_path.empty()) cgroup_fd = TRY(cgroup.v2_fd());
   }
 
-  if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
-  // Both ways, so that neither opening it nor reading from it ever sees the
-  // end of the other side.
-  plan.fifo = TRY(open_file(folder + "/exec.fifo", O_RDWR));
+  if (!options.start) {
+    if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
+    // Both ways, so that neither opening it nor reading from it ever sees the
+    // end of the other side.
+    plan.fifo = TRY(open_file(folder + "/exec.fifo", O_RDWR));
+  }
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
 
@@ -335,7 +339,6 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     message = TRY(receive(sync.first.get()));
   }
   TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, Status::creating)));
-  if (options.start && ::unlink((folder + "/exec.fifo").c_str()) < 0) return fail_errno("remove exec.fifo");
   TRY(save_state(folder, state));
   TRY(send_byte(sync.first.get(), options.start ? init::kStart : init::kPark));
   if (options.start) {
@@ -395,7 +398,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
     if (type == "user") plan.user_namespace = true;
     if (type != "pid") plan.join_flags |= sys::namespace_flag(type);
   }
-  TRY(find_capabilities(plan));
+  TRY(find_inherited(plan));
   TRY(check_limits(plan));
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   plan.rootless = ::geteuid() != 0;

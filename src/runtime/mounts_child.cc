@@ -33,7 +33,7 @@ Result<Fd> mount_point(const RootDir& root, const std::string& destination, bool
     struct stat st;
     bool there = ::fstatat(root.fd(), destination.c_str() + 1, &st, AT_SYMLINK_NOFOLLOW) == 0;
     if (there && !S_ISDIR(st.st_mode)) return fail("must be mounted on ordinary directory, and the image has something else there");
-    TRY(root.make_dirs(destination));
+    directory = true;
   }
   return directory ? root.make_dirs(destination) : root.make_file(destination);
 }
@@ -99,22 +99,28 @@ Result<> bind_mount(const ChildPlan& plan, const RootDir& root, const std::strin
   return {};
 }
 
+/// A hierarchy as the container's cgroup namespace shows it, on a held folder;
+/// false where there is no such namespace, or the kernel has one mounted already.
+Result<bool> mount_hierarchy(const ChildPlan& plan, const cgroups::Hierarchy& h, int onto, unsigned long flags) {
+  if (plan.spec->find_namespace("cgroup") == nullptr) return false;
+  auto fresh = sys::mount_fresh(h.v2 ? "cgroup2" : "cgroup", "cgroup", onto, flags, h.v2 ? "" : join(h.controllers, ","));
+  if (!fresh && fresh.error().code == EBUSY) return false;
+  TRY(std::move(fresh));
+  return true;
+}
+/// The container's own part of a hierarchy, as a detached mount.
+Result<Fd> clone_own_part(const ChildPlan& plan, const cgroups::Hierarchy& h) { return sys::clone_mount(h.mount_point + plan.cgroup->path(), false); }
+
 /// /sys/fs/cgroup: the container's own part of every hierarchy.
 Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& destination, const sys::MountOptions& options) {
   const auto& hierarchies = plan.cgroup->hierarchies();
-  bool own_namespace = plan.spec->find_namespace("cgroup") != nullptr;
   Fd target = TRY(mount_point(root, destination, true));
-  auto show = [&](const cgroups::Hierarchy& h, Fd& onto, unsigned long flags) -> Result<> {
-    if (own_namespace) {
-      auto fresh = sys::mount_fresh(h.v2 ? "cgroup2" : "cgroup", "cgroup", onto.get(), flags, h.v2 ? "" : join(h.controllers, ","));
-      if (fresh || fresh.error().code != EBUSY) return fresh;
-    }
-    Fd tree = TRY(sys::clone_mount(h.mount_point + plan.cgroup->path(), false));
+  if (plan.cgroup->pure_v2()) {
+    if (TRY(mount_hierarchy(plan, hierarchies[0], target.get(), options.flags))) return {};
+    Fd tree = TRY(clone_own_part(plan, hierarchies[0]));
     TRY(sys::set_mount_attributes(tree.get(), options.set, options.clear, 0, false));
-    return sys::attach_mount(tree.get(), onto.get());
-  };
-  if (plan.cgroup->pure_v2()) return show(hierarchies[0], target, options.flags);
-
+    return sys::attach_mount(tree.get(), target.get());
+  }
   unsigned long folder_flags = options.flags & ~static_cast<unsigned long>(MS_RDONLY);
   TRY(sys::mount_fresh("tmpfs", "tmpfs", target.get(), folder_flags, "mode=755,size=64k"));
   // Seen through the held path, the new mount hides what it covers: open it again.
@@ -123,14 +129,17 @@ Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& d
   for (const auto& h : hierarchies) {
     std::string name(base_name(h.mount_point));
     if (::mkdirat(folders.get(), name.c_str(), 0755) < 0) return fail_errno("create " + destination + "/" + name);
-    Fd folder = TRY(open_at(folders.get(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-    TRY(show(h, folder, options.flags), h.mount_point);
+    bool shown = false;
+    if (plan.spec->find_namespace("cgroup") != nullptr) {
+      Fd folder = TRY(open_at(folders.get(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW));
+      shown = TRY(mount_hierarchy(plan, h, folder.get(), options.flags), h.mount_point);
+    }
+    if (!shown) TRY(sys::attach_mount_at(TRY(clone_own_part(plan, h)).get(), folders.get(), name), h.mount_point);
     if (!h.v2 && h.controllers.size() > 1)
       for (const auto& controller : h.controllers)
         if (controller != name) (void)::symlinkat(name.c_str(), folders.get(), controller.c_str());
   }
-  if (options.flags & MS_RDONLY) TRY(sys::set_mount_attributes(folders.get(), MOUNT_ATTR_RDONLY, 0, 0, false));
-  return {};
+  return sys::set_mount_attributes(folders.get(), options.set, options.clear, 0, true);
 }
 
 /// Takes what the parent has opened. A source inside the container's root is

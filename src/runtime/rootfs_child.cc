@@ -79,12 +79,14 @@ Result<> move_root(const ChildPlan& plan) {
 }  // namespace
 
 Result<> set_up_rootfs(ChildPlan& plan, const RootDir& root) {
+  CloseTogether closes;
   TRY(attach_root(plan, root));
   TRY(make_mounts(plan, root));
   return make_devices(plan, root);
 }
 
 Result<> enter_rootfs(const ChildPlan& plan, const RootDir& root) {
+  CloseTogether closes;
   const oci::Spec& spec = *plan.spec;
   TRY(protect_paths(plan, root));
   TRY(set_sysctls(plan.sysctls));

@@ -24,7 +24,7 @@ Result<> check_id(const std::string& id) {
 
 bool process_alive(pid_t pid, uint64_t start_time) {
   if (pid <= 0) return false;
-  auto stat = read_file("/proc/" + std::to_string(pid) + "/stat");
+  auto stat = read_value("/proc/" + std::to_string(pid) + "/stat");
   if (!stat) return false;
   size_t close = stat->rfind(')');
   if (close == std::string::npos) return false;

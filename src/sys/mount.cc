@@ -35,6 +35,11 @@ Result<Fd> clone_mount(int fd, bool recursive) {
   return Fd(copy);
 }
 
+Result<> attach_mount_at(int mount_fd, int folder_fd, const std::string& name) {
+  if (::syscall(SYS_move_mount, mount_fd, "", folder_fd, name.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0) return fail_errno("attach a mount to " + name);
+  return {};
+}
+
 Result<> attach_mount(int mount_fd, int target_fd) {
   if (::syscall(SYS_move_mount, mount_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0) return fail_errno("attach a mount");
   return {};

@@ -20,6 +20,8 @@ namespace caisson::sys {
 [[nodiscard]] Result<Fd> clone_mount(int fd, bool recursive);
 /// Attaches a detached mount onto a held path.
 [[nodiscard]] Result<> attach_mount(int mount_fd, int target_fd);
+/// Onto `name` in a folder; not onto what a link of that name leads to.
+[[nodiscard]] Result<> attach_mount_at(int mount_fd, int folder_fd, const std::string& name);
 /// mount_setattr(2): MOUNT_ATTR_* to set and to clear, MS_PRIVATE etc. or 0.
 [[nodiscard]] Result<> set_mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool recursive);
 /// Shows a detached mount's files with the ids that a user namespace maps them
