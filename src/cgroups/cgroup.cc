@@ -109,8 +109,22 @@ std::string path_below(const SubPaths& below, const Hierarchy& h) {
 }  // namespace
 
 Result<Fd> Cgroup::v2_fd(const SubPaths& below) const {
-  if (!pure_v2()) return Fd();
-  return open_file(unified() + path_below(below, hierarchies_[0]), O_PATH | O_DIRECTORY);
+  for (const auto& h : hierarchies_)
+    if (h.v2) return open_file(h.mount_point + path_ + path_below(below, h), O_PATH | O_DIRECTORY);
+  return Fd();
+}
+
+Result<std::vector<Fd>> Cgroup::open_tasks(const SubPaths& below) const {
+  std::vector<Fd> tasks;
+  for (const auto& h : hierarchies_)
+    if (!h.v2) tasks.push_back(TRY(open_file(h.mount_point + path_ + path_below(below, h) + "/tasks", O_WRONLY)));
+  return tasks;
+}
+
+Result<> Cgroup::enter(const std::vector<Fd>& tasks) {
+  for (const auto& file : tasks)
+    if (::write(file.get(), "0", 1) != 1) return fail_errno("enter the container's cgroup");
+  return {};
 }
 
 Result<SubPaths> Cgroup::parse_sub_paths(const std::vector<std::string>& list) const {

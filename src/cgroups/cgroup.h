@@ -65,11 +65,17 @@ class Cgroup {
   /// lets into the cgroup only where that needs_member(); elsewhere 0.
   [[nodiscard]] Result<> create(const oci::Resources& resources, pid_t member = 0);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
-  /// Moves a process in, or into one of the cgroups below. On pure v2, prefer
-  /// v2_fd() with CLONE_INTO_CGROUP.
+  /// Moves a process in, or into one of the cgroups below. Slow where the host was
+  /// idle: the kernel waits for an RCU grace period (some 10 ms). A process that is
+  /// born or enters by itself has it at once: v2_fd() and open_tasks().
   [[nodiscard]] Result<> join(pid_t pid, const SubPaths& below = {}) const;
-  /// The folder of a pure v2 host's cgroup; invalid elsewhere.
+  /// The folder in the v2 hierarchy, for CLONE_INTO_CGROUP; invalid where there is none.
   [[nodiscard]] Result<Fd> v2_fd(const SubPaths& below = {}) const;
+  /// The "tasks" files of the v1 hierarchies, for enter().
+  [[nodiscard]] Result<std::vector<Fd>> open_tasks(const SubPaths& below = {}) const;
+  /// Moves the calling thread, which must be its process's only one, by files that a
+  /// privileged process has opened.
+  [[nodiscard]] static Result<> enter(const std::vector<Fd>& tasks);
   /// Reads what runc's `exec --cgroup` takes: "PATH" for all hierarchies, or
   /// "CONTROLLER[,…]:PATH". Refuses what is not below this cgroup.
   [[nodiscard]] Result<SubPaths> parse_sub_paths(const std::vector<std::string>& list) const;

@@ -1,10 +1,12 @@
 // The container's first process between clone and exec of the init.
 //
 //   parent                                child
-//   clone3 ───────────────────────────────▶ join namespaces by path
-//   write id maps, join the v1 cgroups
-//   'C' ──────────────────────────────────▶ unshare the cgroup namespace
-//                                           host name, rootfs, console
+//   make the cgroup
+//   clone3 ───────────────────────────────▶ enter the v1 cgroups, join namespaces by path
+//   write id maps
+//   'C' ──────────────────────────────────▶ host name, rootfs, console
+//   (systemd makes the cgroup and moves it)
+//   'P' ──────────────────────────────────▶ unshare the cgroup namespace, its mounts
 //   run createRuntime hooks ◀──────── 'H'   (only where there are such hooks)
 //   'h' ──────────────────────────────────▶ createContainer hooks, pivot_root
 //                                           execveat(init)
@@ -26,6 +28,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "base/strings.h"
 #include "runtime/internal.h"
@@ -95,12 +98,11 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
 
 Result<> set_up_container(ChildPlan& plan) {
   for (const auto& ns : plan.namespaces) TRY(join_namespace(ns));
-  TRY(await_byte(plan.sync.get(), kGo));
+  TRY(await_byte(plan, kGo));
   if (plan.user_namespace) {
     if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
     ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   }
-  if (plan.unshare_flags != 0 && ::unshare(static_cast<int>(plan.unshare_flags)) < 0) return fail_errno("unshare namespaces");
 
   const oci::Spec& spec = *plan.spec;
   if (!spec.hostname.empty() && ::sethostname(spec.hostname.c_str(), spec.hostname.size()) < 0) return fail_errno("set the host name");
@@ -110,9 +112,10 @@ Result<> set_up_container(ChildPlan& plan) {
   sys::RootDir root(std::move(plan.rootfs));
   TRY(set_up_rootfs(plan, root));
   if (plan.process->terminal) TRY(set_up_console(plan, root), "terminal");
+  TRY(await_place(plan));
   if (plan.runtime_hooks) {
     TRY(say(plan.sync.get(), kHooksNow));
-    TRY(await_byte(plan.sync.get(), kHooksDone));
+    TRY(await_byte(plan, kHooksDone));
   }
   if (plan.container_hooks) TRY(run_hooks(spec.hooks.create_container, plan.hook_state, "createContainer"));
   TRY(enter_rootfs(plan, root));
@@ -120,14 +123,13 @@ Result<> set_up_container(ChildPlan& plan) {
 }
 
 Result<> join_container(ChildPlan& plan) {
-  TRY(await_byte(plan.sync.get(), kGo));
   if (::setns(plan.join_pidfd, static_cast<int>(plan.join_flags)) < 0) return fail_errno("join the container's namespaces");
   if (plan.user_namespace && (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0)) return fail_errno("become root of the container's user namespace");
   if (plan.process->terminal) {
     sys::RootDir root = TRY(sys::RootDir::open("/"));
     TRY(set_up_console(plan, root), "terminal");
   }
-  return {};
+  return await_place(plan);
 }
 
 Result<> execute_init(ChildPlan& plan) {
@@ -170,24 +172,35 @@ Result<> execute_init(ChildPlan& plan) {
 
 }  // namespace
 
-Result<> await_byte(int sync, char wanted) {
-  char byte = 0;
-  ssize_t n;
-  do {
-    n = ::recv(sync, &byte, 1, 0);
-  } while (n < 0 && errno == EINTR);
-  if (n != 1 || byte != wanted) ::_exit(1);  // the runtime died: so does this
-  return {};
+Result<> await_byte(ChildPlan& plan, char wanted) {
+  for (;;) {
+    char byte = 0;
+    ssize_t n;
+    do {
+      n = ::recv(plan.sync.get(), &byte, 1, 0);
+    } while (n < 0 && errno == EINTR);
+    // It comes when the parent is done, whatever this process waits for by then.
+    if (n == 1 && byte == kPlaced) plan.placed = true;
+    if (n == 1 && byte == wanted) return {};
+    if (n != 1 || byte != kPlaced) ::_exit(1);  // the runtime died: so does this
+  }
+}
+
+Result<> await_place(ChildPlan& plan) {
+  if (!plan.placed) TRY(await_byte(plan, kPlaced));
+  auto flags = std::exchange(plan.unshare_flags, 0);
+  return flags == 0 || ::unshare(static_cast<int>(flags)) == 0 ? Result<>() : fail_errno("unshare namespaces");
 }
 
 void run_child(ChildPlan& plan) {
   // Closed to ptrace and /proc/PID/fd from inside (CVE-2016-9962), except
   // while the parent must still write the id maps.
-  if (!plan.user_namespace) ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  if (!plan.user_namespace || plan.spec == nullptr) ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  auto done = plan.spec != nullptr ? set_up_container(plan) : join_container(plan);
+  auto done = cgroups::Cgroup::enter(std::exchange(plan.cgroup_tasks, {}));
+  if (done) done = plan.spec != nullptr ? set_up_container(plan) : join_container(plan);
   if (done) done = execute_init(plan);
   std::string record(1, init::kError);
   int32_t code = done.error().code;

@@ -31,6 +31,8 @@ Result<Message> decode(Message message) {
 
 Result<Message> receive(int sync) {
   auto message = receive_message(sync);
+  // It left with something of ours unread: told first, before what it said.
+  if (!message && message.error().code == ECONNRESET) message = receive_message(sync);
   if (!message || message->text.empty()) return fail("the container's first process ended early (killed, or out of memory under its own limit)");
   return decode(std::move(*message));
 }

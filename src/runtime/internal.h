@@ -45,6 +45,8 @@ struct ChildPlan {
   std::optional<sys::SeccompProgram> seccomp;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
+  std::vector<Fd> cgroup_tasks;  ///< of the cgroup v1 that the child enters; see Cgroup::enter
+  bool placed = false;           ///< the parent has done what it does beside the child
   bool own_mounts = true;      ///< a mount namespace that is not the host's
   bool detached_root = false;  ///< the root has no path on the host
   bool no_pivot = false;
@@ -122,7 +124,8 @@ class BindSources {
 
 // Messages between parent and child before the init takes over (init/plan.h
 // has the rest). The socket keeps message boundaries.
-inline constexpr char kGo = 'C';         ///< parent → child: cgroup joined, id maps written
+inline constexpr char kGo = 'C';         ///< parent → child: id maps written
+inline constexpr char kPlaced = 'P';     ///< parent → child: in systemd's cgroup, devices of the network moved
 inline constexpr char kMapSource = 'M';  ///< child → parent, with a mount and its index: id-map it
 inline constexpr char kMapped = 'm';
 inline constexpr char kHooksNow = 'H';  ///< child → parent: namespaces exist, run the runtime hooks
@@ -133,7 +136,10 @@ inline constexpr char kHooksDone = 'h';
 
 /// Waits for the parent's byte; ends this process where the parent has died.
 /// Runs in: the container child, as all that follows.
-[[nodiscard]] Result<> await_byte(int sync, char wanted);
+[[nodiscard]] Result<> await_byte(ChildPlan& plan, char wanted);
+/// Waits until this process is in the container's cgroup whoever brings it there, and
+/// the parent has done what it does beside this process; makes the cgroup namespace.
+[[nodiscard]] Result<> await_place(ChildPlan& plan);
 /// Mounts, devices and links below the root; a shape for createContainer hooks.
 [[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
 [[nodiscard]] Result<> make_mounts(ChildPlan& plan, const sys::RootDir& root);

@@ -76,9 +76,8 @@ Result<> check_process(const oci::Process& process) {
   return {};
 }
 
-/// A process in the container's cgroup, where that is v2, or in one below.
+/// A process in the container's cgroup, or in one below, as far as that is v2.
 Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups::SubPaths& below, pid_t init) {
-  if (!cgroup.pure_v2()) return sys::clone_process(0);
   auto folder = cgroup.v2_fd(below);
   auto child = folder ? sys::clone_process(0, folder->get()) : Result<sys::Cloned>(std::unexpected(folder.error()));
   if (child || !below.empty() || (child.error().code != EBUSY && child.error().code != ENOENT)) return child;
@@ -239,8 +238,6 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   cgroup = TRY(options.systemd_cgroup ? cgroups::Cgroup::in_systemd(spec.linux.cgroups_path, options.id, spec.annotations) : cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
   state.cgroup_path = cgroup.path();
   state.systemd_unit = cgroup.unit();
-  TRY(save_state(folder, state));
-  TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
 
   plan.detached_root = options.rootfs_mount.valid();
   if (plan.detached_root)
@@ -267,6 +264,8 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   Fd cgroup_fd;
   undo.on_failure([&] { (void)cgroup.abandon(); });
   auto make_cgroup = [&](pid_t member) -> Result<> {
+    // Known before it is there, so that whoever finds it can remove it.
+    TRY(save_state(folder, state));
     auto made = cgroup.create(resources, member);
     if (made || !can_do_without(made.error(), spec, options)) return made;
     log::debug("container " + options.id + " has no cgroup: " + made.error().message);
@@ -274,9 +273,13 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     state.cgroup_path.clear();
     return {};
   };
+  // The child is born in it, or enters it first of all; only systemd wants to have it before.
   if (!cgroup.needs_member()) {
     TRY(make_cgroup(0));
-    if (!state.cgroup_path.empty()) cgroup_fd = TRY(cgroup.v2_fd());
+    if (!state.cgroup_path.empty()) {
+      cgroup_fd = TRY(cgroup.v2_fd());
+      plan.cgroup_tasks = TRY(cgroup.open_tasks());
+    }
   }
 
   if (!options.start) {
@@ -288,9 +291,9 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
 
-  // A cgroup namespace shows the cgroup that its maker is in: on v1 that is
-  // right only after the child was moved.
-  if (!cgroup_fd.valid()) {
+  // A cgroup namespace shows the cgroup that its maker is in: that is right only
+  // after the child is in it.
+  if (!cgroup_fd.valid() || !cgroup.pure_v2()) {
     plan.unshare_flags = clone_flags & CLONE_NEWCGROUP;
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWCGROUP);
   }
@@ -311,20 +314,27 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   undo.on_failure([&] { put_down(child); });
   plan.sync.reset();
+  plan.cgroup_tasks.clear();
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
   if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
-  if (cgroup.needs_member()) TRY(make_cgroup(child.pid));
-  if (!cgroup_fd.valid() && !state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
-  TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
+  // Open to this process until the child goes on.
+  Fd netns;
   if (!spec.linux.net_devices.empty()) {
     const std::string& path = spec.find_namespace("network")->path;
-    Fd netns = TRY(open_file(path.empty() ? "/proc/" + std::to_string(child.pid) + "/ns/net" : path, O_RDONLY));
-    TRY(move_net_devices(spec.linux.net_devices, netns.get()));
+    netns = TRY(open_file(path.empty() ? "/proc/" + std::to_string(child.pid) + "/ns/net" : path, O_RDONLY));
   }
+  TRY(send_byte(sync.first.get(), kGo));
+  if (cgroup.needs_member()) {
+    TRY(make_cgroup(child.pid));
+    if (!state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
+  }
+  TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
+  TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
+  if (netns.valid()) TRY(move_net_devices(spec.linux.net_devices, netns.get()));
   state.pid = child.pid;
   state.start_time = TRY(process_start_time(child.pid));
-  TRY(send_byte(sync.first.get(), kGo));
+  TRY(send_byte(sync.first.get(), kPlaced));
   Message message = TRY(receive(sync.first.get()));
   while (message.text[0] == kMapSource) {
     TRY(bind_sources.map(TRY(parse_uint(message.text.substr(1), UINT32_MAX)), message.descriptor.get()));
@@ -409,6 +419,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.sync = std::move(sync.second);
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
+  if (has_cgroup && !plan.rootless) plan.cgroup_tasks = TRY(cgroup.open_tasks(below), "add the process to cgroups");
   auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "add the process to cgroups");
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
@@ -419,9 +430,9 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   log::debug("container " + id + ": exec as process " + std::to_string(child.pid));
   Rollback undo;
   undo.on_failure([&] { put_down(child); });
-  if (has_cgroup && (plan.rootless || !cgroup.pure_v2())) TRY(cgroup.join(child.pid, below));
+  if (has_cgroup && plan.rootless) TRY(cgroup.join(child.pid, below));
   TRY(set_oom_score(child.pid, process));
-  TRY(send_byte(sync.first.get(), kGo));
+  TRY(send_byte(sync.first.get(), kPlaced));
   Message message = TRY(receive(sync.first.get()));
   TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, now)));
   TRY(send_byte(sync.first.get(), init::kStart));

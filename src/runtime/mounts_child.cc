@@ -113,6 +113,7 @@ Result<Fd> clone_own_part(const ChildPlan& plan, const cgroups::Hierarchy& h) { 
 
 /// /sys/fs/cgroup: the container's own part of every hierarchy.
 Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& destination, const sys::MountOptions& options) {
+  TRY(await_place(plan));
   const auto& hierarchies = plan.cgroup->hierarchies();
   Fd target = TRY(mount_point(root, destination, true));
   if (plan.cgroup->pure_v2()) {
@@ -154,7 +155,7 @@ Result<Fd> open_bind_source(ChildPlan& plan, const RootDir& root, size_t index, 
   Fd source = TRY(sys::clone_mount(inside.get(), recursive), path);
   if (is_id_mapped(mount, options)) {
     TRY(send_descriptor(plan.sync.get(), source.get(), kMapSource + std::to_string(index)));
-    TRY(await_byte(plan.sync.get(), kMapped));
+    TRY(await_byte(plan, kMapped));
   }
   return source;
 }
