@@ -31,9 +31,32 @@ static void write_text(const std::string& path, const std::string& text) {
   close(fd);
 }
 
-static void container(const std::string& root, bool network, int go) {
-  char byte;
-  if (read(go, &byte, 1) != 1) _exit(1);
+/// What the container sees of its cgroups.
+static void show_cgroups(char** folders, int count, bool v2) {
+  if (v2) {
+    must(mount("cgroup", "sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY, nullptr), "sys/fs/cgroup");
+    return;
+  }
+  must(mount("tmpfs", "sys/fs/cgroup", "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, "mode=755,size=64k"), "sys/fs/cgroup");
+  for (int i = 0; i < count; ++i) {
+    std::string folder = folders[i], parent = folder.substr(0, folder.rfind('/')), place = "sys/fs/cgroup" + parent.substr(parent.rfind('/'));
+    must(mkdir(place.c_str(), 0755), place.c_str());
+    must(mount(folder.c_str(), place.c_str(), nullptr, MS_BIND, nullptr), place.c_str());
+    must(mount(nullptr, place.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr), place.c_str());
+  }
+  must(mount(nullptr, "sys/fs/cgroup", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr), "sys/fs/cgroup");
+}
+
+/// cgroup v1's rules for the devices that every container has.
+static void allow_devices(const std::string& folder) {
+  write_text(folder + "/devices.deny", "a");
+  for (const char* rule : {"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"}) write_text(folder + "/devices.allow", rule);
+}
+
+static void container(const std::string& root, bool network, char** folders, int count, bool v2) {
+  // "tasks" and "0": no grace period of the kernel's, as with a pid in cgroup.procs.
+  if (!v2)
+    for (int i = 0; i < count; ++i) write_text(std::string(folders[i]) + (access((std::string(folders[i]) + "/tasks").c_str(), F_OK) == 0 ? "/tasks" : "/cgroup.procs"), "0");
   sethostname("floor", 5);
   must(mount(nullptr, "/", nullptr, MS_SLAVE | MS_REC, nullptr), "propagation");
   must(mount(root.c_str(), root.c_str(), nullptr, MS_BIND | MS_REC, nullptr), "bind the root");
@@ -45,6 +68,7 @@ static void container(const std::string& root, bool network, int go) {
   must(mount("shm", "dev/shm", "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, "mode=1777,size=65536k"), "shm");
   (void)mount("mqueue", "dev/mqueue", "mqueue", MS_NOSUID | MS_NOEXEC | MS_NODEV, nullptr);
   if (network) must(mount("sysfs", "sys", "sysfs", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY, nullptr), "sys");
+  if (network) show_cgroups(folders, count, v2);
   const struct {
     const char* name;
     unsigned major, minor;
@@ -85,10 +109,10 @@ int main(int argc, char** argv) {
       close(parent);
       write_text(path + file, text);
     }
-  int pipes[2];
-  must(pipe2(pipes, O_CLOEXEC), "pipe");
+  for (int i = 3; i < argc; ++i)
+    if (access((std::string(argv[i]) + "/devices.deny").c_str(), F_OK) == 0) allow_devices(argv[i]);
   struct clone_args args = {};
-  args.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (network ? CLONE_NEWNET : 0);
+  args.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (network ? CLONE_NEWNET : 0) | (v2 ? CLONE_NEWCGROUP : 0);
   args.exit_signal = SIGCHLD;
   if (v2) {
     args.flags |= CLONE_INTO_CGROUP;
@@ -96,13 +120,7 @@ int main(int argc, char** argv) {
   }
   pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
   must(pid, "clone3");
-  if (pid == 0) {
-    close(pipes[1]);
-    container(argv[1], network, pipes[0]);
-  }
-  if (!v2)
-    for (int i = 3; i < argc; ++i) write_text(std::string(argv[i]) + "/cgroup.procs", std::to_string(pid));
-  must(write(pipes[1], "g", 1), "go");
+  if (pid == 0) container(argv[1], network, argv + 3, argc - 3, v2);
   int status;
   must(waitpid(pid, &status, 0), "wait");
   for (int i = 3; i < argc; ++i) must(rmdir(argv[i]), argv[i]);

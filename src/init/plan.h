@@ -31,8 +31,8 @@ struct Plan {
   uint32_t umask;  ///< above 0777: leave
   uint64_t bounding, effective, inheritable, permitted, ambient;
   uint64_t bounding_now;  ///< what the init starts with, or more
-  int32_t sync_fd;  ///< socket to the runtime
-  int32_t fifo_fd;  ///< exec.fifo, or -1
+  int32_t sync_fd;        ///< socket to the runtime
+  int32_t fifo_fd;        ///< exec.fifo, or -1
   uint32_t group_count;
   uint64_t groups;  ///< uint32_t[]
   uint64_t argv, envp;
@@ -44,7 +44,7 @@ struct Plan {
   uint64_t limits;
   uint32_t limit_count, hook_count;
   uint64_t hooks;
-  uint64_t state;  ///< state document for the hooks' stdin
+  uint64_t state;            ///< state document for the hooks' stdin
   uint64_t ignored_signals;  ///< that the caller ignores: bit N-1 for signal N
 };
 

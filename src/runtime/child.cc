@@ -15,7 +15,9 @@
 //   save the state ◀───────────────── 'R'
 //   'G' park on exec.fifo, or 'S' start ──▶ init: startContainer hooks, execve
 //   end of file = the application runs, 'E' = it does not
+#include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
@@ -96,6 +98,18 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
   return {};
 }
 
+/// As runc has it: the loopback device of a new network namespace is up.
+Result<> bring_up_loopback(const oci::Spec& spec) {
+  const oci::Namespace* network = spec.find_namespace("network");
+  if (network == nullptr || !network->path.empty()) return {};
+  Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  struct ifreq request = {};
+  std::memcpy(request.ifr_name, "lo", sizeof "lo");
+  request.ifr_flags = IFF_UP;
+  if (!any.valid() || ::ioctl(any.get(), SIOCSIFFLAGS, &request) < 0) return fail_errno("bring up the loopback device");
+  return {};
+}
+
 Result<> set_up_container(ChildPlan& plan) {
   for (const auto& ns : plan.namespaces) TRY(join_namespace(ns));
   TRY(await_byte(plan, kGo));
@@ -105,6 +119,7 @@ Result<> set_up_container(ChildPlan& plan) {
   }
 
   const oci::Spec& spec = *plan.spec;
+  TRY(bring_up_loopback(spec));
   if (!spec.hostname.empty() && ::sethostname(spec.hostname.c_str(), spec.hostname.size()) < 0) return fail_errno("set the host name");
   if (!spec.domainname.empty() && ::setdomainname(spec.domainname.c_str(), spec.domainname.size()) < 0) return fail_errno("set the domain name");
 

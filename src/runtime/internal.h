@@ -47,8 +47,8 @@ struct ChildPlan {
   bool container_hooks = false, runtime_hooks = false;
   std::vector<Fd> cgroup_tasks;  ///< of the cgroup v1 that the child enters; see Cgroup::enter
   bool placed = false;           ///< the parent has done what it does beside the child
-  bool own_mounts = true;      ///< a mount namespace that is not the host's
-  bool detached_root = false;  ///< the root has no path on the host
+  bool own_mounts = true;        ///< a mount namespace that is not the host's
+  bool detached_root = false;    ///< the root has no path on the host
   bool no_pivot = false;
   std::string bundle;       ///< base of relative bind sources
   std::string rootfs_path;  ///< where the host has the root
@@ -63,7 +63,7 @@ struct ChildPlan {
   int stdio[3] = {-1, -1, -1};
   uint64_t own_capabilities = 0;  ///< this process's permitted ones
   uint64_t own_bounding_set = 0;
-  uint64_t ignored_signals = 0;   ///< by this process: bit N-1 for signal N
+  uint64_t ignored_signals = 0;  ///< by this process: bit N-1 for signal N
 };
 
 /// The next message of the child; an 'E' record becomes the error.

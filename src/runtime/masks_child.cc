@@ -21,7 +21,8 @@ Result<> make_readonly(const RootDir& root, const std::string& path) {
     return detail::propagate(std::move(target).error(), "make read-only");
   }
   Fd copy = TRY(sys::clone_mount(target->get(), true), path);
-  TRY(sys::set_mount_attributes(copy.get(), MOUNT_ATTR_RDONLY, 0, 0, true), path);
+  // As with runc, what is mounted below stays as its own options have it.
+  TRY(sys::set_mount_attributes(copy.get(), MOUNT_ATTR_RDONLY, 0, 0, false), path);
   return sys::attach_mount(copy.get(), target->get());
 }
 

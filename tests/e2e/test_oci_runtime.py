@@ -354,6 +354,10 @@ def test_start_waits_for_a_create_at_work(bundle):
     wait_for(lambda: (bundle.folder / "rootfs/ran").exists())
 
 
+def test_the_loopback_device_is_up(bundle):
+    assert bundle.sh("ip link show lo | grep -o LOOPBACK,UP").run().stdout == "LOOPBACK,UP\n"
+
+
 def test_exec_leads_a_session_of_its_own(bundle):
     bundle.args("sleep", "1000").create()
     bundle.oci("start", bundle.id)
