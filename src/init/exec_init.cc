@@ -298,7 +298,7 @@ void ignore_sigpipe() {
   char buffer[4096];
   // What root may enter is entered as root, what only the user may, as the user.
   bool entered = enter_cwd(false);
-  const char* program = find_program(argv[0], buffer);
+  const char* program = (plan->flags & kNoProgram) != 0 ? argv[0] : find_program(argv[0], buffer);
 
   const auto* limits = at<Limit>(plan->limits);
   for (uint32_t i = 0; i < plan->limit_count; ++i) {

@@ -12,6 +12,7 @@ enum Flag : uint32_t {
   kNoNewPrivs = 1,
   kSetCapabilities = 2,
   kNewKeyring = 4,
+  kNoProgram = 8,  ///< config.json has none: it can be created, and not started
 };
 
 struct Limit {

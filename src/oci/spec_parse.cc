@@ -324,7 +324,6 @@ void read_linux(JsonReader& r, Linux& out) {
   for (const auto& path : out.readonly_paths)
     if (path.empty() || path[0] != '/') r.wrong("readonlyPaths", "\"" + path + "\" is not an absolute path");
   r.get("mountLabel", out.mount_label);
-  if (!out.mount_label.empty()) r.wrong("mountLabel", "not supported");
   r.object("personality", [&](JsonReader& p) {
     std::string domain;
     p.get("domain", domain);

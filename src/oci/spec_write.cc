@@ -165,6 +165,7 @@ Json to_json(const Spec& spec) {
     lin["devices"].push_back(std::move(device));
   }
   if (l.seccomp) lin["seccomp"] = seccomp_json(*l.seccomp);
+  if (!l.mount_label.empty()) lin["mountLabel"] = l.mount_label;
   if (!l.rootfs_propagation.empty()) lin["rootfsPropagation"] = l.rootfs_propagation;
   if (!l.masked_paths.empty()) lin["maskedPaths"] = l.masked_paths;
   if (!l.readonly_paths.empty()) lin["readonlyPaths"] = l.readonly_paths;

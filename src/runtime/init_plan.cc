@@ -89,6 +89,7 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
   init::Plan p = {};
   if (process.no_new_privileges) p.flags |= init::kNoNewPrivs;
   if (plan.new_keyring) p.flags |= init::kNewKeyring;
+  if (plan.spec != nullptr && !plan.spec->process) p.flags |= init::kNoProgram;
   if (process.capabilities) set_capabilities(p, *process.capabilities, plan);
   p.uid = process.user.uid;
   p.gid = process.user.gid;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -186,6 +187,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   static const oci::Process placeholder{.args = {"/"}};
   const oci::Process& process = spec.process ? *spec.process : placeholder;
   TRY(check_process(process), "config.json");
+  if (!spec.linux.mount_label.empty()) {
+    if (exists("/sys/fs/selinux/enforce")) return fail("config.json: linux.mountLabel: not supported", ENOTSUP);
+    log::warning("linux.mountLabel has no effect: this host has no SELinux");
+  }
 
   ChildPlan plan;
   plan.spec = &spec;
@@ -376,6 +381,12 @@ Result<> Runtime::start(const std::string& id) const {
   // is stopped by delete, never one that starts twice.
   TRY(write_all(fifo.get(), "1"));
   if (::unlink(path.c_str()) < 0) return fail_errno("remove " + path);
+  if (spec.hooks.poststart.empty()) return {};
+  // They come after the program is executed (config.md, "Posix-platform Hooks"),
+  // which closes the init's end of the fifo.
+  struct pollfd executed = {fifo.get(), 0, 0};
+  while (::poll(&executed, 1, -1) < 0 && errno == EINTR) {
+  }
   return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
 }
 

@@ -354,6 +354,28 @@ def test_start_waits_for_a_create_at_work(bundle):
     wait_for(lambda: (bundle.folder / "rootfs/ran").exists())
 
 
+def test_poststart_hooks_come_after_the_program(bundle):
+    """Not before startContainer hooks are through and the program is there."""
+    order = bundle.folder / "rootfs/order"
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "sleep 0.3; echo startContainer >> /order"]}], "poststart": [{"path": "/bin/sh", "args": ["sh", "-c", f"sleep 0.3; echo poststart >> {order}"]}]}
+    bundle.sh("echo program >> /order; sleep 2").create()
+    bundle.oci("start", bundle.id)
+    assert order.read_text().split() == ["startContainer", "program", "poststart"]
+
+
+def test_created_without_a_process(bundle):
+    del bundle.config["process"]
+    bundle.create()
+    assert bundle.status() == "created"
+    assert "no process" in bundle.oci("start", bundle.id, code=1).stderr
+    bundle.oci("delete", bundle.id)
+
+
+def test_a_mount_label_without_selinux(bundle):
+    bundle.config["linux"]["mountLabel"] = "system_u:object_r:container_file_t:s0"
+    assert "SELinux" in bundle.run().stderr
+
+
 def test_the_loopback_device_is_up(bundle):
     assert bundle.sh("ip link show lo | grep -o LOOPBACK,UP").run().stdout == "LOOPBACK,UP\n"
 
