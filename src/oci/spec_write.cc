@@ -216,7 +216,7 @@ void make_rootless(Spec& spec, uint32_t uid, uint32_t gid) {
   linux.gid_mappings = {{0, gid, 1}};
   linux.resources = {};
   for (auto& mount : spec.mounts) {
-    if (mount.destination == "/sys") mount = {"/sys", "none", "/sys", {"rbind", "nosuid", "noexec", "nodev", "ro"}, {}, {}};
+    if (mount.destination == "/sys") mount = {"/sys", "none", "/sys", {"rbind", "nosuid", "noexec", "nodev", "ro", "rro"}, {}, {}};
     // Groups that are not mapped.
     std::erase_if(mount.options, [](const std::string& option) { return option.starts_with("gid=") || option.starts_with("uid="); });
   }

@@ -66,6 +66,15 @@ struct ChildPlan {
   uint64_t ignored_signals = 0;  ///< by this process: bit N-1 for signal N
 };
 
+/// What the container's process inherits from this one.
+[[nodiscard]] Result<> find_inherited(ChildPlan& plan);
+[[nodiscard]] Result<> check_process(const oci::Process& process);
+/// Says what is missing before the init's setrlimit fails with a mere errno.
+[[nodiscard]] Result<> check_limits(const ChildPlan& plan);
+[[nodiscard]] Result<> set_oom_score(pid_t pid, const oci::Process& process);
+/// Ends and reaps a child that failed during set-up.
+void put_down(const sys::Cloned& child);
+
 /// The next message of the child; an 'E' record becomes the error.
 [[nodiscard]] Result<Message> receive(int sync);
 /// Where the child has left already, the error is what it said.

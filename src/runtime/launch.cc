@@ -1,5 +1,4 @@
-// The parent's side of making a container and of executing in one. child.cc
-// draws the handshake.
+// The parent's side of making a container. child.cc draws the handshake.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/seccomp.h>
@@ -39,65 +38,6 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
   for (auto [major, minor] : devices)
     rules.push_back({.allow = true, .type = "c", .major = major, .minor = minor < 0 ? std::optional<int64_t>() : minor, .access = "rwm"});
   return rules;
-}
-
-/// What the container's process inherits from this one.
-Result<> find_inherited(ChildPlan& plan) {
-  auto status = TRY(read_file("/proc/self/status"));
-  auto mask = [&](std::string_view name) -> Result<uint64_t> {
-    std::string field = "\n" + std::string(name) + ":\t";
-    size_t at = status.find(field);
-    if (at == std::string::npos) return fail("/proc/self/status has no " + std::string(name));
-    return std::strtoull(status.c_str() + at + field.size(), nullptr, 16);
-  };
-  plan.own_capabilities = TRY(mask("CapPrm"));
-  plan.own_bounding_set = TRY(mask("CapBnd"));
-  plan.ignored_signals = TRY(mask("SigIgn"));
-  return {};
-}
-
-/// Says what is missing before the init's setrlimit fails with a mere errno.
-Result<> check_limits(const ChildPlan& plan) {
-  if ((plan.own_capabilities >> CAP_SYS_RESOURCE & 1) != 0) return {};
-  for (const auto& l : plan.process->rlimits) {
-    struct rlimit now;
-    if (::getrlimit(static_cast<__rlimit_resource_t>(rlimit_number(l.type)), &now) == 0 && l.hard > now.rlim_max)
-      return fail("process.rlimits: " + l.type + ": " + std::to_string(l.hard) + " is above this process's hard limit of " + std::to_string(now.rlim_max) + ", which only a process with CAP_SYS_RESOURCE may raise", EPERM);
-  }
-  return {};
-}
-
-Result<> check_process(const oci::Process& process) {
-  if (process.args.empty()) return fail("process.args: must not be empty");
-  for (const auto& l : process.rlimits)
-    if (rlimit_number(l.type) < 0) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
-  if (!process.apparmor_profile.empty() && !exists("/sys/kernel/security/apparmor")) return fail("process.apparmorProfile: this host has no AppArmor", ENOTSUP);
-  if (!process.apparmor_profile.empty()) return fail("process.apparmorProfile: not supported", ENOTSUP);
-  if (!process.selinux_label.empty()) return fail("process.selinuxLabel: not supported", ENOTSUP);
-  return {};
-}
-
-/// A process in the container's cgroup, or in one below, as far as that is v2.
-Result<sys::Cloned> clone_for_exec(const cgroups::Cgroup& cgroup, const cgroups::SubPaths& below, pid_t init) {
-  auto folder = cgroup.v2_fd(below);
-  auto child = folder ? sys::clone_process(0, folder->get()) : Result<sys::Cloned>(std::unexpected(folder.error()));
-  if (child || !below.empty() || (child.error().code != EBUSY && child.error().code != ENOENT)) return child;
-  // The container has made cgroups below and given them the controllers, or its
-  // init has left for another one: join it there.
-  Fd now_at = TRY(open_file(TRY(cgroups::v2_folder_of(init)), O_PATH | O_DIRECTORY));
-  return sys::clone_process(0, now_at.get());
-}
-
-/// For all but root, a container's namespaces open from within its user namespace.
-Result<sys::Cloned> clone_for_rootless_exec(ChildPlan& plan, pid_t init, bool own_processes) {
-  auto file = [&](const char* type, const char* name) -> Result<NamespaceFile> {
-    std::string path = "/proc/" + std::to_string(init) + "/ns/" + name;
-    return NamespaceFile{type, path, TRY(open_file(path, O_RDONLY))};
-  };
-  NamespaceFile user = TRY(file("user", "user"));
-  if (own_processes) plan.namespaces.push_back(TRY(file("pid", "pid")));
-  plan.join_flags &= ~static_cast<uint64_t>(CLONE_NEWUSER);
-  return clone_in_namespaces(plan, &user, 0, -1);
 }
 
 /// Whether a namespace's path leads to the one that this process is in.
@@ -142,17 +82,6 @@ Result<Namespaces> open_namespaces(const oci::Spec& spec, ChildPlan& plan) {
 bool has_own_mounts(const oci::Spec& spec) {
   const oci::Namespace* mount = spec.find_namespace("mount");
   return mount != nullptr && (mount->path.empty() || !is_own_namespace("mnt", mount->path));
-}
-
-/// Reaps a child that failed during set-up.
-void put_down(const sys::Cloned& child) {
-  (void)::syscall(SYS_pidfd_send_signal, child.pidfd.get(), SIGKILL, nullptr, 0);
-  sys::reap(child.pid);
-}
-
-Result<> set_oom_score(pid_t pid, const oci::Process& process) {
-  if (!process.oom_score_adj) return {};
-  return write_file("/proc/" + std::to_string(pid) + "/oom_score_adj", std::to_string(*process.oom_score_adj));
 }
 
 /// Whether the ids here are not the host's.
@@ -388,68 +317,6 @@ Result<> Runtime::start(const std::string& id) const {
   while (::poll(&executed, 1, -1) < 0 && errno == EINTR) {
   }
   return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
-}
-
-Result<Launched> Runtime::exec(const std::string& id, const oci::Process& process, LaunchOptions options, const ExecOptions& how) const {
-  State state = TRY(load(id));
-  Status now = status(state);
-  if (now == Status::stopped) return fail("cannot exec in a stopped container");
-  if (now == Status::creating) return fail("cannot exec in a container that is being created");
-  if (now == Status::paused && !how.ignore_paused) return fail("cannot exec in a paused container (use --ignore-paused to override)");
-  TRY(check_process(process));
-  if (process.terminal && options.console_socket < 0) return fail("a terminal needs a console socket");
-  oci::Spec spec = TRY(this->spec(id));
-
-  Fd init = TRY(open_pidfd(state.pid), "container " + id);
-  if (!process_alive(state.pid, state.start_time)) return fail("cannot exec in a stopped container");
-  // A rootless container may have none.
-  bool has_cgroup = !state.cgroup_path.empty() || !how.cgroups.empty();
-  auto cgroup = has_cgroup ? TRY(this->cgroup(state)) : cgroups::Cgroup();
-  auto below = TRY(cgroup.parse_sub_paths(how.cgroups));
-  ChildPlan plan;
-  plan.process = &process;
-  plan.linux = &spec.linux;
-  plan.join_pidfd = init.get();
-  plan.console_socket = options.console_socket;
-  plan.plain_line_ends = options.plain_line_ends;
-  plan.preserve_fds = options.preserve_fds;
-  plan.new_keyring = false;
-  std::copy(std::begin(options.stdio), std::end(options.stdio), std::begin(plan.stdio));
-  for (const auto& type : state.namespaces) {
-    if (type == "user") plan.user_namespace = true;
-    if (type != "pid") plan.join_flags |= sys::namespace_flag(type);
-  }
-  TRY(find_inherited(plan));
-  TRY(check_limits(plan));
-  if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
-  plan.rootless = ::geteuid() != 0;
-  bool own_processes = std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end();
-  if (own_processes && !plan.rootless && ::setns(init.get(), CLONE_NEWPID) < 0) return fail_errno("join the container's pid namespace");
-
-  auto sync = TRY(socket_pair(SOCK_SEQPACKET));
-  plan.sync = std::move(sync.second);
-  if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
-    if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
-  if (has_cgroup && !plan.rootless) plan.cgroup_tasks = TRY(cgroup.open_tasks(below), "add the process to cgroups");
-  auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "add the process to cgroups");
-  if (child.pid == 0) {
-    // The child's own copy of this end would hide the runtime's death from it.
-    sync.first.reset();
-    run_child(plan);
-  }
-  plan.sync.reset();
-  log::debug("container " + id + ": exec as process " + std::to_string(child.pid));
-  Rollback undo;
-  undo.on_failure([&] { put_down(child); });
-  if (has_cgroup && plan.rootless) TRY(cgroup.join(child.pid, below));
-  TRY(set_oom_score(child.pid, process));
-  TRY(send_byte(sync.first.get(), kPlaced));
-  Message message = TRY(receive(sync.first.get()));
-  TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, now)));
-  TRY(send_byte(sync.first.get(), init::kStart));
-  TRY(await_exec(sync.first.get()));
-  undo.keep();
-  return Launched{child.pid, std::move(child.pidfd)};
 }
 
 }  // namespace caisson::runtime

