@@ -200,13 +200,13 @@ Result<> Cgroup::claim() const {
   return {};
 }
 
-Result<> Cgroup::make_folders() {
+Result<> Cgroup::make_folders(bool claimed) {
   CloseTogether closes;
   std::vector<std::string> made;
   for (const auto& h : hierarchies_) {
     std::string folder = h.mount_point + path_;
     if (h.v2 && pure_v2()) {
-      if (!ours_ && exists(folder)) TRY(claim());
+      if (!claimed && exists(folder)) TRY(claim());
       ours_ = true;
       TRY(delegate_v2(h, path_));
       continue;
@@ -224,13 +224,14 @@ Result<> Cgroup::make_folders() {
     } else {
       there = true;
     }
-    // The first that was there before: whose is it?
-    if (there && made.size() == static_cast<size_t>(&h - hierarchies_.data()) && !unit_) {
+    if (there && !claimed) {
       if (auto free = claim(); !free) {
         for (const auto& fresh : made) ::rmdir(fresh.c_str());
         ours_ = false;
         return free;
       }
+      // What a killed runtime left may be gone by now, in all hierarchies.
+      return make_folders(true);
     }
     ours_ = true;
     if (is_cpuset(h))
@@ -247,7 +248,7 @@ Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
     for (auto& more : {device_properties(resources.devices), TRY(limit_properties(resources, pure_v2()))}) properties.insert(properties.end(), more.begin(), more.end());
     TRY(start_unit(*unit_, id_, member, std::move(properties), pure_v2()));
   }
-  TRY(make_folders());
+  TRY(make_folders(unit_.has_value()));
   return apply(resources);
 }
 

@@ -101,7 +101,8 @@ class Cgroup {
 
  private:
   [[nodiscard]] Result<> claim() const;
-  [[nodiscard]] Result<> make_folders();
+  /// `claimed`: what is there already is this container's to take.
+  [[nodiscard]] Result<> make_folders(bool claimed);
   [[nodiscard]] Result<> apply(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v1(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;

@@ -363,6 +363,16 @@ def test_poststart_hooks_come_after_the_program(bundle):
     assert order.read_text().split() == ["startContainer", "program", "poststart"]
 
 
+def test_what_a_lost_container_left_is_ended(bundle):
+    """Its state is gone, its processes and cgroups are there: the id can be used again."""
+    bundle.args("sleep", "1000").create()
+    old = json.loads(bundle.oci("state", bundle.id).stdout)["pid"]
+    shutil.rmtree(bundle.state / bundle.id)
+    assert bundle.sh("echo new").run().stdout == "new\n"
+    wait_for(lambda: not pathlib.Path(f"/proc/{old}").exists())
+    assert bundle.gone()
+
+
 def test_created_without_a_process(bundle):
     del bundle.config["process"]
     bundle.create()
