@@ -166,6 +166,10 @@ int run_program(const Program& program, const std::vector<std::string>& argument
   globals.systemd_cgroup = parsed->flag("systemd-cgroup");
   globals.root_given = parsed->has("root");
   globals.rootless = parsed->get("rootless");
+  if (!globals.rootless.empty() && globals.rootless != "auto" && globals.rootless != "true" && globals.rootless != "false") {
+    log::error("error: --rootless: \"" + globals.rootless + "\" is none of auto, true and false");
+    return 1;
+  }
   globals.log = parsed->get("log");
   globals.log_format = parsed->get("log-format", "text");
   if (globals.log_format != "text" && globals.log_format != "json") {

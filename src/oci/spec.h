@@ -238,7 +238,7 @@ void make_rootless(Spec& spec, uint32_t uid, uint32_t gid);
 [[nodiscard]] int capability_number(std::string_view name);
 /// All capability names in the order of their numbers.
 [[nodiscard]] const std::vector<std::string>& capability_names();
-/// Docker's fourteen default capabilities.
+/// The eleven that the engine's containers have by default (docs/security.md).
 [[nodiscard]] const std::vector<std::string>& default_capabilities();
 /// A list such as "0-3,7" of CPUs or memory nodes as a bit mask.
 [[nodiscard]] Result<std::vector<uint64_t>> parse_mask(const std::string& list);

@@ -238,7 +238,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     if (!offsets.empty()) TRY(write_file("/proc/self/timens_offsets", offsets), "linux.timeOffsets");
     clone_flags &= ~static_cast<uint64_t>(CLONE_NEWTIME);
   }
-  plan.hook_state = json_text(state_document(state, Status::creating));
+  if (plan.container_hooks || !plan.start_hooks.empty()) plan.hook_state = json_text(state_document(state, Status::creating));
   bool by_helper = user_namespace || (new_user_namespace && !plan.namespaces.empty());
   child = TRY(by_helper ? clone_in_namespaces(plan, user_namespace ? &*user_namespace : nullptr, clone_flags, cgroup_fd.get()) : sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) {

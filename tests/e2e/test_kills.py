@@ -32,13 +32,14 @@ def sleeper(bundle, request):
     if request.param == "user namespace":
         bundle.user_namespace()
     bundle.args("sleep", "1000").write()
+    bundle.others = set(os.listdir("/proc"))  # processes that are not this test's
     return bundle
 
 
 def own_processes(bundle):
     """Those of the program, and of the container by its cgroup."""
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in filter(str.isdigit, set(os.listdir("/proc")) - bundle.others):
         try:
             cmdline = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
             cgroup = pathlib.Path(f"/proc/{pid}/cgroup").read_text()

@@ -373,6 +373,11 @@ def test_what_a_lost_container_left_is_ended(bundle):
     assert bundle.gone()
 
 
+def test_rootless_takes_three_words(bundle):
+    done = subprocess.run([PROGRAM, "oci", "--rootless", "maybe", "list"], capture_output=True, text=True)
+    assert done.returncode == 1 and "auto, true and false" in done.stderr
+
+
 def test_created_without_a_process(bundle):
     del bundle.config["process"]
     bundle.create()
