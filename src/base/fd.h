@@ -95,6 +95,7 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 /// An exclusive (or shared) flock on a file that is made where missing.
 class FileLock {
  public:
+  FileLock() = default;  ///< none
   [[nodiscard]] static Result<FileLock> acquire(const std::string& path, bool shared = false);
   [[nodiscard]] static Result<FileLock> try_acquire(const std::string& path);
 

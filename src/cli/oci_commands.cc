@@ -2,164 +2,26 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
 #include <cstdio>
-#include <cstring>
 
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/process.h"
-#include "base/socket.h"
 #include "base/strings.h"
 #include "cli/oci.h"
-#include "cli/terminal.h"
+#include "cli/oci_launch.h"
 #include "runtime/runtime.h"
 
 namespace caisson::cli {
 namespace {
 
-using runtime::LaunchOptions;
 using runtime::Runtime;
 using runtime::Status;
 
 constexpr const char* kDefaultRoot = "/run/caisson/oci";
-
-Result<std::string> absolute(const std::string& path) {
-  char resolved[PATH_MAX];
-  if (::realpath(path.c_str(), resolved) == nullptr) return fail_errno(path);
-  return std::string(resolved);
-}
-
-/// The pty's way from the container to here (foreground) or to the socket
-/// that the caller named.
-struct Console {
-  Fd sender;    ///< what the container's process uses
-  Fd receiver;  ///< foreground only
-};
-Result<Console> open_console(bool terminal, bool detached, const std::string& socket_path) {
-  Console console;
-  if (!terminal) {
-    if (!socket_path.empty()) return fail("cannot use console socket if runc will not detach or allocate tty");
-    return console;
-  }
-  if (!socket_path.empty()) {
-    console.sender = TRY(connect_unix(socket_path, SOCK_STREAM), "--console-socket");
-    return console;
-  }
-  if (detached) return fail("cannot allocate tty if runc will detach without setting console socket");
-  auto [sender, receiver] = TRY(socket_pair(SOCK_STREAM));
-  return Console{std::move(sender), std::move(receiver)};
-}
-
-/// Prints what a container wrote to its terminal before its start failed.
-void drain_console(Console& console) {
-  if (!console.receiver.valid()) return;
-  console.sender.reset();
-  auto pty = receive_descriptor(console.receiver.get());
-  if (!pty || !set_nonblocking(pty->get())) return;
-  char buffer[4096];
-  for (ssize_t n; (n = ::read(pty->get(), buffer, sizeof buffer)) > 0;)
-    if (!write_all(STDOUT_FILENO, std::string_view(buffer, static_cast<size_t>(n)))) return;
-}
-
-Result<> write_pid_file(const Args& args, pid_t pid) {
-  if (!args.has("pid-file")) return {};
-  return replace_file(args.get("pid-file"), std::to_string(pid), 0644);
-}
-
-/// A handle of the container's process for whoever listens there.
-Result<> send_pidfd(const Args& args, const runtime::Launched& launched) {
-  if (!args.has("pidfd-socket")) return {};
-  Fd socket = TRY(connect_unix(args.get("pidfd-socket"), SOCK_STREAM), "--pidfd-socket");
-  return send_descriptor(socket.get(), launched.pidfd.get(), "pidfd");
-}
-
-Result<int> preserve_fds(const Args& args) {
-  int count = 0;
-  if (args.has("preserve-fds")) count = static_cast<int>(TRY(parse_uint(args.get("preserve-fds"), 65536), "--preserve-fds"));
-  // sd_listen_fds(3): the caller's sockets start at 3 as well.
-  if (const char* listen = ::getenv("LISTEN_FDS"); listen != nullptr) count += static_cast<int>(TRY(parse_uint(listen, 65536), "LISTEN_FDS"));
-  for (int fd = 3; fd < 3 + count; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0) return fail_errno("--preserve-fds: descriptor " + std::to_string(fd));
-  return count;
-}
-
-Result<oci::Spec> bundle_spec(const std::string& bundle) {
-  auto spec = oci::load_spec(bundle + "/config.json");
-  if (!spec && spec.error().code == ENOENT) return fail("JSON specification file config.json not found in " + bundle, ENOENT);
-  if (spec && ::getenv("LISTEN_FDS") != nullptr && spec->process) {
-    spec->process->env.push_back(std::string("LISTEN_FDS=") + ::getenv("LISTEN_FDS"));
-    spec->process->env.push_back("LISTEN_PID=1");
-  }
-  return spec;
-}
-
-Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
-  Runtime rt(globals.root);
-  std::string id = args.rest()[0];
-  std::string bundle = TRY(absolute(args.get("bundle", ".")), "--bundle");
-  bool detached = !run || args.flag("detach");
-  oci::Spec spec = TRY(bundle_spec(bundle));
-  bool terminal = spec.process && spec.process->terminal;
-  Console console = TRY(open_console(terminal, detached, args.get("console-socket")));
-  LaunchOptions options;
-  options.id = id;
-  options.bundle = bundle;
-  options.console_socket = console.sender.get();
-  options.plain_line_ends = console.receiver.valid();
-  options.preserve_fds = TRY(preserve_fds(args));
-  options.new_keyring = !args.flag("no-new-keyring");
-  options.no_pivot = args.flag("no-pivot");
-  options.start = run;
-  options.systemd_cgroup = globals.systemd_cgroup;
-  if (!globals.rootless.empty() && globals.rootless != "auto") options.cgroup_may_fail = globals.rootless == "true";
-  auto made = rt.create(spec, std::move(options));
-  if (!made) drain_console(console);
-  auto launched = TRY(std::move(made));
-  if (auto written = write_pid_file(args, launched.pid); !written) {
-    (void)rt.remove(id, true);
-    return detail::propagate(std::move(written).error(), "--pid-file");
-  }
-  TRY(send_pidfd(args, launched));
-  if (detached) return 0;
-  console.sender.reset();
-  Fd pty;
-  if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
-  int code = TRY(relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty)));
-  if (!args.flag("keep")) TRY(rt.remove(id, true));
-  return code;
-}
-
-constexpr Option kCreateOptions[] = {
-    {"-b,--bundle", "DIR", "path to the bundle (default: the current directory)"},
-    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
-    {"--pid-file", "FILE", "write the container's process id there"},
-    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
-    {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
-    {"--no-pivot", "", "move the root in place of pivot_root (less safe; for hosts that run from an initramfs)"},
-    {"--no-new-keyring", "", "keep the caller's session keyring"},
-};
-constexpr Option kRunOptions[] = {
-    {"-b,--bundle", "DIR", "path to the bundle (default: the current directory)"},
-    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
-    {"-d,--detach", "", "leave the container running in the background"},
-    {"--keep", "", "do not delete the container when it ends"},
-    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the container's process"},
-    {"--pid-file", "FILE", "write the container's process id there"},
-    {"--preserve-fds", "N", "pass N more descriptors (3 and up) to the container"},
-    {"--no-pivot", "", "move the root in place of pivot_root (less safe; for hosts that run from an initramfs)"},
-    {"--no-new-keyring", "", "keep the caller's session keyring"},
-    {"--no-subreaper", "", "accepted for compatibility: nothing here makes itself a subreaper"},
-};
-
-Result<int> cmd_create(const Globals& g, const Args& a) { return create_or_run(g, a, false); }
-Result<int> cmd_run(const Globals& g, const Args& a) { return create_or_run(g, a, true); }
 
 Result<int> cmd_start(const Globals& globals, const Args& args) {
   TRY(Runtime(globals.root).start(args.rest()[0]));
@@ -216,87 +78,6 @@ Result<int> cmd_list(const Globals& globals, const Args& args) {
     return fail("--format: \"" + format + "\" is neither table nor json");
   }
   return 0;
-}
-
-constexpr Option kExecOptions[] = {
-    {"--console-socket", "PATH", "unix socket that receives the terminal's primary end"},
-    {"--cwd", "DIR", "working directory in the container"},
-    {"-e,--env", "NAME=VALUE", "add an environment variable"},
-    {"-t,--tty", "", "give the process a terminal"},
-    {"-u,--user", "UID[:GID]", "numeric user and group"},
-    {"-g,--additional-gids", "GID", "add a supplementary group"},
-    {"-p,--process", "FILE", "read the process from this JSON document"},
-    {"-d,--detach", "", "do not wait for the process"},
-    {"--pidfd-socket", "PATH", "unix socket that receives a pidfd of the process"},
-    {"--pid-file", "FILE", "write the process id there"},
-    {"--no-new-privs", "", "set no_new_privs"},
-    {"-c,--cap", "CAPABILITY", "add a capability"},
-    {"--preserve-fds", "N", "pass N more descriptors (3 and up)"},
-    {"--ignore-paused", "", "execute even in a paused container"},
-    {"--cgroup", "[CONTROLLER,…:]PATH", "execute in a cgroup below the container's"},
-};
-
-Result<oci::Process> exec_process(const Runtime& rt, const Args& args) {
-  const std::string& id = args.rest()[0];
-  if (args.has("process")) {
-    Json document = TRY(read_json(args.get("process")), "--process");
-    auto process = TRY(oci::parse_process(document));
-    if (args.flag("tty")) process.terminal = true;
-    return process;
-  }
-  if (args.rest().size() < 2) return fail("exec: give a command, or --process FILE");
-  oci::Spec spec = TRY(rt.spec(id));
-  oci::Process process = spec.process.value_or(oci::Process{});
-  process.args.assign(args.rest().begin() + 1, args.rest().end());
-  process.terminal = args.flag("tty");
-  for (const auto& e : args.all("env")) {
-    if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
-    process.env.push_back(e);
-  }
-  if (args.has("cwd")) process.cwd = args.get("cwd");
-  if (args.flag("no-new-privs")) process.no_new_privileges = true;
-  if (args.has("user")) {
-    auto parts = split(args.get("user"), ':');
-    if (parts.size() > 2) return fail("--user: expected UID[:GID]");
-    process.user.uid = static_cast<uint32_t>(TRY(parse_uint(parts[0], UINT32_MAX - 1), "--user"));
-    process.user.gid = parts.size() > 1 ? static_cast<uint32_t>(TRY(parse_uint(parts[1], UINT32_MAX - 1), "--user")) : process.user.gid;
-  }
-  for (const auto& gid : args.all("additional-gids")) process.user.additional_gids.push_back(static_cast<uint32_t>(TRY(parse_uint(gid, UINT32_MAX - 1), "--additional-gids")));
-  for (std::string cap : args.all("cap")) {
-    if (!cap.starts_with("CAP_")) cap = "CAP_" + cap;
-    // As runc: one that a newer kernel may have is no reason to fail.
-    if (oci::capability_number(cap) < 0) {
-      log::warning("--cap: unknown capability \"" + cap + "\" ignored");
-      continue;
-    }
-    if (!process.capabilities) process.capabilities.emplace();
-    auto& sets = *process.capabilities;
-    // Inheritable, and so ambient, only where config.json has inheritable ones
-    // (CVE-2022-24769 and its kin).
-    bool inheritable = !sets.inheritable.empty();
-    for (auto* set : {&sets.bounding, &sets.effective, &sets.permitted}) set->push_back(cap);
-    if (inheritable)
-      for (auto* set : {&sets.inheritable, &sets.ambient}) set->push_back(cap);
-  }
-  return process;
-}
-
-Result<int> cmd_exec(const Globals& globals, const Args& args) {
-  Runtime rt(globals.root);
-  oci::Process process = TRY(exec_process(rt, args));
-  Console console = TRY(open_console(process.terminal, args.flag("detach"), args.get("console-socket")));
-  LaunchOptions options;
-  options.console_socket = console.sender.get();
-  options.plain_line_ends = console.receiver.valid();
-  options.preserve_fds = TRY(preserve_fds(args));
-  auto launched = TRY(rt.exec(args.rest()[0], process, std::move(options), {args.flag("ignore-paused"), args.all("cgroup")}));
-  TRY(write_pid_file(args, launched.pid), "--pid-file");
-  TRY(send_pidfd(args, launched));
-  if (args.flag("detach")) return 0;
-  console.sender.reset();
-  Fd pty;
-  if (console.receiver.valid()) pty = TRY(receive_descriptor(console.receiver.get()));
-  return relay_until_exit(launched.pid, launched.pidfd.get(), std::move(pty));
 }
 
 Result<int> cmd_ps(const Globals& globals, const Args& args) {
@@ -471,19 +252,13 @@ Result<int> cmd_features(const Globals&, const Args&) {
   return 0;
 }
 
-/// CRIU could do it; nothing here drives it yet.
-Result<int> cmd_checkpoint(const Globals&, const Args&) { return fail("checkpoint and restore are not supported", ENOTSUP); }
-
 constexpr Option kKillOptions[] = {{"-a,--all", "", "signal every process of the container"}};
 constexpr Option kDeleteOptions[] = {{"-f,--force", "", "kill the container first if it still runs"}};
 constexpr Option kListOptions[] = {{"-f,--format", "table|json", "how to print"}, {"-q,--quiet", "", "ids only"}};
 constexpr Option kPsOptions[] = {{"-f,--format", "table|json", "how to print"}};
 constexpr Option kSpecOptions[] = {{"-b,--bundle", "DIR", "where to write config.json"}, {"--rootless", "", "for a container of the calling user's own"}};
 
-constexpr Command kCreate{"create", "CONTAINER-ID", "create a container", "caisson oci create --bundle /bundles/web web", kCreateOptions, 1, 1, false, false, cmd_create};
 constexpr Command kStart{"start", "CONTAINER-ID", "start a created container", "caisson oci start web", {}, 1, 1, false, false, cmd_start};
-constexpr Command kRun{"run", "CONTAINER-ID", "create and start a container", "caisson oci run --bundle /bundles/web web", kRunOptions, 1, 1, false, false, cmd_run};
-constexpr Command kExec{"exec", "CONTAINER-ID COMMAND [ARGS]", "run one more process in a container", "caisson oci exec web ls -l /", kExecOptions, 1, SIZE_MAX, true, false, cmd_exec, 255};
 constexpr Command kState{"state", "CONTAINER-ID", "print a container's state", "caisson oci state web", {}, 1, 1, false, false, cmd_state};
 constexpr Command kKill{"kill", "CONTAINER-ID [SIGNAL]", "send a signal (default: TERM)", "caisson oci kill web KILL", kKillOptions, 1, 2, false, false, cmd_kill};
 constexpr Command kDelete{"delete", "CONTAINER-ID", "delete a stopped container", "caisson oci delete --force web", kDeleteOptions, 1, 1, false, false, cmd_delete};
@@ -493,14 +268,10 @@ constexpr Command kList{"list", "", "list the containers", "caisson oci list --f
 constexpr Command kPs{"ps", "CONTAINER-ID [PS OPTIONS]", "list the processes of a container", "caisson oci ps web -e -x", kPsOptions, 1, SIZE_MAX, true, false, cmd_ps};
 constexpr Command kUpdate{"update", "CONTAINER-ID", "change limits", "caisson oci update --memory 64m web", kUpdateOptions, 1, 1, false, false, cmd_update};
 constexpr Command kEvents{"events", "CONTAINER-ID", "print figures and out-of-memory events, a JSON line each", "caisson oci events --stats web", kEventsOptions, 1, 1, false, false, cmd_events};
-constexpr Option kCheckpointOptions[] = {{"--image-path", "DIR", "where the image would go"}, {"--work-path", "DIR", "where logs would go"}, {"--leave-running", "", "would leave it running"}};
-constexpr Option kRestoreOptions[] = {{"-b,--bundle", "DIR", "path to the bundle"}, {"--image-path", "DIR", "where the image would be"}, {"--work-path", "DIR", "where logs would go"}, {"-d,--detach", "", "would not wait"}};
-constexpr Command kCheckpoint{"checkpoint", "CONTAINER-ID", "refused: not supported", "caisson oci checkpoint web", kCheckpointOptions, 0, SIZE_MAX, true, false, cmd_checkpoint};
-constexpr Command kRestore{"restore", "CONTAINER-ID", "refused: not supported", "caisson oci restore web", kRestoreOptions, 0, SIZE_MAX, true, false, cmd_checkpoint};
 constexpr Command kSpec{"spec", "", "write a default config.json", "caisson oci spec --bundle /bundles/web", kSpecOptions, 0, 0, false, false, cmd_spec};
 constexpr Command kFeatures{"features", "", "print what this runtime supports", "caisson oci features", {}, 0, 0, false, false, cmd_features};
 
-constexpr const Command* kCommands[] = {&kCreate, &kStart, &kRun, &kExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kEvents, &kCheckpoint, &kRestore, &kSpec, &kFeatures};
+constexpr const Command* kCommands[] = {&kOciCreate, &kStart, &kOciRun, &kOciExec, &kState, &kKill, &kDelete, &kPause, &kResume, &kList, &kPs, &kUpdate, &kEvents, &kOciCheckpoint, &kOciRestore, &kSpec, &kFeatures};
 constexpr Option kGlobals[] = {
     {"--root", "DIR", "where the containers' state is kept"},
     {"--log", "FILE", "write log messages there"},

@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,7 +45,7 @@ Result<> say(int sync, char byte) {
   return {};
 }
 
-Result<> set_scheduler(const oci::Scheduler& s) {
+Result<> set_scheduler(const oci::Scheduler& s, bool on_some_cpus) {
   static const std::map<std::string_view, uint32_t> policies{{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3}, {"SCHED_ISO", 4}, {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
   static const std::map<std::string_view, uint64_t> flags{{"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2}, {"SCHED_FLAG_DL_OVERRUN", 4}, {"SCHED_FLAG_KEEP_POLICY", 8}, {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32}, {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
   struct {
@@ -68,7 +69,11 @@ Result<> set_scheduler(const oci::Scheduler& s) {
   attr.runtime = s.runtime;
   attr.deadline = s.deadline;
   attr.period = s.period;
-  if (::syscall(SYS_sched_setattr, 0, &attr, 0) < 0) return fail_errno("set process.scheduler");
+  if (::syscall(SYS_sched_setattr, 0, &attr, 0) < 0) {
+    // sched_setattr(2), EPERM.
+    if (errno == EPERM && on_some_cpus) return fail("process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)", EPERM);
+    return fail_errno("set process.scheduler");
+  }
   return {};
 }
 
@@ -86,7 +91,7 @@ Result<> set_cpu_affinity(const ChildPlan& plan) {
 Result<> apply_process_attributes(const ChildPlan& plan) {
   const auto& process = *plan.process;
   TRY(set_cpu_affinity(plan));
-  if (process.scheduler) TRY(set_scheduler(*process.scheduler));
+  if (process.scheduler) TRY(set_scheduler(*process.scheduler, plan.linux->resources.cpu.cpus.has_value()));
   if (process.io_priority) {
     int io_class = process.io_priority->first == "IOPRIO_CLASS_RT" ? 1 : process.io_priority->first == "IOPRIO_CLASS_BE" ? 2
                                                                                                                          : 3;
@@ -147,11 +152,30 @@ Result<> join_container(ChildPlan& plan) {
   return await_place(plan);
 }
 
+/// As runc: where stdio is the host's null device, it becomes the container's, so that
+/// nothing of the host's /dev stays open (and CRIU knows where it is).
+Result<> reopen_null() {
+  Fd null;
+  for (int i = 0; i < 3; ++i) {
+    struct stat st;
+    if (::fstat(i, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) continue;
+    if (!null.valid()) {
+      auto opened = open_file("/dev/null", O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+      if (!opened || ::fstat(opened->get(), &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) return {};  // an image without it
+      null = std::move(*opened);
+      ::fcntl(null.get(), F_SETFL, 0);
+    }
+    if (::dup2(null.get(), i) < 0) return fail_errno("set up stdio");
+  }
+  return {};
+}
+
 Result<> execute_init(ChildPlan& plan) {
   TRY(apply_process_attributes(plan));
   if (!plan.process->terminal)
     for (int i = 0; i < 3; ++i)
       if (plan.stdio[i] >= 0 && plan.stdio[i] != i && ::dup2(plan.stdio[i], i) < 0) return fail_errno("set up stdio");
+  if (!plan.process->terminal) TRY(reopen_null());
   ::setsid();  // fails for one that leads a session already
   Fd program = TRY(open_init());
   // The three descriptors the init needs move out of the way of those that

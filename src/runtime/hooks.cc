@@ -1,6 +1,9 @@
 #include <poll.h>
 #include <signal.h>
 
+#include <cctype>
+#include <cstring>
+
 #include "runtime/internal.h"
 
 namespace caisson::runtime {
@@ -29,7 +32,11 @@ Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state
     int ready = ::poll(&poll, 1, hook.timeout ? *hook.timeout * 1000 : -1);
     if (ready == 0) return fail(name + ": ran longer than its timeout of " + std::to_string(*hook.timeout) + " s");
     ExitStatus status = TRY(child.wait(), name);
-    if (status.signal != 0) return fail(name + ": signal " + std::to_string(status.signal));
+    if (status.signal != 0) {
+      std::string what = ::strsignal(status.signal);
+      what[0] = static_cast<char>(std::tolower(what[0]));
+      return fail(name + ": signal " + std::to_string(status.signal) + " (" + what + ")");
+    }
     if (status.code != 0) return fail(name + ": exit status " + std::to_string(status.code));
   }
   return {};

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 
+#include "base/rollback.h"
 #include "base/socket.h"
 #include "init/plan.h"
 #include "runtime/runtime.h"
@@ -19,6 +20,40 @@ namespace caisson::runtime {
 /// Of a container that shares the host's mounts: removes the root's mount, and
 /// with it those below.
 [[nodiscard]] Result<> unmount_root(const State& state);
+
+/// A container that is being made. Where it goes out of scope before undo.keep(),
+/// nothing of the container stays.
+class Draft {
+ public:
+  /// `root`: of the runtime. `spec` must outlive this.
+  Draft(const std::string& root, const oci::Spec& spec, const LaunchOptions& options);
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  /// Makes the folder, which takes the id, and names the cgroup.
+  [[nodiscard]] Result<> begin();
+  /// Makes the cgroup with its limits; leaves state.cgroup_path empty where the container
+  /// may go without. `member`: as Cgroup::create.
+  [[nodiscard]] Result<> make_cgroup(pid_t member);
+  [[nodiscard]] Result<> save() const;
+
+  std::string folder;
+  State state;
+  cgroups::Cgroup cgroup;
+  sys::Cloned child;
+
+ private:
+  /// Without the cgroup that could not be made.
+  [[nodiscard]] bool can_do_without(const Error& error) const;
+  std::string root_;
+  const oci::Spec& spec_;
+  bool systemd_;
+  std::optional<bool> cgroup_may_fail_;
+  FileLock lock_;
+
+ public:
+  Rollback undo;  ///< the last member: it speaks of the others
+};
 
 /// A namespace that exists.
 struct NamespaceFile {
@@ -152,6 +187,9 @@ inline constexpr char kHooksDone = 'h';
 /// Mounts, devices and links below the root; a shape for createContainer hooks.
 [[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
 [[nodiscard]] Result<> make_mounts(ChildPlan& plan, const sys::RootDir& root);
+/// Makes only what the mounts lie on, as far as a restored tmpfs does not bring it;
+/// bind mounts are in place afterwards, since others may lie on them.
+[[nodiscard]] Result<> make_mount_points(ChildPlan& plan, const sys::RootDir& root);
 [[nodiscard]] Result<> make_devices(const ChildPlan& plan, const sys::RootDir& root);
 [[nodiscard]] Result<> protect_paths(const ChildPlan& plan, const sys::RootDir& root);
 /// Masks, sysctls; leaves the process with the container's root as "/".

@@ -26,20 +26,6 @@
 namespace caisson::runtime {
 namespace {
 
-/// deny all, then what config.json says, then the devices every container has
-/// (config-linux.md, "Default Devices").
-std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
-  std::vector<oci::DeviceRule> rules;
-  if (resources.devices.empty() || resources.devices[0].type != "a") rules.push_back({.allow = false, .type = "a", .major = {}, .minor = {}, .access = "rwm"});
-  rules.insert(rules.end(), resources.devices.begin(), resources.devices.end());
-  rules.push_back({.allow = true, .type = "c", .major = {}, .minor = {}, .access = "m"});
-  rules.push_back({.allow = true, .type = "b", .major = {}, .minor = {}, .access = "m"});
-  const std::pair<int64_t, int64_t> devices[] = {{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}, {136, -1}};
-  for (auto [major, minor] : devices)
-    rules.push_back({.allow = true, .type = "c", .major = major, .minor = minor < 0 ? std::optional<int64_t>() : minor, .access = "rwm"});
-  return rules;
-}
-
 /// Whether a namespace's path leads to the one that this process is in.
 bool is_own_namespace(const std::string& file, const std::string& path) {
   struct stat own, other;
@@ -84,21 +70,6 @@ bool has_own_mounts(const oci::Spec& spec) {
   return mount != nullptr && (mount->path.empty() || !is_own_namespace("mnt", mount->path));
 }
 
-/// Whether the ids here are not the host's.
-bool in_user_namespace() {
-  auto map = read_file("/proc/self/uid_map");
-  return map && split(trim(*map), ' ', true) != std::vector<std::string>{"0", "0", "4294967295"};
-}
-
-/// Whether a container can do without the cgroup that could not be made.
-bool can_do_without(const Error& error, const oci::Spec& spec, const LaunchOptions& options) {
-  if (error.code != EACCES && error.code != EPERM && error.code != EROFS) return false;
-  oci::Resources limits = spec.linux.resources;
-  limits.devices.clear();
-  if (!spec.linux.cgroups_path.empty() || limits != oci::Resources{}) return false;
-  return options.cgroup_may_fail.value_or(::geteuid() != 0 || in_user_namespace());
-}
-
 /// As who the container's processes are made. For all but root that is the
 /// container's own user namespace.
 Result<bool> is_rootless(const oci::Spec& spec) {
@@ -137,18 +108,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   plan.runtime_hooks = !spec.hooks.prestart.empty() || !spec.hooks.create_runtime.empty();
   if (process.terminal && options.console_socket < 0) return fail("process.terminal is true: give a console socket, or run in the foreground");
 
-  State state;
-  state.id = options.id;
-  state.bundle = options.bundle;
-  state.rootfs = spec.root_path[0] == '/' ? spec.root_path : options.bundle + "/" + spec.root_path;
+  Draft draft(root_, spec, options);
+  State& state = draft.state;
   plan.rootfs_path = clean_path(state.rootfs);
-  state.created = rfc3339_now();
-  state.owner = ::geteuid() == 0 ? "root" : std::to_string(::geteuid());
-  state.annotations = spec.annotations;
-  state.version = spec.version;
 
   auto [clone_flags, user_namespace] = TRY(open_namespaces(spec, plan));
-  for (const auto& ns : spec.linux.namespaces) state.namespaces.push_back(ns.type);
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
   plan.rootless = TRY(is_rootless(spec), "config.json");
@@ -156,22 +120,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   TRY(check_limits(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
 
-  // --- the container's folder: from here on the id is taken
-  TRY(make_dirs(root_, 0700));
-  std::string folder = this->folder(options.id);
-  if (::mkdir(folder.c_str(), 0711) < 0) {
-    if (errno == EEXIST) return fail("container with id \"" + options.id + "\" already exists", EEXIST);
-    return fail_errno("create " + folder);
-  }
-  // Declared before the rollback that speaks of them, so that they outlive it.
-  cgroups::Cgroup cgroup;
-  sys::Cloned child;
-  Rollback undo;
-  undo.on_failure([&] { (void)remove_tree(folder); });
-  FileLock lock = TRY(FileLock::acquire(folder + "/lock"));
-  cgroup = TRY(options.systemd_cgroup ? cgroups::Cgroup::in_systemd(spec.linux.cgroups_path, options.id, spec.annotations) : cgroups::Cgroup::at(spec.linux.cgroups_path, options.id));
-  state.cgroup_path = cgroup.path();
-  state.systemd_unit = cgroup.unit();
+  TRY(draft.begin());  // from here on the id is taken
 
   plan.detached_root = options.rootfs_mount.valid();
   if (plan.detached_root)
@@ -183,8 +132,8 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   // The host's mount table will have it: known before it is there.
   if (!plan.own_mounts) {
     state.root_mount = TRY(sys::mount_id(plan.rootfs.get()));
-    TRY(save_state(folder, state));
-    undo.on_failure([&] { (void)unmount_root(state); });
+    TRY(draft.save());
+    draft.undo.on_failure([&] { (void)unmount_root(state); });
   }
   BindSources bind_sources(spec, user_namespace ? user_namespace->fd.get() : -1);
   TRY(bind_sources.open(plan));
@@ -192,24 +141,12 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
   if (plan.seccomp) log::debug("seccomp filter flags: " + std::to_string(plan.seccomp->flags | (plan.seccomp->notify ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0u)));
+  cgroups::Cgroup& cgroup = draft.cgroup;
   plan.cgroup = &cgroup;
-  oci::Resources resources = spec.linux.resources;
-  resources.devices = device_rules(spec.linux.resources);
   Fd cgroup_fd;
-  undo.on_failure([&] { (void)cgroup.abandon(); });
-  auto make_cgroup = [&](pid_t member) -> Result<> {
-    // Known before it is there, so that whoever finds it can remove it.
-    TRY(save_state(folder, state));
-    auto made = cgroup.create(resources, member);
-    if (made || !can_do_without(made.error(), spec, options)) return made;
-    log::debug("container " + options.id + " has no cgroup: " + made.error().message);
-    (void)cgroup.abandon();
-    state.cgroup_path.clear();
-    return {};
-  };
   // The child is born in it, or enters it first of all; only systemd wants to have it before.
   if (!cgroup.needs_member()) {
-    TRY(make_cgroup(0));
+    TRY(draft.make_cgroup(0));
     if (!state.cgroup_path.empty()) {
       cgroup_fd = TRY(cgroup.v2_fd());
       plan.cgroup_tasks = TRY(cgroup.open_tasks());
@@ -217,10 +154,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
 
   if (!options.start) {
-    if (::mkfifo((folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
+    if (::mkfifo((draft.folder + "/exec.fifo").c_str(), 0600) < 0) return fail_errno("create exec.fifo");
     // Both ways, so that neither opening it nor reading from it ever sees the
     // end of the other side.
-    plan.fifo = TRY(open_file(folder + "/exec.fifo", O_RDWR));
+    plan.fifo = TRY(open_file(draft.folder + "/exec.fifo", O_RDWR));
   }
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
@@ -240,13 +177,14 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   if (plan.container_hooks || !plan.start_hooks.empty()) plan.hook_state = json_text(state_document(state, Status::creating));
   bool by_helper = user_namespace || (new_user_namespace && !plan.namespaces.empty());
+  sys::Cloned& child = draft.child;
   child = TRY(by_helper ? clone_in_namespaces(plan, user_namespace ? &*user_namespace : nullptr, clone_flags, cgroup_fd.get()) : sys::clone_process(clone_flags, cgroup_fd.get()));
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
     sync.first.reset();
     run_child(plan);
   }
-  undo.on_failure([&] { put_down(child); });
+  draft.undo.on_failure([&] { put_down(child); });
   plan.sync.reset();
   plan.cgroup_tasks.clear();
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
@@ -260,10 +198,10 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   TRY(send_byte(sync.first.get(), kGo));
   if (cgroup.needs_member()) {
-    TRY(make_cgroup(child.pid));
+    TRY(draft.make_cgroup(child.pid));
     if (!state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
   }
-  TRY(replace_file(folder + "/config.json", json_text(oci::to_json(spec))));
+  TRY(replace_file(draft.folder + "/config.json", json_text(oci::to_json(spec))));
   TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
   if (netns.valid()) TRY(move_net_devices(spec.linux.net_devices, netns.get()));
   state.pid = child.pid;
@@ -283,13 +221,13 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     message = TRY(receive(sync.first.get()));
   }
   TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, Status::creating)));
-  TRY(save_state(folder, state));
+  TRY(draft.save());
   TRY(send_byte(sync.first.get(), options.start ? init::kStart : init::kPark));
   if (options.start) {
     TRY(await_exec(sync.first.get()));
     if (auto ok = run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart"); !ok) return detail::propagate(std::move(ok).error());
   }
-  undo.keep();
+  draft.undo.keep();
   return Launched{child.pid, std::move(child.pidfd)};
 }
 

@@ -212,6 +212,25 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
 
 }  // namespace
 
+Result<> make_mount_points(ChildPlan& plan, const RootDir& root) {
+  std::vector<std::string> brought;  // by file systems that are restored with what is in them
+  for (const auto& mount : plan.spec->mounts) {
+    std::string destination = destination_of(plan, mount);
+    bool inside = std::any_of(brought.begin(), brought.end(), [&](const std::string& folder) { return destination.starts_with(folder + "/"); });
+    sys::MountOptions options = sys::parse_mount_options(mount.options);
+    bool bind = options.bind || mount.type == "bind";
+    if (!bind) brought.push_back(destination);
+    if (inside) continue;
+    if (!bind) {
+      TRY(mount_point(root, destination, true), "mount point " + mount.destination);
+      continue;
+    }
+    TRY(refuse_inside_proc(destination), mount.destination);
+    TRY(bind_mount(plan, root, destination, {}, TRY(sys::clone_mount(bind_source_path(plan, mount), true))), "mount " + mount.destination);
+  }
+  return {};
+}
+
 Result<> make_mounts(ChildPlan& plan, const RootDir& root) {
   for (size_t i = 0; i < plan.spec->mounts.size(); ++i) TRY(one_mount(plan, root, i), "mount " + plan.spec->mounts[i].destination);
   return {};

@@ -67,6 +67,19 @@ struct ExecOptions {
   std::vector<std::string> cgroups;  ///< below the container's: Cgroup::parse_sub_paths
 };
 
+/// What runc's checkpoint and restore take. CRIU (criu(8)) does the work.
+struct CheckpointOptions {
+  std::string image_folder;  ///< absolute
+  std::string work_folder;   ///< for logs; "": the image's
+  std::string parent_image;  ///< of an earlier pre-dump, relative to image_folder
+  std::string page_server;   ///< ADDRESS:PORT
+  std::string cgroups_mode;  ///< soft, full, strict, ignore; "": CRIU's own
+  std::string lsm_profile, lsm_mount_context;
+  bool leave_running = false, pre_dump = false, tcp_established = false, tcp_skip_in_flight = false, link_remap = false, external_unix_sockets = false,
+       shell_job = false, file_locks = false, lazy_pages = false, auto_dedup = false, empty_network = false;
+  int status_fd = -1;  ///< gets a zero byte when the server of lazy pages is ready
+};
+
 struct Launched {
   pid_t pid = 0;
   Fd pidfd;
@@ -87,6 +100,13 @@ class Runtime {
   [[nodiscard]] Result<> remove(const std::string& id, bool force) const;
   [[nodiscard]] Result<> pause(const std::string& id, bool paused) const;
   [[nodiscard]] Result<> update(const std::string& id, const oci::Resources& resources) const;
+
+  /// Writes a container's processes into image_folder; ends and deletes it unless it
+  /// is left running. Needs root.
+  [[nodiscard]] Result<> checkpoint(const std::string& id, const CheckpointOptions& options) const;
+  /// Makes a container again from such a folder. Of the launch options those of the
+  /// first process's birth (start, no_pivot, preserve_fds) have no meaning.
+  [[nodiscard]] Result<Launched> restore(const oci::Spec& spec, const LaunchOptions& options, const CheckpointOptions& image) const;
 
   [[nodiscard]] Result<State> load(const std::string& id) const;
   [[nodiscard]] Result<std::vector<State>> list() const;

@@ -26,3 +26,10 @@ def test_systemd_cgroup_driver(hierarchy):
                                kernel_arguments="systemd.unified_cgroup_hierarchy=0" if hierarchy == "v1" else "")
     print(output)
     assert status == 0, output[-6000:]
+
+
+def test_checkpoint_and_restore():
+    signal.alarm(600)
+    status, output = guest.run(["/usr/bin/python3", "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "--color=no", "--basetemp=/var/tmp/pytest", "tests/guest/test_checkpoint.py"], seconds=580)
+    print(output)
+    assert status == 0, output[-6000:]

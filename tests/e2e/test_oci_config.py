@@ -388,3 +388,22 @@ def test_exec_in_a_cgroup_below(bundle):
     assert "unknown controller whaat" in bundle.oci("exec", "--cgroup", "whaat:/", bundle.id, "true", code=255).stderr
     assert "o such file" in bundle.oci("exec", "--cgroup", "nothing", bundle.id, "true", code=255).stderr
     bundle.oci("exec", "--cgroup", "/", bundle.id, "true")
+
+
+def test_the_null_device_of_the_container_is_its_stdio(bundle):
+    """Not the host's, which would keep the host's /dev in sight."""
+    bundle.sh("ls -l /dev/null > /seen; stat -L -c %d /proc/self/fd/0 /dev/null >> /seen")
+    bundle.run()
+    own, stdio, device = (bundle.folder / "rootfs/seen").read_text().splitlines()
+    assert "1,   3" in own and stdio == device
+
+
+def test_a_deadline_needs_all_cpus(bundle):
+    bundle.config["process"]["scheduler"] = {"policy": "SCHED_DEADLINE", "runtime": 42000, "deadline": 1000000, "period": 1000000}
+    bundle.config["linux"]["resources"] = {"cpu": {"cpus": "0"}}
+    assert "AllowedCPUs" in bundle.run(code=1).stderr
+
+
+def test_a_hook_that_a_signal_ends(bundle):
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "kill -SEGV $$"]}]}
+    assert "signal 11 (segmentation fault)" in bundle.run(code=1).stderr
