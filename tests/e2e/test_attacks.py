@@ -355,3 +355,24 @@ echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 2 > /proc/sys/net/ipv6/con
     done = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
     assert done.stdout.split("\n")[:4] == ["sent", "routes: 0", "sent", "routes: 1"], done
     assert "not permitted" in caisson.run(hostile, "attacker", "advertise", "eth0", code=None).err, "without the capability there is nothing to send with"
+
+
+@pytest.mark.parametrize("runtime", ["caisson", "runc"])
+def test_settings_are_not_written_through_what_covers_proc(bundle, tmp_path, runtime):  # CVE-2025-52881
+    """What a racing container would mount over a file of /proc/sys in the last moment,
+    a hook mounts here for sure. runc 1.1.5 writes into it."""
+    canary = tmp_path / "canary"
+    canary.write_text("8192\n")
+    bundle.config["linux"]["sysctl"] = {"kernel.msgmax": "12345"}
+    bundle.mount("proc", "/second", kind="proc")
+    covered = bundle.folder / "rootfs/proc/sys/kernel/msgmax"
+    bundle.config["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", f"PATH=/bin:/sbin:/usr/bin:/usr/sbin; mount -n -o remount,rw,bind {covered.parents[1]} 2> /dev/null; mount -n --bind {canary} {covered}"]}]}
+    bundle.sh("cat /proc/sys/kernel/msgmax /second/sys/kernel/msgmax > /seen").write()
+    if runtime == "caisson":
+        bundle.run()
+        covering, real = (bundle.folder / "rootfs/seen").read_text().split()
+        assert covering == "8192", "the hook's mount is in the way"
+        assert real == "12345" and canary.read_text() == "8192\n"
+    else:
+        subprocess.run(["runc", "--root", str(bundle.state), "run", "--bundle", str(bundle.folder), bundle.id], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+        assert canary.read_text().strip() == "12345", "the control writes into what covers the file"
