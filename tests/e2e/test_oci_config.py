@@ -407,3 +407,15 @@ def test_a_deadline_needs_all_cpus(bundle):
 def test_a_hook_that_a_signal_ends(bundle):
     bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "kill -SEGV $$"]}]}
     assert "signal 11 (segmentation fault)" in bundle.run(code=1).stderr
+
+
+def test_what_a_hook_prints(bundle):
+    """Is no output of the container's, and told where the hook fails. Engines hand over
+    streams that cannot be written to."""
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo printed && echo complaint >&2"]}
+    bundle.config["hooks"] = {"createRuntime": [hook], "createContainer": [hook], "poststart": [hook], "poststop": [hook]}
+    done = bundle.sh("echo hello").run()
+    assert (done.stdout, done.stderr) == ("hello\n", "")
+    hook["args"][2] += " && exit 3"
+    said = bundle.run(code=1).stderr
+    assert "exit status 3: printed\ncomplaint" in said

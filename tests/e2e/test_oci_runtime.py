@@ -415,3 +415,11 @@ def test_exec_with_a_capability_nobody_knows(bundle):
 def test_the_host_name_is_no_sysctl(bundle):
     bundle.config["linux"]["sysctl"] = {"kernel.hostname": "other"}
     assert "conflicts with the OCI" in bundle.run(code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["caisson-oci", "runc"])
+def test_by_another_name(tmp_path, name):
+    """As engines find it in PATH."""
+    (tmp_path / name).symlink_to(PROGRAM)
+    done = subprocess.run([tmp_path / name, "--root", tmp_path / "state", "state", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 1 and "does not exist" in done.stderr
