@@ -33,13 +33,39 @@ struct Hierarchy {
 /// Paths below a container's cgroup, by the hierarchy's mount point.
 using SubPaths = std::map<std::string, std::string>;
 
+/// Bytes. A limit of 0 is none.
+struct MemoryUse {
+  uint64_t usage = 0, limit = 0, max = 0;
+  uint64_t failures = 0;  ///< how often the limit was met
+};
+/// What a device has carried; `op` is "Read" or "Write".
+struct IoCount {
+  uint64_t major = 0, minor = 0;
+  std::string op;
+  uint64_t value = 0;
+};
+/// Documentation/accounting/psi.rst: shares of time in percent, total in µs.
+struct Pressure {
+  struct Line {
+    double avg10 = 0, avg60 = 0, avg300 = 0;
+    uint64_t total = 0;
+  };
+  Line some, full;
+};
 struct Stats {
-  uint64_t memory_usage = 0, memory_limit = 0;  ///< bytes; limit 0: none
+  MemoryUse memory, swap, kernel_memory;
   uint64_t memory_cache = 0;                    ///< inactive file pages, bytes
-  uint64_t cpu_usage_ns = 0;
+  std::map<std::string, uint64_t> memory_stat;  ///< memory.stat as it is
+  uint64_t cpu_usage_ns = 0, cpu_user_ns = 0, cpu_kernel_ns = 0;
+  uint64_t cpu_periods = 0, throttled_periods = 0, throttled_ns = 0;
   uint64_t pids = 0, pids_limit = 0;
-  uint64_t read_bytes = 0, write_bytes = 0;
+  std::vector<IoCount> io_bytes, io_operations;
+  std::map<std::string, MemoryUse> huge_pages;  ///< by size: "2MB"
+  std::optional<Pressure> cpu_pressure, memory_pressure, io_pressure;
   uint64_t oom_kills = 0;
+
+  /// Bytes over all devices.
+  [[nodiscard]] uint64_t total_io(std::string_view op) const;
 };
 
 /// One cgroup path in every hierarchy. Copyable description; the cgroup lives

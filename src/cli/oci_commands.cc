@@ -118,11 +118,32 @@ void print_event(std::string_view type, const std::string& id, const Json* data)
   std::fflush(stdout);
 }
 
+Json memory_json(const cgroups::MemoryUse& m) { return {{"limit", m.limit}, {"usage", m.usage}, {"max", m.max}, {"failcnt", m.failures}}; }
+
+Json io_json(const std::vector<cgroups::IoCount>& counts) {
+  Json out = Json::array();
+  for (const auto& c : counts) out.push_back({{"major", c.major}, {"minor", c.minor}, {"op", c.op}, {"value", c.value}});
+  return out;
+}
+
+void add_pressure(Json& to, const std::optional<cgroups::Pressure>& pressure) {
+  if (!pressure) return;
+  auto line = [](const cgroups::Pressure::Line& l) -> Json { return {{"avg10", l.avg10}, {"avg60", l.avg60}, {"avg300", l.avg300}, {"total", l.total}}; };
+  to["psi"] = {{"some", line(pressure->some)}, {"full", line(pressure->full)}};
+}
+
+/// In runc's form (types/events.go).
 Json stats_json(const cgroups::Stats& s) {
-  return {{"cpu", {{"usage", {{"total", s.cpu_usage_ns}}}}},
-          {"memory", {{"cache", s.memory_cache}, {"usage", {{"usage", s.memory_usage}, {"limit", s.memory_limit}}}}},
-          {"pids", {{"current", s.pids}, {"limit", s.pids_limit}}},
-          {"blkio", {{"ioServiceBytesRecursive", Json::array({{{"op", "Read"}, {"value", s.read_bytes}}, {{"op", "Write"}, {"value", s.write_bytes}}})}}}};
+  Json cpu{{"usage", {{"total", s.cpu_usage_ns}, {"kernel", s.cpu_kernel_ns}, {"user", s.cpu_user_ns}}},
+           {"throttling", {{"periods", s.cpu_periods}, {"throttledPeriods", s.throttled_periods}, {"throttledTime", s.throttled_ns}}}};
+  Json memory{{"cache", s.memory_cache}, {"usage", memory_json(s.memory)}, {"swap", memory_json(s.swap)}, {"kernel", memory_json(s.kernel_memory)}, {"raw", s.memory_stat}};
+  Json blkio{{"ioServiceBytesRecursive", io_json(s.io_bytes)}, {"ioServicedRecursive", io_json(s.io_operations)}};
+  add_pressure(cpu, s.cpu_pressure);
+  add_pressure(memory, s.memory_pressure);
+  add_pressure(blkio, s.io_pressure);
+  Json hugetlb = Json::object();
+  for (const auto& [size, use] : s.huge_pages) hugetlb[size] = {{"usage", use.usage}, {"max", use.max}, {"failcnt", use.failures}};
+  return {{"cpu", std::move(cpu)}, {"memory", std::move(memory)}, {"pids", {{"current", s.pids}, {"limit", s.pids_limit}}}, {"blkio", std::move(blkio)}, {"hugetlb", std::move(hugetlb)}};
 }
 
 /// "5s", "100ms", "2m", or seconds.

@@ -177,7 +177,7 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       ::clock_gettime(CLOCK_MONOTONIC, &end);
       double elapsed = static_cast<double>(end.tv_sec - start.tv_sec) * 1e9 + static_cast<double>(end.tv_nsec - start.tv_nsec);
       double cpu = 100.0 * static_cast<double>(s->cpu_usage_ns - before[i]) / elapsed;
-      uint64_t memory = s->memory_usage > s->memory_cache ? s->memory_usage - s->memory_cache : 0;
+      uint64_t memory = s->memory.usage > s->memory_cache ? s->memory.usage - s->memory_cache : 0;
       uint64_t received = 0, sent = 0;
       if (auto dev = read_file("/proc/" + std::to_string(c.status.pid) + "/net/dev"); dev && c.config.network != "host")
         for (const auto& line : split(*dev, '\n', true))
@@ -190,9 +190,9 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
           }
       char percent[32];
       std::snprintf(percent, sizeof percent, "%.2f%%", cpu);
-      table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory_limit == 0 ? "-" : human_size(s->memory_limit)), human_size(received) + " / " + human_size(sent),
-                 human_size(s->read_bytes) + " / " + human_size(s->write_bytes), std::to_string(s->pids)});
-      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory_limit}, {"net_in", received}, {"net_out", sent}, {"block_read", s->read_bytes}, {"block_write", s->write_bytes}, {"pids", s->pids}});
+      table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory.limit == 0 ? "-" : human_size(s->memory.limit)), human_size(received) + " / " + human_size(sent),
+                 human_size(s->total_io("Read")) + " / " + human_size(s->total_io("Write")), std::to_string(s->pids)});
+      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory.limit}, {"net_in", received}, {"net_out", sent}, {"block_read", s->total_io("Read")}, {"block_write", s->total_io("Write")}, {"pids", s->pids}});
     }
     if (args.get("format") == "json") {
       std::printf("%s\n", json_text(out, 2).c_str());

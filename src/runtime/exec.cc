@@ -82,8 +82,8 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.sync = std::move(sync.second);
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
-  if (has_cgroup && !plan.rootless) plan.cgroup_tasks = TRY(cgroup.open_tasks(below), "adding pid to cgroups");
-  auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "adding pid to cgroups");
+  if (has_cgroup && !plan.rootless) plan.cgroup_tasks = TRY(cgroup.open_tasks(below), "adding pid of the new process to cgroups");
+  auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "adding pid of the new process to cgroups");
   if (child.pid == 0) {
     // The child's own copy of this end would hide the runtime's death from it.
     sync.first.reset();

@@ -423,3 +423,21 @@ def test_by_another_name(tmp_path, name):
     (tmp_path / name).symlink_to(PROGRAM)
     done = subprocess.run([tmp_path / name, "--root", tmp_path / "state", "state", "nothing"], capture_output=True, text=True)
     assert done.returncode == 1 and "does not exist" in done.stderr
+
+
+def test_what_a_container_has_used(bundle):
+    """The figures of `events --stats`, in runc's form."""
+    bundle.config["linux"]["resources"]["cpu"] = {"quota": 20000, "period": 100000}
+    bundle.sh("i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/dev/shm/x bs=1M count=8 2> /dev/null; sleep 1000").create()
+    bundle.oci("start", bundle.id)
+
+    def data():
+        return json.loads(bundle.oci("events", "--stats", bundle.id).stdout)["data"]
+
+    wait_for(lambda: data()["memory"]["raw"]["shmem"] >= 8 << 20, what="8 MB written")
+    seen = data()
+    assert seen["cpu"]["throttling"]["throttledPeriods"] > 0 and seen["cpu"]["throttling"]["throttledTime"] > 0
+    usage = seen["cpu"]["usage"]
+    assert usage["user"] > 0 and usage["kernel"] >= 0 and usage["total"] > 10**6
+    assert seen["memory"]["usage"]["usage"] >= 8 << 20
+    assert isinstance(seen["hugetlb"], dict) and isinstance(seen["blkio"]["ioServiceBytesRecursive"], list)
