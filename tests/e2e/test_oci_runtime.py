@@ -438,6 +438,6 @@ def test_what_a_container_has_used(bundle):
     seen = data()
     assert seen["cpu"]["throttling"]["throttledPeriods"] > 0 and seen["cpu"]["throttling"]["throttledTime"] > 0
     usage = seen["cpu"]["usage"]
-    assert usage["user"] > 0 and usage["kernel"] >= 0 and usage["total"] > 10**6
+    assert usage["total"] > 10**6 and {"user", "kernel"} <= usage.keys(), "the two are sampled, and may be 0"
     assert seen["memory"]["usage"]["usage"] >= 8 << 20
     assert isinstance(seen["hugetlb"], dict) and isinstance(seen["blkio"]["ioServiceBytesRecursive"], list)
