@@ -142,7 +142,8 @@ class Cgroup {
   std::vector<Hierarchy> hierarchies_;
 };
 
-/// Weight of cgroup v2 for shares of v1, as runc and crun convert them.
+/// Weight of cgroup v2 for shares of v1, as runc and crun convert them since 2025: the
+/// default of one (1024) is the default of the other (100).
 [[nodiscard]] uint64_t shares_to_weight(uint64_t shares);
 
 /// Attaches a BPF device program with these rules to a v2 cgroup (cgroup-v2.rst, "Device controller").

@@ -1,5 +1,6 @@
 // Writing limits: config-linux.md, "Control groups", onto v1 and v2 files.
 #include <algorithm>
+#include <cmath>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -65,12 +66,26 @@ Result<> write_device_rules(const std::string& folder, const std::vector<oci::De
 
 std::string max_or(int64_t value) { return value < 0 ? "max" : std::to_string(value); }
 
+/// config-linux.md, "Memory", checkBeforeUpdate: no limit below what is in use. On v1
+/// the kernel itself refuses such.
+Result<> check_memory(const Files& files, const oci::Resources::Memory& memory) {
+  uint64_t used = TRY(parse_uint(trim(TRY(read_value(files.folder() + "/memory.current")))));
+  auto refuse = [&](const std::optional<int64_t>& limit, const char* what) -> Result<> {
+    if (!limit || *limit < 0 || static_cast<uint64_t>(*limit) >= used) return {};
+    return fail(std::string("rejecting ") + what + " limit " + std::to_string(*limit) + " < usage " + std::to_string(used), EBUSY);
+  };
+  TRY(refuse(memory.swap, "memory+swap"));
+  return refuse(memory.limit, "memory");
+}
+
 }  // namespace
 
 uint64_t shares_to_weight(uint64_t shares) {
   if (shares == 0) return 0;
-  shares = std::clamp<uint64_t>(shares, 2, 262144);
-  return 1 + ((shares - 2) * 9999) / 262142;
+  if (shares <= 2) return 1;
+  if (shares >= 262144) return 10000;
+  double l = std::log2(static_cast<double>(shares));
+  return static_cast<uint64_t>(std::ceil(std::pow(10, (l * l + 125 * l) / 612.0 - 7.0 / 34.0)));
 }
 
 Result<> Cgroup::apply(const oci::Resources& resources) const {
@@ -164,10 +179,14 @@ Result<> Cgroup::apply_v2(const oci::Resources& r) const {
     return {};
   };
   if (r.memory.limit || r.memory.swap || r.memory.reservation) TRY(need("memory"));
+  if (r.memory.check_before_update.value_or(false)) TRY(check_memory(files, r.memory));
   if (r.memory.limit) TRY(files.write("memory.max", max_or(*r.memory.limit)));
+  // Without a limit on memory, one on both together makes no sense.
+  bool unlimited = r.memory.limit && *r.memory.limit < 0;
+  if (unlimited && !r.memory.swap && files.has("memory.swap.max")) TRY(files.write("memory.swap.max", "max"));
   if (r.memory.swap) {
     // v1 counts memory and swap together, v2 swap alone.
-    if (*r.memory.swap >= 0 && !r.memory.limit) return fail("linux.resources.memory.swap: needs memory.limit on cgroup v2", EINVAL);
+    if (*r.memory.swap >= 0 && (!r.memory.limit || unlimited)) return fail("linux.resources.memory.swap: needs memory.limit on cgroup v2", EINVAL);
     int64_t swap = *r.memory.swap < 0 ? -1 : *r.memory.swap - *r.memory.limit;
     if (swap < -1) return fail("linux.resources.memory.swap: must not be below memory.limit", EINVAL);
     if (files.has("memory.swap.max")) TRY(files.write("memory.swap.max", max_or(swap)));

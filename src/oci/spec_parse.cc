@@ -180,7 +180,6 @@ void read_resources(JsonReader& r, Resources& out) {
     m.get("disableOOMKiller", mem.disable_oom_killer);
     m.get("useHierarchy", mem.use_hierarchy);
     m.get("checkBeforeUpdate", mem.check_before_update);
-    if (mem.check_before_update.value_or(false)) m.wrong("checkBeforeUpdate", "not supported");
   });
   r.object("cpu", [&](JsonReader& c) {
     auto& cpu = out.cpu;

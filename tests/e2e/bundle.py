@@ -22,8 +22,9 @@ class Bundle:
         self.args("true")
 
     def oci(self, *args, code=0, **kwargs):
-        done = subprocess.run([PROGRAM, "oci", "--root", str(self.state), *map(str, args)], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=60, **kwargs)
+        if "input" not in kwargs:
+            kwargs["stdin"] = subprocess.DEVNULL
+        done = subprocess.run([PROGRAM, "oci", "--root", str(self.state), *map(str, args)], capture_output=True, text=True, timeout=60, **kwargs)
         if code is not None:
             assert done.returncode == code, done
         return done

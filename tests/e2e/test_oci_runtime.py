@@ -442,3 +442,28 @@ def test_what_a_container_has_used(bundle):
     assert usage["total"] > 10**6 and {"user", "kernel"} <= usage.keys(), "the two are sampled, and may be 0"
     assert seen["memory"]["usage"]["usage"] >= 8 << 20
     assert isinstance(seen["hugetlb"], dict) and isinstance(seen["blkio"]["ioServiceBytesRecursive"], list)
+
+
+def test_limits_below_what_is_used(bundle):
+    bundle.sh("dd if=/dev/zero of=/dev/shm/x bs=1M count=8 2> /dev/null; sleep 1000").create()
+    bundle.oci("start", bundle.id)
+    wait_for(lambda: json.loads(bundle.oci("events", "--stats", bundle.id).stdout)["data"]["memory"]["raw"]["shmem"] >= 8 << 20, what="8 MB written")
+    v2 = any((p / "memory.max").exists() for p in bundle.cgroups())
+
+    def update(code, **memory):
+        return bundle.oci("update", "--resources", "-", bundle.id, code=code, input=json.dumps({"memory": memory})).stderr
+
+    if v2:
+        assert "rejecting memory limit 1048576 < usage" in update(1, limit=1 << 20, checkBeforeUpdate=True)
+        assert "rejecting memory+swap limit" in update(1, limit=1 << 20, swap=2 << 20, checkBeforeUpdate=True)
+    update(0, limit=64 << 20, swap=96 << 20, checkBeforeUpdate=True)
+    update(0, limit=-1)
+    folder, = [p for p in bundle.cgroups() if (p / "memory.max").exists() or (p / "memory.limit_in_bytes").exists()]
+    if v2:
+        assert (folder / "memory.max").read_text() == (folder / "memory.swap.max").read_text() == "max\n", "no limit on both together is left"
+        bundle.oci("update", "--cpu-share", "1024", bundle.id)
+        assert (folder / "cpu.weight").read_text() == "100\n", "the default of one is that of the other"
+        bundle.oci("update", "--cpu-share", "100", bundle.id)
+        assert (folder / "cpu.weight").read_text() == "17\n"
+    else:
+        assert int((folder / "memory.memsw.limit_in_bytes").read_text()) > 1 << 60
