@@ -121,9 +121,11 @@ Result<std::vector<Fd>> Cgroup::open_tasks(const SubPaths& below) const {
   return tasks;
 }
 
-Result<> Cgroup::enter(const std::vector<Fd>& tasks) {
+Result<> Cgroup::enter(std::vector<Fd> tasks) {
+  CloseTogether closes;
   for (const auto& file : tasks)
     if (::write(file.get(), "0", 1) != 1) return fail_errno("enter the container's cgroup");
+  tasks.clear();
   return {};
 }
 

@@ -100,8 +100,8 @@ class Cgroup {
   /// The "tasks" files of the v1 hierarchies, for enter().
   [[nodiscard]] Result<std::vector<Fd>> open_tasks(const SubPaths& below = {}) const;
   /// Moves the calling thread, which must be its process's only one, by files that a
-  /// privileged process has opened.
-  [[nodiscard]] static Result<> enter(const std::vector<Fd>& tasks);
+  /// privileged process has opened; closes them.
+  [[nodiscard]] static Result<> enter(std::vector<Fd> tasks);
   /// Reads what runc's `exec --cgroup` takes: "PATH" for all hierarchies, or
   /// "CONTROLLER[,…]:PATH". Refuses what is not below this cgroup.
   [[nodiscard]] Result<SubPaths> parse_sub_paths(const std::vector<std::string>& list) const;

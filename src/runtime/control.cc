@@ -81,9 +81,11 @@ Result<> Runtime::remove(const std::string& id, bool force) const {
     auto group = TRY(cgroup(state));
     TRY(group.destroy(), "delete container " + id);
   }
-  if (auto config = spec(id); config && !config->hooks.poststop.empty()) {
+  if (state.poststop_hooks) {
     // Errors of poststop hooks are logged, and the deletion goes on (runtime.md, "Lifecycle").
-    if (auto ran = run_hooks(config->hooks.poststop, json_text(state_document(state, Status::stopped)), "poststop"); !ran) log::warning(ran.error().message);
+    auto config = spec(id);
+    auto ran = config ? run_hooks(config->hooks.poststop, json_text(state_document(state, Status::stopped)), "poststop") : Result<>();
+    if (!ran) log::warning(ran.error().message);
   }
   TRY(unmount_root(state));
   return remove_folder(folder(id));

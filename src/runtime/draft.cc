@@ -41,6 +41,7 @@ Draft::Draft(const std::string& root, const oci::Spec& spec, const LaunchOptions
   state.owner = ::geteuid() == 0 ? "root" : std::to_string(::geteuid());
   state.annotations = spec.annotations;
   state.version = spec.version;
+  state.poststop_hooks = !spec.hooks.poststop.empty();
   for (const auto& ns : spec.linux.namespaces) state.namespaces.push_back(ns.type);
 }
 

@@ -185,8 +185,11 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     run_child(plan);
   }
   draft.undo.on_failure([&] { put_down(child); });
-  plan.sync.reset();
-  plan.cgroup_tasks.clear();
+  {
+    CloseTogether closes;
+    plan.sync.reset();
+    plan.cgroup_tasks.clear();
+  }
   log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
 
   if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));

@@ -40,6 +40,7 @@ struct State {
   std::map<std::string, std::string> annotations;
   std::string version;
   std::vector<std::string> namespaces;  ///< types the container has of its own
+  bool poststop_hooks = true;           ///< whether config.json may have some
   uint64_t root_mount = 0;              ///< id of the root's mount, where it hangs in the host's mount table
 };
 

@@ -36,6 +36,7 @@ Result<> save_state(const std::string& folder, const State& state) {
   Json out{{"id", state.id}, {"bundle", state.bundle}, {"rootfs", state.rootfs}, {"created", state.created}, {"owner", state.owner}, {"pid", state.pid}, {"start_time", state.start_time}, {"cgroup_path", state.cgroup_path}, {"version", state.version}, {"namespaces", state.namespaces}};
   if (!state.annotations.empty()) out["annotations"] = state.annotations;
   if (!state.systemd_unit.empty()) out["systemd_unit"] = state.systemd_unit;
+  if (!state.poststop_hooks) out["poststop_hooks"] = false;
   if (state.root_mount != 0) out["root_mount"] = state.root_mount;
   return replace_file(folder + "/state.json", json_text(out));
 }
@@ -76,6 +77,7 @@ Result<State> Runtime::load(const std::string& id) const {
   r.get("version", state.version);
   r.get("namespaces", state.namespaces);
   r.get("annotations", state.annotations);
+  r.get("poststop_hooks", state.poststop_hooks);
   r.get("root_mount", state.root_mount);
   if (!errors.error.empty()) return fail(folder(id) + "/state.json: " + errors.error);
   return state;
