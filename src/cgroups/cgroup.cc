@@ -254,7 +254,24 @@ Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
   return apply(resources);
 }
 
-Result<> Cgroup::update(const oci::Resources& resources) const {
+Result<oci::Resources> Cgroup::with_whole_cpu_limit(oci::Resources resources) const {
+  auto& cpu = resources.cpu;
+  if (cpu.quota.has_value() == cpu.period.has_value()) return resources;
+  std::string now;  // "QUOTA PERIOD"
+  if (pure_v2())
+    now = TRY(read_value(folder("cpu") + "/cpu.max"));
+  else
+    now = std::string(trim(TRY(read_value(folder("cpu") + "/cpu.cfs_quota_us")))) + " " + TRY(read_value(folder("cpu") + "/cpu.cfs_period_us"));
+  auto values = split(trim(now), ' ');
+  if (values.size() != 2) return resources;
+  if (!cpu.period) cpu.period = parse_uint(values[1]).value_or(100000);
+  if (!cpu.quota) cpu.quota = values[0] == "max" || values[0] == "-1" ? -1 : static_cast<int64_t>(parse_uint(values[0], INT64_MAX).value_or(0));
+  return resources;
+}
+
+Result<> Cgroup::update(const oci::Resources& asked) const {
+  // One write sets both, and systemd takes their quotient: what is not asked for stays.
+  oci::Resources resources = folder("cpu").empty() ? asked : TRY(with_whole_cpu_limit(asked));
   if (unit_) {
     Properties properties = TRY(limit_properties(resources, pure_v2()));
     if (!resources.devices.empty())

@@ -11,6 +11,14 @@
 namespace caisson::runtime {
 
 namespace {
+/// "… hook #0: /x: signal 31" of the init, which has no table of their names.
+std::string with_signal_name(std::string text) {
+  constexpr std::string_view kSignal = ": signal ";
+  size_t at = text.rfind(kSignal);
+  auto number = at == std::string::npos ? Result<uint64_t>(0) : parse_uint(std::string_view(text).substr(at + kSignal.size()), 64);
+  return number && *number > 0 ? text + " (" + signal_description(static_cast<int>(*number)) + ")" : text;
+}
+
 /// An 'E' record becomes the error.
 Result<Message> decode(Message message) {
   if (message.text[0] != init::kError || message.text.size() < 5) return message;
@@ -25,7 +33,7 @@ Result<Message> decode(Message message) {
     reason[0] = static_cast<char>(std::tolower(reason[0]));
     return fail(text + ": " + reason, code);
   }
-  return code == 0 ? fail(text) : fail_errno(text, code);
+  return code == 0 ? fail(with_signal_name(std::move(text))) : fail_errno(text, code);
 }
 }  // namespace
 

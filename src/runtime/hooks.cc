@@ -24,6 +24,12 @@ std::string last_words(int said) {
 
 }  // namespace
 
+std::string signal_description(int signal) {
+  std::string out = ::strsignal(signal);
+  out[0] = static_cast<char>(std::tolower(out[0]));
+  return out;
+}
+
 Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind) {
   for (size_t number = 0; number < hooks.size(); ++number) {
     const auto& hook = hooks[number];
@@ -53,11 +59,7 @@ Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state
     int ready = ::poll(&poll, 1, hook.timeout ? *hook.timeout * 1000 : -1);
     if (ready == 0) return fail(name + ": ran longer than its timeout of " + std::to_string(*hook.timeout) + " s");
     ExitStatus status = TRY(child.wait(), name);
-    if (status.signal != 0) {
-      std::string what = ::strsignal(status.signal);
-      what[0] = static_cast<char>(std::tolower(what[0]));
-      return fail(name + ": signal " + std::to_string(status.signal) + " (" + what + ")" + last_words(said.get()));
-    }
+    if (status.signal != 0) return fail(name + ": signal " + std::to_string(status.signal) + " (" + signal_description(status.signal) + ")" + last_words(said.get()));
     if (status.code != 0) return fail(name + ": exit status " + std::to_string(status.code) + last_words(said.get()));
   }
   return {};

@@ -215,6 +215,9 @@ inline constexpr char kHooksDone = 'h';
 /// environment of its own has the runtime's.
 [[nodiscard]] Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind);
 
+/// "bad system call".
+[[nodiscard]] std::string signal_description(int signal);
+
 /// Compiles the policy, or takes the compiled program from the cache folder.
 [[nodiscard]] Result<sys::SeccompProgram> seccomp_program(const oci::Seccomp& policy, const std::string& cache_folder);
 

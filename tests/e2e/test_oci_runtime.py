@@ -467,3 +467,23 @@ def test_limits_below_what_is_used(bundle):
         assert (folder / "cpu.weight").read_text() == "17\n"
     else:
         assert int((folder / "memory.memsw.limit_in_bytes").read_text()) > 1 << 60
+
+
+def test_a_cpu_limit_is_changed_by_halves(bundle):
+    """What is not asked for stays."""
+    bundle.config["linux"]["resources"]["cpu"] = {"quota": 500000, "period": 1000000}
+    bundle.args("sleep", "1000").create()
+
+    def limit():
+        for folder in bundle.cgroups():
+            if (folder / "cpu.max").exists():
+                return (folder / "cpu.max").read_text().split()
+            if (folder / "cpu.cfs_quota_us").exists():
+                return [(folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
+
+    bundle.oci("update", "--cpu-period", "900000", bundle.id)
+    assert limit() == ["500000", "900000"]
+    bundle.oci("update", "--cpu-quota", "600000", bundle.id)
+    assert limit() == ["600000", "900000"]
+    bundle.oci("update", "--cpu-quota", "-1", bundle.id)
+    assert limit() in (["max", "900000"], ["-1", "900000"])
