@@ -86,6 +86,7 @@ struct Process {
   Trace* into;
   std::string cwd;
   std::map<int, std::string> opened;  ///< path by descriptor
+  bool skipped = false;               ///< see skip_program
 };
 
 }  // namespace
@@ -97,6 +98,7 @@ struct BpfWatcher::State {
   std::vector<Bpf<bpf_link>> links;
   Fd executions, epoll;
   std::map<uint32_t, Process> processes;
+  std::string skipped_program;
 
   [[nodiscard]] int map(const char* name) const { return bpf_object__find_map_fd_by_name(object.get(), name); }
 
@@ -181,7 +183,9 @@ struct BpfWatcher::State {
     if (call == nullptr || path.empty()) return;
     std::string folder;
     if (path[0] != '/') folder = dir == AT_FDCWD ? p.cwd : opened_as(e.process, p, dir);
-    if (!e.before) p.into->add(folder, path, call->use_with(e.flags));
+    bool executes = e.call == SYS_execve || e.call == SYS_execveat;
+    if (executes) p.skipped = !skipped_program.empty() && path == skipped_program;
+    if (!e.before && !p.skipped) p.into->add(folder, path, call->use_with(e.flags));
     if (e.result < 0) return;
     std::string whole = path[0] == '/' ? path : folder + "/" + path;
     if (e.call == SYS_chdir) p.cwd = whole;
@@ -205,7 +209,7 @@ struct BpfWatcher::State {
       for (auto* e = reinterpret_cast<fanotify_event_metadata*>(buffer); FAN_EVENT_OK(e, size); e = FAN_EVENT_NEXT(e, size)) {
         Fd file(e->fd);
         auto process = processes.find(static_cast<uint32_t>(e->pid));
-        if (!file.valid() || process == processes.end()) continue;
+        if (!file.valid() || process == processes.end() || process->second.skipped) continue;
         char path[4096];
         ssize_t n = ::readlink(sys::fd_path(file.get()).c_str(), path, sizeof path);
         if (n > 0) process->second.into->add("", std::string(path, static_cast<size_t>(n)), kExecuted);
@@ -248,6 +252,8 @@ Result<> BpfWatcher::follow_running(const std::vector<pid_t>& processes) {
   for (pid_t pid : processes) TRY(state_->follow(pid, CAISSON_FOLLOW_NOW));
   return {};
 }
+
+void BpfWatcher::skip_program(const std::string& path) { state_->skipped_program = path; }
 
 void BpfWatcher::hear_executions() {
   if (!state_->executions.valid()) return;

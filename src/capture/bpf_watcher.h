@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -23,6 +24,8 @@ class BpfWatcher final : public Watcher {
   [[nodiscard]] Result<> follow(pid_t child) override;
   /// Processes that run, with their threads and children, watched from now on.
   [[nodiscard]] Result<> follow_running(const std::vector<pid_t>& processes);
+  /// Leaves out what processes do between executing this path and executing another.
+  void skip_program(const std::string& path);
   /// Hears of executed files in the file systems that the calling process sees.
   /// Called once more in another mount namespace (after fork), it adds those there.
   void hear_executions();

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
+#include <cstdlib>
 
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -301,6 +303,12 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
   return out;
 }
 
+/// Whether what is written there should outlive the container.
+bool is_volume(const std::string& folder) { return folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/"); }
+
+/// Folders of the kernel's, and of what is there for the moment.
+constexpr const char* kPassing[] = {"/proc", "/sys", "/dev", "/run", "/var/run", "/tmp", "/var/tmp"};
+
 oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, const FileSet& files) {
   oci::ImageConfig config;
   config.created = rfc3339_now();
@@ -324,11 +332,130 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
-    if (folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/")) config.volumes.push_back(folder);
+    if (is_volume(folder)) config.volumes.push_back(folder);
   config.labels["io.caisson.captured"] = config.created;
   config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
                                                                                                       : "command";
   return config;
+}
+
+/// What is taken at most of a folder that the capture lists.
+constexpr uint64_t kRepairedTree = 5u << 20;
+constexpr int kRepairRounds = 5;
+
+/// Everything that goes into the image. `root`: of an unpacked package, or "";
+/// `repaired`: what an earlier image lacked.
+Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const Packages& packages, const std::string& root, const std::map<std::string, unsigned>& repaired) {
+  FileSet files(root);
+  for (const auto& s : request.include_secrets) files.allow_secret(s);
+  ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &seen.state_folders, &packages};
+  if (root.empty()) {
+    for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
+    // 2, the closure over loaders, libraries and interpreters, happens inside
+    // FileSet for every file that any rule adds.
+    add_traced_files(files, in);
+    add_skeleton(files, in);
+    add_implied_bundles(files, in);
+    add_application_trees(files, in);
+    add_language_libraries(files, in);
+    add_private_files(files, in);
+    add_state_folders(files, in);
+    add_implied_bundles(files, in);  // plugins may have brought new libraries
+  } else {
+    files.add_tree("/", "package", "part of package " + request.package + " or of one it needs", 8ull << 30);
+    for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}) files.add_empty_folder(path, "skeleton", "a folder that programs expect");
+    for (const auto& folder : seen.entry.runtime_folders) {
+      files.add_empty_folder(folder, "state", "runtime directory of its unit");
+      files.items()[folder].st.st_uid = seen.entry.uid;
+      files.items()[folder].st.st_gid = seen.entry.gid;
+    }
+  }
+  for (const auto& [path, use] : repaired)
+    if ((use & kListed) != 0)
+      files.add_tree(path, "repair", "looked for by the capture while it was verified", kRepairedTree);
+    else
+      files.add(path, "repair", "looked for by the capture while it was verified");
+  for (const char* path : {"/tmp", "/var/tmp"})
+    if (auto it = files.items().find(path); it != files.items().end()) it->second.st.st_mode = S_IFDIR | 01777;
+  for (const auto& path : request.add) {
+    if (!exists(root + path)) return fail("--add: " + path + " does not exist");
+    files.add_tree(path, "asked", "asked for with --add", 64ull << 30);
+  }
+  for (const auto& [path, source] : request.set_files) files.add_content(clean_path(path), TRY(read_file(source, 64u << 20), "--set-file"), 0644, "asked", "replaced with --set-file");
+  return files;
+}
+
+Result<> write_image(const CaptureRequest& request, const Seen& seen, const FileSet& files, image::Store& store) {
+  auto writer = TRY(store.begin());
+  oci::ImageConfig config = make_config(request, seen, files);
+  oci::Digest diff_id;
+  oci::Manifest manifest;
+  manifest.media_type = oci::kMediaManifest;
+  manifest.layers.push_back(TRY(writer.add_blob(oci::kMediaLayerGzip, nullptr, [&](image::Sink& blob) -> Result<> {
+    image::GzipSink gzip(blob);
+    image::HashingSink bytes(gzip);
+    image::TarWriter tar(bytes);
+    TRY(write_layer(files, seen.state, tar));
+    diff_id = bytes.digest();
+    return gzip.finish();
+  }),
+                                "write the image"));
+  config.diff_ids = {diff_id};
+  config.history = {{config.created, "caisson capture", "", false}};
+  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
+  auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
+  TRY(writer.stage(stored, {request.name}));
+  TRY(writer.commit());
+  return writer.commit();
+}
+
+/// What the capture looked for in vain, and this host has: path and use.
+std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& trace) {
+  std::map<std::string, unsigned> out;
+  char own[4096];
+  ssize_t n = ::readlink("/proc/self/exe", own, sizeof own);
+  std::string program(own, static_cast<size_t>(std::max<ssize_t>(0, n)));
+  for (const auto& [path, use] : trace.paths) {
+    std::string plain = clean_path(path);
+    bool passing = std::any_of(std::begin(kPassing), std::end(kPassing), [&](const char* folder) { return plain == folder || plain.starts_with(std::string(folder) + "/"); });
+    // Behind its links, as the image has it.
+    char real[PATH_MAX];
+    if (passing || plain == "/" || ::realpath(plain.c_str(), real) == nullptr || real == program || files.has(real) || files.excluded(real)) continue;
+    out[plain] = use;
+  }
+  return out;
+}
+
+/// Runs the image and compares; adds what it lacks and tries again, while that helps.
+Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
+  VerifyRequest check{.run = {.image = request.name}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
+  check.run.writable = {"/tmp", "/run", "/var/tmp"};
+  for (const auto& [folder, needed] : seen.state_folders)
+    if (!is_volume(folder)) check.run.writable.push_back(folder);
+  std::erase_if(check.run.writable, [&](const std::string& folder) { return !files.has(folder); });
+  // What the image must not have is handed in, as it will be by whoever runs it.
+  for (const auto& secret : files.secrets()) check.run.secrets.push_back(secret.path);
+  for (const auto& variable : seen.processes[0].env)
+    for (const auto& name : seen.entry.secret_variables)
+      if (variable.starts_with(name + "=")) check.run.env.push_back(variable);
+  progress("asking the original");
+  Original original = TRY(Original::ask(check), "ask the original");
+  std::map<std::string, unsigned> repaired;
+  for (int round = 1;; ++round) {
+    progress("verifying the capture" + (round > 1 ? ", round " + std::to_string(round) : std::string()));
+    Verdict verdict = TRY(verify(check, original, *request.runner, progress), "verify the capture");
+    verdict.details["rounds"] = round;
+    verdict.details["repaired"] = Json::array();
+    for (const auto& [path, use] : repaired) verdict.details["repaired"].push_back(path);
+    if (verdict.result != Verdict::Result::differs || round == kRepairRounds) return verdict;
+    auto missing = missing_from(files, verdict.trace);
+    size_t before = repaired.size();
+    repaired.merge(missing);
+    if (repaired.size() == before) return verdict;
+    progress("adding " + std::to_string(repaired.size() - before) + " paths that it looked for");
+    files = TRY(assemble(request, seen, packages, "", repaired));
+    TRY(write_image(request, seen, files, store));
+  }
 }
 
 }  // namespace
@@ -365,62 +492,17 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
   if (seen.trace.lost > 0) result.notes.push_back(std::to_string(seen.trace.lost) + " file accesses came faster than they could be written down");
 
   Packages packages = root.empty() ? Packages::read() : Packages();
-  FileSet files(root);
-  for (const auto& s : request.include_secrets) files.allow_secret(s);
-  ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &seen.state_folders, &packages};
-  if (root.empty()) {
-    for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
-    // 2, the closure over loaders, libraries and interpreters, happens inside
-    // FileSet for every file that any rule adds.
-    add_traced_files(files, in);
-    add_skeleton(files, in);
-    add_implied_bundles(files, in);
-    add_application_trees(files, in);
-    add_language_libraries(files, in);
-    add_private_files(files, in);
-    add_state_folders(files, in);
-    add_implied_bundles(files, in);  // plugins may have brought new libraries
-  } else {
-    files.add_tree("/", "package", "part of package " + request.package + " or of one it needs", 8ull << 30);
-    for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}) files.add_empty_folder(path, "skeleton", "a folder that programs expect");
-    for (const auto& folder : seen.entry.runtime_folders) {
-      files.add_empty_folder(folder, "state", "runtime directory of its unit");
-      files.items()[folder].st.st_uid = seen.entry.uid;
-      files.items()[folder].st.st_gid = seen.entry.gid;
-    }
-  }
-  for (const char* path : {"/tmp", "/var/tmp"})
-    if (auto it = files.items().find(path); it != files.items().end()) it->second.st.st_mode = S_IFDIR | 01777;
-  for (const auto& path : request.add) {
-    if (!exists(root + path)) return fail("--add: " + path + " does not exist");
-    files.add_tree(path, "asked", "asked for with --add", 64ull << 30);
-  }
-  for (const auto& [path, source] : request.set_files) files.add_content(clean_path(path), TRY(read_file(source, 64u << 20), "--set-file"), 0644, "asked", "replaced with --set-file");
+  FileSet files = TRY(assemble(request, seen, packages, root, {}));
   for (const auto& s : files.secrets()) log::debug("left out " + s.path + ": " + s.why);
-
   progress("writing the image");
-  auto writer = TRY(store.begin());
-  oci::ImageConfig config = make_config(request, seen, files);
-  oci::Digest diff_id;
-  oci::Manifest manifest;
-  manifest.media_type = oci::kMediaManifest;
-  manifest.layers.push_back(TRY(writer.add_blob(oci::kMediaLayerGzip, nullptr, [&](image::Sink& blob) -> Result<> {
-    image::GzipSink gzip(blob);
-    image::HashingSink bytes(gzip);
-    image::TarWriter tar(bytes);
-    TRY(write_layer(files, seen.state, tar));
-    diff_id = bytes.digest();
-    return gzip.finish();
-  }),
-                                "write the image"));
-  config.diff_ids = {diff_id};
-  config.history = {{config.created, "caisson capture", "", false}};
-  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
-  auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
-  TRY(writer.stage(stored, {request.name}));
-  TRY(writer.commit());
+  TRY(write_image(request, seen, files, store));
+  if (request.runner != nullptr && request.pid != 0) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
   result.image = TRY(store.find(request.name));
   result.report = make_report(files, seen, packages, result.notes);
+  result.report["verification"] = result.verdict ? result.verdict->details : Json::object();
+  result.report["verification"]["result"] = !result.verdict || result.verdict->result == Verdict::Result::not_checked ? "not checked" : result.verdict->result == Verdict::Result::passed ? "passed"
+                                                                                                                                                                                          : "differs";
+  if (result.verdict) result.report["verification"]["summary"] = result.verdict->summary;
   return result;
 }
 

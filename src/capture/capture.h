@@ -2,11 +2,13 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "capture/closure.h"
+#include "capture/verify.h"
 #include "capture/watcher.h"
 #include "image/store.h"
 
@@ -28,12 +30,15 @@ struct CaptureRequest {
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
   std::string scratch;                                         ///< folder for temporary files
+  Runner* runner = nullptr;                                    ///< to verify the image with; null: it is not verified
+  std::vector<std::string> checks;                             ///< commands that must say the same of both
 };
 
 struct CaptureResult {
   image::Image image;
   Json report;  ///< every file with its reason; secrets; warnings
   std::vector<std::string> notes;
+  std::optional<Verdict> verdict;  ///< unset where nobody looked
 };
 
 /// `progress` gets one line for each step. Needs root.

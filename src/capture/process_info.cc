@@ -1,5 +1,7 @@
 #include "capture/process_info.h"
 
+#include <arpa/inet.h>
+
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -92,6 +94,18 @@ Result<std::vector<ProcessInfo>> read_process_tree(pid_t pid) {
   return out;
 }
 
+namespace {
+/// An address as /proc/net/tcp has it: 32-bit words of the host's byte order, in hexadecimal.
+std::string readable_address(const std::string& hex) {
+  uint32_t words[4] = {};
+  size_t count = hex.size() == 32 ? 4 : 1;
+  for (size_t i = 0; i < count && hex.size() >= (i + 1) * 8; ++i) words[i] = static_cast<uint32_t>(std::stoul(hex.substr(i * 8, 8), nullptr, 16));
+  char text[INET6_ADDRSTRLEN] = {};
+  ::inet_ntop(count == 4 ? AF_INET6 : AF_INET, words, text, sizeof text);
+  return text;
+}
+}  // namespace
+
 std::set<Port> listening_ports(const std::vector<ProcessInfo>& processes) {
   std::set<Port> out;
   for (const auto& p : processes) {
@@ -109,7 +123,7 @@ std::set<Port> listening_ports(const std::vector<ProcessInfo>& processes) {
         if (fields.size() < 10 || !sockets.contains(fields[9])) continue;
         if (fields[3] != (tcp ? "0A" : "07")) continue;  // LISTEN; an unconnected UDP socket
         size_t colon = fields[1].rfind(':');
-        out.insert({static_cast<uint16_t>(std::stoul(fields[1].substr(colon + 1), nullptr, 16)), tcp ? "tcp" : "udp", fields[1].substr(0, colon)});
+        out.insert({static_cast<uint16_t>(std::stoul(fields[1].substr(colon + 1), nullptr, 16)), tcp ? "tcp" : "udp", readable_address(fields[1].substr(0, colon))});
       }
     }
   }

@@ -26,7 +26,7 @@ struct ProcessInfo {
 
 struct Port {
   uint16_t number = 0;
-  std::string protocol, address;
+  std::string protocol, address;  ///< "tcp" or "udp"; "0.0.0.0" or "::" for all
   auto operator<=>(const Port&) const = default;
 };
 

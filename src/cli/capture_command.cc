@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "capture/capture.h"
+#include "cli/capture_runner.h"
 #include "cli/commands.h"
 #include "engine/engine.h"
 
@@ -29,7 +30,8 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   };
   if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "trace-with", "user", "workdir", "data"}));
   if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
-  if (!args.has("pid")) TRY(refuse("without --pid", {"no-shadow"}));
+  if (!args.has("pid")) TRY(refuse("without --pid", {"no-shadow", "no-verify", "check"}));
+  if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   request.package = args.get("package");
   request.command = args.rest();
   request.name = args.get("tag");
@@ -57,6 +59,9 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   }
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
+  CaptureRunner runner(engine);
+  if (!args.flag("no-verify")) request.runner = &runner;
+  request.checks = args.all("check");
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
   auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
@@ -78,6 +83,11 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   for (const auto& f : result.report["files"]) files += f["type"] == "file";
   std::fprintf(stderr, "captured %zu files, %s, as %s\n", files, human_size(result.report["bytes"].get<uint64_t>()).c_str(), request.name.c_str());
   std::printf("%s\n", result.image.id().str().c_str());
+  if (!result.verdict) return 0;
+  using Verified = capture::Verdict::Result;
+  if (result.verdict->result == Verified::differs) return fail("verification: " + result.verdict->summary + ". The image " + request.name + " is there; --report has each answer, --no-verify captures without this");
+  bool read_only = result.verdict->details["read_only"].get<bool>();
+  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), read_only ? ", with a read-only root" : "");
   return 0;
 }
 
@@ -95,6 +105,8 @@ constexpr Option kOptions[] = {
     {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
     {"--no-shadow", "", "do not start a running application a second time"},
+    {"--check", "COMMAND", "a command, such as curl -s http://127.0.0.1:8080/x, that must print the same for the original and the image"},
+    {"--no-verify", "", "do not compare the image's answers with those of the running application"},
     {"--report", "FILE", "write why each file is there, as JSON"},
     {"--verbose", "", "say what is being done, also where no one is watching"},
 };

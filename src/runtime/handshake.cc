@@ -12,7 +12,7 @@ namespace caisson::runtime {
 
 namespace {
 /// "… hook #0: /x: signal 31" of the init, which has no table of their names.
-std::string with_signal_name(std::string text) {
+std::string with_signal_name(const std::string& text) {
   constexpr std::string_view kSignal = ": signal ";
   size_t at = text.rfind(kSignal);
   auto number = at == std::string::npos ? Result<uint64_t>(0) : parse_uint(std::string_view(text).substr(at + kSignal.size()), 64);
@@ -33,7 +33,7 @@ Result<Message> decode(Message message) {
     reason[0] = static_cast<char>(std::tolower(reason[0]));
     return fail(text + ": " + reason, code);
   }
-  return code == 0 ? fail(with_signal_name(std::move(text))) : fail_errno(text, code);
+  return code == 0 ? fail(with_signal_name(text)) : fail_errno(text, code);
 }
 }  // namespace
 

@@ -107,7 +107,8 @@ def test_nginx(caisson, place, running):
     subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
     pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
     try:
-        caisson("capture", "--pid", pid, "--tag", "nginx-pid", "--report", place / "report.json")
+        done = caisson("capture", "--pid", pid, "--tag", "nginx-pid", "--report", place / "report.json")
+        assert "verification passed: 3 answers are the original's, with a read-only root" in done.err
         assert get(f"http://127.0.0.1:{port}/")[0] == 200, "the original serves on"
     finally:
         os.kill(pid, signal.SIGTERM)
@@ -289,6 +290,7 @@ def test_secrets_are_left_out_and_named(caisson, place, running):
     running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place, env={"PATH": "/usr/bin", "DB_PASSWORD": "canary"}))
     done = caisson("capture", "--pid", running[0].pid, "--tag", "keyed", "--report", place / "report.json")
     running[0].stop()
+    assert "verification passed" in done.err, "with the key handed in"
     assert f"left out {key} (contains a private key)" in done.err and "hand it in" in done.err and "DB_PASSWORD" in done.err
     assert "canary" not in json.dumps(caisson.inspect("keyed")) and "canary" not in (place / "report.json").read_text()
     assert [s["path"] for s in json.loads((place / "report.json").read_text())["secrets"]] == [str(key)]
@@ -392,10 +394,78 @@ def test_a_shadow_start_leaves_the_host_alone(caisson, place, running, method):
     assert {f["path"]: f["rule"] for f in json.loads((place / "r.json").read_text())["files"]}["/usr/share/common-licenses/BSD"] == "traced"
 
 
+APP = """
+import http.server, os, subprocess, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        answer = {"/": lambda: "plain", "/tool": lambda: subprocess.run(["/usr/bin/tac", "/etc/issue.net"], capture_output=True, text=True).stdout,
+                  "/clock": lambda: str(os.getpid()) + " " + os.urandom(8).hex(), "/place": lambda: str(sorted(os.listdir("/")))}.get(self.path)
+        self.send_response(200 if answer else 404)
+        self.end_headers()
+        self.wfile.write((answer() if answer else "").encode())
+    def log_message(self, *args): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def app(place, running):
+    """A server with a page that needs a program, one that never says the same twice, and
+    one that says where it runs."""
+    port = free_port()
+    (place / "app.py").write_text(APP)
+    running.append(Started(["/usr/bin/python3", str(place / "app.py"), str(port)], port, cwd=place, env={"PATH": "/usr/bin"}))
+    return running[0].pid, f"http://127.0.0.1:{port}"
+
+
+def verification(place):
+    return json.loads((place / "report.json").read_text())["verification"]
+
+
+def test_verification_repairs_what_a_check_needs(caisson, place, app):
+    pid, url = app
+    done = caisson("capture", "--pid", pid, "--tag", "app", "--check", f"curl -s {url}/tool", "--report", place / "report.json")
+    assert "verification passed" in done.err, done
+    said = verification(place)
+    assert said["result"] == "passed" and 1 < said["rounds"] <= 5
+    assert {"/usr/bin/tac", "/etc/issue.net"} <= set(said["repaired"])
+    report = json.loads((place / "report.json").read_text())
+    assert {f["rule"] for f in report["files"] if f["path"] == "/usr/bin/tac"} == {"repair"}
+    assert not [c for c in json.loads(caisson("ps", "-a", "--format", "json").out)], "nothing is left of it"
+
+
+def test_verification_tells_what_differs(caisson, place, app):
+    pid, url = app
+    done = caisson("capture", "--pid", pid, "--tag", "app", "--check", f"curl -s {url}/place", "--report", place / "report.json", code=1)
+    assert "1 of 4 answers differ" in done.err and "/place" in done.err and "became" in done.err
+    said = verification(place)
+    wrong, = [r for r in said["requests"] if not r["same"]]
+    assert said["result"] == "differs" and "boot" in wrong["original"] and "boot" not in wrong["capture"]
+    assert caisson.inspect("app"), "the image is there all the same"
+    caisson("capture", "--pid", pid, "--tag", "app", "--no-verify", "--report", place / "report.json")
+    assert verification(place)["result"] == "not checked"
+
+
+def test_verification_forgives_what_changes_anyway(caisson, place, app):
+    pid, url = app
+    done = caisson("capture", "--pid", pid, "--tag", "app", "--check", f"curl -s {url}/clock")
+    assert "verification passed" in done.err, done
+
+
+def test_verification_of_what_does_not_run(caisson, place, running):
+    """An application that runs only where it was: nothing repairs that."""
+    port = free_port()
+    (place / "app.py").write_text(f"import http.server, os\nassert os.path.isdir('/boot')\nhttp.server.test(http.server.SimpleHTTPRequestHandler, port={port})\n")
+    running.append(Started(["/usr/bin/python3", str(place / "app.py")], port, cwd=place, env={"PATH": "/usr/bin"}))
+    done = caisson("capture", "--pid", running[0].pid, "--tag", "app", "--no-shadow", code=None)
+    assert done.code == 1 and "the capture does not run" in done.err and "AssertionError" in done.err
+    assert not json.loads(caisson("ps", "-a", "--format", "json").out)
+
+
 @pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
                                          (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture"),
                                          (("--package", "nginx", "--for", "3", "--tag", "x"), "--for has no meaning with --package"), (("--pid", "2", "--user", "root", "--tag", "x"), "--user has no meaning with --pid"),
-                                         (("--no-shadow", "--tag", "x", "--", "/bin/true"), "--no-shadow has no meaning without --pid"), (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
+                                         (("--no-shadow", "--tag", "x", "--", "/bin/true"), "--no-shadow has no meaning without --pid"), (("--check", "true", "--tag", "x", "--", "/bin/true"), "--check has no meaning without --pid"), (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
 def test_bad_requests(caisson, args, error):
     done = caisson("capture", *args, code=None)
     assert done.code != 0 and error in done.err

@@ -1,0 +1,167 @@
+#include "capture/requests.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cctype>
+#include <regex>
+#include <set>
+
+#include "base/event_loop.h"
+#include "base/strings.h"
+#include "sys/clone.h"
+
+namespace caisson::capture {
+namespace {
+
+constexpr size_t kMostBytes = 1u << 20;
+constexpr size_t kMostPages = 12;
+
+Result<Fd> connect_to(const std::string& address, uint16_t port) {
+  struct sockaddr_in v4 = {};
+  struct sockaddr_in6 v6 = {};
+  v4.sin_family = AF_INET;
+  v6.sin6_family = AF_INET6;
+  v4.sin_port = v6.sin6_port = htons(port);
+  bool is_v6 = ::inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1;
+  if (!is_v6 && ::inet_pton(AF_INET, address.c_str(), &v4.sin_addr) != 1) return fail("\"" + address + "\" is no address", EINVAL);
+  Fd fd(::socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  struct timeval limit = {3, 0};
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  auto* where = is_v6 ? reinterpret_cast<struct sockaddr*>(&v6) : reinterpret_cast<struct sockaddr*>(&v4);
+  if (::connect(fd.get(), where, is_v6 ? sizeof v6 : sizeof v4) < 0) return fail_errno("connect to port " + std::to_string(port));
+  return fd;
+}
+
+/// Where a listening socket can be reached from beside it.
+std::string reachable(const std::string& address) {
+  if (address.empty() || address == "0.0.0.0") return "127.0.0.1";
+  if (address == "::") return "::1";
+  return address;
+}
+
+std::string http_request(const std::string& method, const std::string& path) {
+  return method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nUser-Agent: caisson\r\nAccept: */*\r\nConnection: close\r\n\r\n";
+}
+
+/// What a page includes from the same server: styles, scripts, pictures. Links that a
+/// person would follow are left alone, since they may do something.
+std::vector<std::string> included(const std::string& page) {
+  static const std::regex attribute(R"re(<(?:script|img|link|source|iframe)\b[^>]*?(?:src|href)\s*=\s*["']([^"'#]+)["'])re", std::regex::icase);
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (std::sregex_iterator it(page.begin(), page.end(), attribute), end; it != end && out.size() < kMostPages; ++it) {
+    std::string path = (*it)[1];
+    if (path.starts_with("//") || path.find(':') != std::string::npos || path.find_first_of(" \r\n") != std::string::npos) continue;
+    if (path[0] != '/') path = "/" + path;
+    if (seen.insert(path).second) out.push_back(std::move(path));
+  }
+  return out;
+}
+
+/// PostgreSQL's SSLRequest (protocol-message-formats): answered with one letter, before
+/// anyone has said who he is.
+std::string postgresql_hello() { return {'\0', '\0', '\0', '\x08', '\x04', '\xd2', '\x16', '\x2f'}; }
+
+}  // namespace
+
+Result<Json> in_network_of(pid_t pid, const std::function<Result<Json>()>& work) {
+  Fd netns = TRY(open_file("/proc/" + std::to_string(pid) + "/ns/net", O_RDONLY));
+  Fd answers = TRY(sys::open_in_child([&]() -> Result<Fd> {
+    if (::setns(netns.get(), CLONE_NEWNET) < 0) return fail_errno("join the network namespace of process " + std::to_string(pid));
+    Json found = TRY(work());
+    Fd memory(::memfd_create("answers", MFD_CLOEXEC));
+    TRY(write_all(memory.get(), json_text(found)));
+    return memory;
+  }));
+  if (::lseek(answers.get(), 0, SEEK_SET) < 0) return fail_errno("read the answers");
+  return parse_json(TRY(read_fd(answers.get(), "answers", 512u << 20)), "answers");
+}
+
+bool accepts(const std::string& address, uint16_t port) { return connect_to(reachable(address), port).has_value(); }
+
+std::string ask(const Question& question) {
+  auto fd = connect_to(question.address, question.port);
+  if (!fd) return {};
+  if (!question.bytes.empty() && ::send(fd->get(), question.bytes.data(), question.bytes.size(), MSG_NOSIGNAL) < 0) return {};
+  std::string text;
+  // The end of the stream, or a pause after which no more is expected.
+  int64_t deadline = monotonic_ms() + (question.bytes.empty() ? 400 : 5000);
+  for (int64_t quiet_until = deadline; text.size() < kMostBytes;) {
+    int64_t left = std::min(deadline, quiet_until) - monotonic_ms();
+    struct pollfd ready = {fd->get(), POLLIN, 0};
+    if (left <= 0 || ::poll(&ready, 1, static_cast<int>(left)) <= 0) break;
+    char buffer[16384];
+    ssize_t n = ::recv(fd->get(), buffer, sizeof buffer, 0);
+    if (n <= 0) break;
+    text.append(buffer, static_cast<size_t>(n));
+    quiet_until = monotonic_ms() + (text.starts_with("HTTP/") ? 3000 : 300);
+  }
+  return text;
+}
+
+std::vector<Answer> explore(const Port& port) {
+  std::vector<Answer> out;
+  Question question{port.number, reachable(port.address), "greeting", ""};
+  auto keep = [&](const std::string& name, const std::string& bytes) {
+    question.name = name;
+    question.bytes = bytes;
+    std::string text = ask(question);
+    bool answered = !text.empty();
+    if (answered) out.push_back({question, std::move(text)});
+    return answered;
+  };
+  if (keep("greeting", "")) return out;
+  if (keep("GET /", http_request("GET", "/")) && out[0].text.starts_with("HTTP/")) {
+    for (const auto& path : included(out[0].text)) keep("GET " + path, http_request("GET", path));
+    keep("HEAD /", http_request("HEAD", "/"));
+    keep("GET /caisson-no-such-page", http_request("GET", "/caisson-no-such-page"));
+    return out;
+  }
+  keep("PING", "PING\r\n");
+  keep("PostgreSQL's SSLRequest", postgresql_hello());
+  return out;
+}
+
+std::string normalised(const std::string& answer, const std::string& host_name) {
+  // Header fields whose value is the moment's.
+  static const std::regex fields(R"((^|\r\n)(Date|Expires|Age|Set-Cookie|X-Request-Id|X-Runtime|Keep-Alive):[^\r]*)", std::regex::icase);
+  static const std::regex dates(R"((Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? +\d{1,2}[ -](Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[ -]\d{2,4} \d{2}:\d{2}:\d{2}( GMT)?)");
+  static const std::regex iso_dates(R"(\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?)");
+  std::string text = answer;
+  if (text.starts_with("HTTP/")) {
+    size_t head = std::min(text.find("\r\n\r\n"), text.size());
+    text = std::regex_replace(text.substr(0, head), fields, "$1$2") + text.substr(head);
+  }
+  text = std::regex_replace(std::regex_replace(text, dates, "DATE"), iso_dates, "DATE");
+  if (host_name.size() > 2)
+    for (size_t at = 0; (at = text.find(host_name, at)) != std::string::npos;) text.replace(at, host_name.size(), "HOST");
+  return text;
+}
+
+std::string masked(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    size_t end = i, digits = 0;
+    for (; end < text.size() && std::isxdigit(static_cast<unsigned char>(text[end])) != 0; ++end) digits += std::isdigit(static_cast<unsigned char>(text[end])) != 0;
+    bool number = end > i && (digits == end - i || (digits > 0 && end - i >= 8));
+    if (number)
+      out += '#';
+    else
+      end = std::max(end, i + 1), out.append(text, i, end - i);
+    i = end;
+  }
+  return out;
+}
+
+bool same_answer(const std::string& first, const std::string& second, const std::string& captured) {
+  if (captured == first || captured == second) return true;
+  return first != second && masked(first) == masked(second) && masked(first) == masked(captured);
+}
+
+}  // namespace caisson::capture

@@ -1,0 +1,46 @@
+// What is asked of a server and of its capture, to see whether they answer the same.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "capture/process_info.h"
+
+namespace caisson::capture {
+
+struct Question {
+  uint16_t port = 0;
+  std::string address;  ///< to connect to
+  std::string name;     ///< for people: "GET /style.css"
+  std::string bytes;    ///< to send; "": only to listen
+};
+/// Names a question and what came back.
+struct Answer {
+  Question question;
+  std::string text;
+};
+
+/// Does `work` in a child that has joined the network namespace of a process. Needs a
+/// single-threaded caller.
+[[nodiscard]] Result<Json> in_network_of(pid_t pid, const std::function<Result<Json>()>& work);
+
+/// Whether something accepts connections there. Runs in: the network namespace.
+[[nodiscard]] bool accepts(const std::string& address, uint16_t port);
+/// Connects, sends, reads what comes (at most 1 MiB, some seconds). "" where nothing came.
+[[nodiscard]] std::string ask(const Question& question);
+/// Finds out what a port speaks and what can be asked without changing anything: a
+/// greeting, a page with what it includes, a page that is not there, a ping.
+[[nodiscard]] std::vector<Answer> explore(const Port& port);
+
+/// The parts of an answer that mean something: without dates and the like.
+[[nodiscard]] std::string normalised(const std::string& answer, const std::string& host_name);
+/// Numbers and long hexadecimal words become '#'.
+[[nodiscard]] std::string masked(const std::string& text);
+/// Whether the capture's answer is the original's, of which there are two: what differs
+/// between those need not be the same.
+[[nodiscard]] bool same_answer(const std::string& first, const std::string& second, const std::string& captured);
+
+}  // namespace caisson::capture

@@ -1,0 +1,238 @@
+#include "capture/verify.h"
+
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/strings.h"
+#include "capture/bpf_watcher.h"
+#include "capture/requests.h"
+
+namespace caisson::capture {
+namespace {
+
+std::string host_name() {
+  char name[256] = {};
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
+/// What a check says: its exit status and output.
+Result<std::string> run_check(const std::string& command) {
+  SpawnOptions options;
+  options.argv = {"timeout", "60", "/bin/sh", "-c", command};
+  auto output = TRY(run_and_capture(options, 4u << 20), "--check");
+  return "exit status " + std::to_string(output.status.code) + "\n" + output.out;
+}
+
+Json to_json(const Answer& answer) {
+  const Question& q = answer.question;
+  return {{"port", q.port}, {"address", q.address}, {"name", q.name}, {"bytes", to_hex(q.bytes)}, {"first", answer.text}};
+}
+
+/// Text from hexadecimal, as to_json() wrote it.
+std::string from_hex(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) out += static_cast<char>(std::stoi(text.substr(i, 2), nullptr, 16));
+  return out;
+}
+
+/// Asks again what was asked before. Runs in: the network namespace.
+std::string ask_again(const Json& asked) {
+  if (asked.contains("check")) return run_check(asked["check"].get<std::string>()).value_or("");
+  Question question{asked["port"].get<uint16_t>(), asked["address"].get<std::string>(), asked["name"].get<std::string>(), from_hex(asked["bytes"].get<std::string>())};
+  return ask(question);
+}
+
+/// A capture that runs, watched from its first instruction on where BPF is allowed.
+class Run {
+ public:
+  Run(const VerifyRequest& request, Runner& runner) : request_(request), runner_(runner) {
+    if (auto bpf = BpfWatcher::open(); bpf) {
+      bpf_ = std::move(*bpf);
+      // The program that runs containers is executed first.
+      bpf_->skip_program("/proc/self/exe");
+    }
+  }
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+  ~Run() {
+    if (!id_.empty()) runner_.remove(id_);
+  }
+
+  Result<> start(bool read_only) {
+    Runner::Options options = request_.run;
+    options.read_only = read_only;
+    id_ = TRY(runner_.create(options));
+    // By a child, whose own children are followed.
+    auto report = TRY(make_pipe()), hold = TRY(make_pipe());
+    pid_t helper = ::fork();
+    if (helper < 0) return fail_errno("fork");
+    if (helper == 0) {
+      char token;
+      hold.write.reset();
+      if (::read(hold.read.get(), &token, 1) != 1) ::_exit(1);
+      auto started = runner_.start(id_);
+      (void)write_all(report.write.get(), started ? std::to_string(*started) : "error " + started.error().message);
+      ::_exit(0);
+    }
+    report.write.reset();
+    if (bpf_) TRY(bpf_->follow(helper));
+    (void)!::write(hold.write.get(), "", 1);
+    std::string text = TRY(read_while_watching(report.read.get()));
+    int status;
+    ::waitpid(helper, &status, 0);
+    if (text.starts_with("error ")) return fail(text.substr(6));
+    pid_ = static_cast<pid_t>(TRY(parse_uint(text, INT32_MAX), "start the capture"));
+    return {};
+  }
+
+  /// Until every port accepts; false where it ends before, or takes too long.
+  Result<bool> wait_for_ports() {
+    if (request_.ports.empty()) pause(2000);  // what does not stay has failed
+    for (int64_t deadline = monotonic_ms() + int64_t{request_.timeout_seconds} * 1000; monotonic_ms() < deadline; pause(50)) {
+      if (!runner_.running(id_)) return false;
+      auto open = in_network_of(pid_, [&]() -> Result<Json> {
+        return Json(std::all_of(request_.ports.begin(), request_.ports.end(), [](const Port& p) { return p.protocol != "tcp" || accepts(p.address, p.number); }));
+      });
+      if (open && open->get<bool>()) return true;
+    }
+    return false;
+  }
+
+  Result<Json> ask(const Json& questions) {
+    return in_network_of(pid_, [&]() -> Result<Json> {
+      Json out = Json::array();
+      for (const auto& q : questions) out.push_back(ask_again(q));
+      return out;
+    });
+  }
+
+  /// The host name that the capture sees, which its answers may have.
+  std::string name() const { return id_.substr(0, 12); }
+  std::string output() { return runner_.output(id_); }
+  Trace take_trace() {
+    if (!bpf_) return {};
+    bpf_->handle();
+    return std::exchange(bpf_->trace, {});
+  }
+
+ private:
+  Result<std::string> read_while_watching(int report) {
+    std::string text;
+    for (;;) {
+      struct pollfd ready[2] = {{report, POLLIN, 0}, {bpf_ ? bpf_->fd() : -1, POLLIN, 0}};
+      if (::poll(ready, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+      if (ready[1].revents != 0) bpf_->handle();
+      if (ready[0].revents == 0) continue;
+      char buffer[4096];
+      ssize_t n = ::read(report, buffer, sizeof buffer);
+      if (n == 0) return text;
+      if (n > 0) text.append(buffer, static_cast<size_t>(n));
+    }
+  }
+  void pause(int ms) {
+    struct pollfd ready = {bpf_ ? bpf_->fd() : -1, POLLIN, 0};
+    int64_t end = monotonic_ms() + ms;
+    for (int64_t left = ms; left > 0; left = end - monotonic_ms())
+      if (::poll(&ready, 1, static_cast<int>(left)) > 0 && bpf_) {
+        bpf_->handle();
+        ::usleep(5000);  // not for each event by itself
+      }
+  }
+
+  const VerifyRequest& request_;
+  Runner& runner_;
+  std::unique_ptr<BpfWatcher> bpf_;
+  std::string id_;
+  pid_t pid_ = 0;
+};
+
+/// The first line that differs, for people.
+std::string first_difference(const std::string& a, const std::string& b) {
+  auto left = split(a, '\n'), right = split(b, '\n');
+  for (size_t i = 0; i < std::max(left.size(), right.size()); ++i) {
+    std::string l = i < left.size() ? left[i] : "", r = i < right.size() ? right[i] : "";
+    if (l != r) return "\"" + std::string(trim(l)).substr(0, 160) + "\" became \"" + std::string(trim(r)).substr(0, 160) + "\"";
+  }
+  return "the same lines";
+}
+
+}  // namespace
+
+Result<Original> Original::ask(const VerifyRequest& request) {
+  Original out;
+  out.answers_ = TRY(in_network_of(request.original, [&]() -> Result<Json> {
+    Json found = Json::array();
+    for (const auto& port : request.ports)
+      if (port.protocol == "tcp")
+        for (const auto& answer : explore(port)) found.push_back(to_json(answer));
+    for (const auto& check : request.checks) found.push_back({{"check", check}, {"name", check}, {"first", TRY(run_check(check))}});
+    for (auto& asked : found) asked["second"] = ask_again(asked);
+    return found;
+  }));
+  return out;
+}
+
+Result<Verdict> verify(const VerifyRequest& request, const Original& original, Runner& runner, const std::function<void(const std::string&)>& progress) {
+  Verdict verdict;
+  verdict.details = {{"read_only", true}, {"requests", Json::array()}};
+  std::optional<Run> run(std::in_place, request, runner);
+  auto started = run->start(true);
+  bool ready = started && TRY(run->wait_for_ports());
+  verdict.trace.merge(run->take_trace());
+  std::string first_words = started ? run->output() : started.error().message;
+  if (!ready) {
+    run.emplace(request, runner);
+    started = run->start(false);
+    ready = started && TRY(run->wait_for_ports());
+    verdict.trace.merge(run->take_trace());
+    verdict.details["read_only"] = false;
+  }
+  if (!ready) {
+    verdict.result = Verdict::Result::differs;
+    std::string words(trim(started ? run->output() : started.error().message));
+    verdict.summary = "the capture does not run" + (words.empty() ? "" : ": " + words.substr(words.size() > 400 ? words.size() - 400 : 0));
+    return verdict;
+  }
+  if (!verdict.details["read_only"].get<bool>()) verdict.details["read_only_output"] = first_words.substr(0, 2000);
+
+  Json captured = TRY(run->ask(original.answers()), "ask the capture");
+  verdict.trace.merge(run->take_trace());
+  size_t same = 0, number = 0;
+  std::string difference;
+  for (const auto& asked : original.answers()) {
+    std::string host = host_name();
+    std::string first = normalised(asked["first"].get<std::string>(), host), second = normalised(asked["second"].get<std::string>(), host);
+    std::string answer = normalised(captured[number++].get<std::string>(), run->name());
+    bool equal = same_answer(first, second, answer);
+    Json entry{{"request", asked["name"]}, {"same", equal}};
+    if (asked.contains("port")) entry["port"] = asked["port"];
+    if (!equal) {
+      entry["original"] = first.substr(0, 4000);
+      entry["capture"] = answer.substr(0, 4000);
+      if (difference.empty()) difference = asked["name"].get<std::string>() + ": " + first_difference(first, answer);
+    }
+    verdict.details["requests"].push_back(std::move(entry));
+    same += equal;
+  }
+  progress("asked the capture " + std::to_string(number) + " times: " + std::to_string(same) + " answers are the original's");
+  if (number == 0) {
+    verdict.summary = request.ports.empty() ? "it runs; there is no port to ask, and no --check was given" : "it runs and opens its ports, which answer nothing that could be compared; give a --check";
+  } else if (same == number) {
+    verdict.result = Verdict::Result::passed;
+    verdict.summary = std::to_string(number) + " answers are the original's";
+  } else {
+    verdict.result = Verdict::Result::differs;
+    verdict.summary = std::to_string(number - same) + " of " + std::to_string(number) + " answers differ; " + difference;
+  }
+  return verdict;
+}
+
+}  // namespace caisson::capture
