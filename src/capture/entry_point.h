@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "capture/process_info.h"
+#include "capture/units.h"
 
 namespace caisson::capture {
 
@@ -23,17 +24,6 @@ struct EntryPoint {
   std::string how;                            ///< where the command came from
   bool forking = false;                       ///< its first process leaves a daemon behind
 };
-
-struct Unit {
-  std::string path, exec_start, user, group, type, working_directory;
-  std::vector<std::string> runtime_directories;
-};
-/// The systemd unit whose ExecStart runs this program, where there is one.
-[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe);
-/// The main lines of a unit file (systemd.service(5)), continuation lines joined.
-[[nodiscard]] Unit parse_unit(const std::string& text, const std::string& path);
-/// Splits a command line as systemd does: quotes and backslashes.
-[[nodiscard]] std::vector<std::string> split_command(const std::string& text);
 
 [[nodiscard]] Result<EntryPoint> entry_point(const ProcessInfo& process, const std::set<Port>& ports);
 /// Adds what keeps known daemons in the foreground, as a container needs it.

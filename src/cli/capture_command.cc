@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "capture/capture.h"
+#include "capture/discover.h"
+#include "capture/units.h"
 #include "cli/capture_runner.h"
 #include "cli/commands.h"
 #include "engine/engine.h"
@@ -13,11 +15,30 @@
 namespace caisson::cli {
 namespace {
 
+/// How long a service that does not run is watched, where nobody says.
+constexpr int kServiceSeconds = 10;
+
+/// A running one is captured by its process; another one is started as its unit says.
+Result<> take_service(const capture::Service& service, capture::CaptureRequest& request) {
+  if (service.state == "running") {
+    request.pid = service.pids[0];
+    return {};
+  }
+  auto unit = capture::parse_unit(TRY(read_file(service.unit, 1u << 20)), service.unit);
+  request.command = service.command;
+  request.user = unit.user.empty() ? "" : unit.user + (unit.group.empty() ? "" : ":" + unit.group);
+  request.cwd = unit.working_directory.empty() ? "/" : unit.working_directory;
+  request.env = capture::unit_environment(unit);
+  request.for_seconds = kServiceSeconds;
+  return {};
+}
+
 Result<int> cmd_capture(const Globals& globals, const Args& args) {
   capture::CaptureRequest request;
-  int ways = args.has("pid") + args.has("package");
-  if (ways > 1) return fail("--pid and --package exclude each other");
-  if (ways == 0 && args.rest().empty()) return fail("say what to capture: --pid N, --package NAME, or a command after --");
+  int ways = args.has("pid") + args.has("package") + args.has("service");
+  if (ways > 1) return fail("--pid, --service and --package exclude each other");
+  if (ways == 0 && args.rest().empty()) return fail("say what to capture: --service NAME, --pid N, --package NAME, or a command after --");
+  if (args.has("service")) TRY(take_service(TRY(capture::find_service(args.get("service")), "--service"), request), "--service");
   if (args.has("pid")) {
     request.pid = static_cast<pid_t>(TRY(parse_uint(args.get("pid"), INT32_MAX), "--pid"));
     if (request.pid <= 1) return fail("--pid: " + args.get("pid") + " is not the process of an application");
@@ -30,15 +51,16 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   };
   if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "trace-with", "user", "workdir", "data"}));
   if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
-  if (!args.has("pid")) TRY(refuse("without --pid", {"no-shadow", "no-verify", "check"}));
+  if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
+  if (request.pid == 0) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   request.package = args.get("package");
-  request.command = args.rest();
+  if (!args.rest().empty()) request.command = args.rest();
   request.name = args.get("tag");
   if (request.name.empty()) return fail("--tag: give the image a name");
   TRY(image::normal_name(request.name), "--tag");
-  request.user = args.get("user");
-  request.cwd = args.get("workdir");
+  if (args.has("user")) request.user = args.get("user");
+  if (args.has("workdir")) request.cwd = args.get("workdir");
   if (std::string duration = args.get("for"); !duration.empty()) {
     if (duration.ends_with('s')) duration.pop_back();
     request.for_seconds = static_cast<int>(TRY(parse_uint(duration, 86400), "--for"));
@@ -48,7 +70,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   request.data = args.get("data", "auto");
   if (request.data != "auto" && request.data != "empty") return fail("--data: \"" + request.data + "\" is neither auto nor empty");
   request.add = args.all("add");
-  request.env = args.all("env");
+  for (const auto& e : args.all("env")) request.env.push_back(e);
   for (const auto& e : request.env)
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
   request.include_secrets = args.all("include-secret");
@@ -93,6 +115,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
 
 constexpr Option kOptions[] = {
     {"-t,--tag", "NAME", "name of the image"},
+    {"--service", "NAME", "capture a service of discover, by its name, unit or package; one that does not run is started for it"},
     {"--pid", "N", "capture a running process and its children, without stopping them"},
     {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
     {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
@@ -113,6 +136,6 @@ constexpr Option kOptions[] = {
 
 }  // namespace
 
-const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --pid $(cat /run/nginx.pid) --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture};
+const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --service nginx --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture};
 
 }  // namespace caisson::cli

@@ -1,0 +1,176 @@
+#include "capture/units.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <set>
+
+#include "base/fd.h"
+#include "base/strings.h"
+
+namespace caisson::capture {
+namespace {
+
+/// systemd.unit(5), "Unit File Load Path": the first that has a unit counts.
+constexpr const char* kFolders[] = {"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"};
+
+}  // namespace
+
+std::vector<std::string> split_command(const std::string& text) {
+  std::vector<std::string> out;
+  std::string word;
+  bool in_word = false;
+  char quote = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    char c = text[i];
+    if (c == '\\' && i + 1 < text.size() && quote != '\'') {
+      word += text[++i];
+      in_word = true;
+    } else if (quote != 0) {
+      if (c == quote)
+        quote = 0;
+      else
+        word += c;
+    } else if (c == '"' || c == '\'') {
+      quote = c;
+      in_word = true;
+    } else if (c == ' ' || c == '\t') {
+      if (in_word) out.push_back(std::move(word));
+      word.clear();
+      in_word = false;
+    } else {
+      word += c;
+      in_word = true;
+    }
+  }
+  if (in_word) out.push_back(std::move(word));
+  return out;
+}
+
+Unit parse_unit(const std::string& text, const std::string& path) {
+  Unit unit;
+  unit.path = path;
+  unit.name = base_name(path);
+  std::string joined;
+  for (const auto& line : split(text, '\n')) {
+    joined += line;
+    if (joined.ends_with('\\')) {
+      joined.back() = ' ';
+      continue;
+    }
+    std::string whole(trim(joined));
+    joined.clear();
+    size_t equals = whole.find('=');
+    if (whole.empty() || whole[0] == '#' || whole[0] == ';' || equals == std::string::npos) continue;
+    std::string key(trim(whole.substr(0, equals))), value(trim(whole.substr(equals + 1)));
+    if (key == "ExecStart") unit.exec_start = value.substr(std::min(value.find_first_not_of("-@:+!"), value.size()));
+    if (key == "User") unit.user = value;
+    if (key == "Group") unit.group = value;
+    if (key == "Type") unit.type = value;
+    if (key == "WorkingDirectory") unit.working_directory = value == "~" ? "" : value;
+    if (key == "Environment")
+      for (auto& e : split_command(value)) unit.environment.push_back(std::move(e));
+    if (key == "EnvironmentFile") unit.environment_files.push_back(value);
+    if (key == "RuntimeDirectory")
+      for (auto& d : split(value, ' ', true)) unit.runtime_directories.push_back(std::move(d));
+  }
+  return unit;
+}
+
+std::vector<Unit> all_units() {
+  std::vector<Unit> out;
+  std::set<std::string> seen;
+  for (const char* folder : kFolders) {
+    auto names = list_dir(folder);
+    if (!names) continue;
+    for (const auto& name : *names) {
+      if (!name.ends_with(".service") || name.find('@') != std::string::npos || !seen.insert(name).second) continue;
+      // An alias: a link to the unit itself. A masked one is a link to /dev/null.
+      char target[PATH_MAX];
+      ssize_t n = ::readlink((std::string(folder) + "/" + name).c_str(), target, sizeof target);
+      if (n > 0 && base_name(std::string_view(target, static_cast<size_t>(n))) != name) continue;
+      auto text = read_file(std::string(folder) + "/" + name, 1u << 20);
+      if (!text) continue;
+      Unit unit = parse_unit(*text, std::string(folder) + "/" + name);
+      if (!unit.exec_start.empty()) out.push_back(std::move(unit));
+    }
+  }
+  std::sort(out.begin(), out.end(), [](const Unit& a, const Unit& b) { return a.name < b.name; });
+  return out;
+}
+
+std::optional<Unit> find_unit(const std::string& exe) {
+  struct stat wanted;
+  if (::stat(exe.c_str(), &wanted) < 0) return {};
+  for (auto& unit : all_units()) {
+    auto words = split_command(unit.exec_start);
+    struct stat st;
+    if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return std::move(unit);
+  }
+  return {};
+}
+
+std::vector<std::string> unit_environment(const Unit& unit) {
+  std::vector<std::string> out = unit.environment;
+  for (std::string file : unit.environment_files) {
+    if (file.starts_with('-')) file.erase(0, 1);
+    auto text = read_file(file, 1u << 20);
+    if (!text) continue;
+    for (const auto& line : split(*text, '\n', true)) {
+      std::string entry(trim(line));
+      size_t equals = entry.find('=');
+      if (entry.empty() || entry[0] == '#' || entry[0] == ';' || equals == std::string::npos) continue;
+      // As systemd.exec(5) has it: a value may be quoted.
+      auto words = split_command(entry.substr(equals + 1));
+      out.push_back(entry.substr(0, equals + 1) + join(words, " "));
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> unit_command(const Unit& unit) {
+  std::vector<std::string> out;
+  auto environment = unit_environment(unit);
+  auto value_of = [&](const std::string& name) -> std::string {
+    for (auto it = environment.rbegin(); it != environment.rend(); ++it)
+      if (it->starts_with(name + "=")) return it->substr(name.size() + 1);
+    return {};
+  };
+  for (const auto& word : split_command(unit.exec_start)) {
+    // systemd.service(5), "Command lines": $NAME as a word of its own is split.
+    if (word.size() > 1 && word[0] == '$' && word[1] != '{' && word[1] != '$') {
+      for (auto& part : split_command(value_of(word.substr(1)))) out.push_back(std::move(part));
+      continue;
+    }
+    std::string text;
+    for (size_t i = 0; i < word.size(); ++i) {
+      size_t close = word.compare(i, 2, "${") == 0 ? word.find('}', i) : std::string::npos;
+      if (close != std::string::npos) {
+        text += value_of(word.substr(i + 2, close - i - 2));
+        i = close;
+      } else if (word.compare(i, 2, "$$") == 0 || word.compare(i, 2, "%%") == 0) {
+        text += word[i++];
+      } else if (word.compare(i, 2, "%n") == 0) {
+        text += unit.name;
+        ++i;
+      } else {
+        text += word[i];
+      }
+    }
+    out.push_back(std::move(text));
+  }
+  return out;
+}
+
+bool unit_enabled(const Unit& unit) {
+  auto names = list_dir("/etc/systemd/system");
+  if (!names) return false;
+  return std::any_of(names->begin(), names->end(), [&](const std::string& name) {
+    struct stat st;
+    return name.ends_with(".wants") && ::lstat(("/etc/systemd/system/" + name + "/" + unit.name).c_str(), &st) == 0;
+  });
+}
+
+}  // namespace caisson::capture

@@ -1,0 +1,33 @@
+// systemd's service units, read as files: systemd itself need not run.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace caisson::capture {
+
+struct Unit {
+  std::string path, name;  ///< "nginx.service"
+  std::string exec_start, user, group, type, working_directory;
+  std::vector<std::string> runtime_directories;
+  std::vector<std::string> environment;        ///< NAME=VALUE
+  std::vector<std::string> environment_files;  ///< with "-" where they may be missing
+};
+
+/// The main lines of a unit file (systemd.service(5)), continuation lines joined.
+[[nodiscard]] Unit parse_unit(const std::string& text, const std::string& path);
+/// Splits a command line as systemd does: quotes and backslashes.
+[[nodiscard]] std::vector<std::string> split_command(const std::string& text);
+/// Every service of this host that says how it is started; no templates. By name.
+[[nodiscard]] std::vector<Unit> all_units();
+/// The unit whose ExecStart runs this program, where there is one.
+[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe);
+/// Environment= and what the EnvironmentFile=s have.
+[[nodiscard]] std::vector<std::string> unit_environment(const Unit& unit);
+/// ExecStart as a command, with its variables replaced.
+[[nodiscard]] std::vector<std::string> unit_command(const Unit& unit);
+/// Whether some target wants it at start.
+[[nodiscard]] bool unit_enabled(const Unit& unit);
+
+}  // namespace caisson::capture
