@@ -277,8 +277,20 @@ Result<> write_layer(const FileSet& files, const std::map<std::string, std::stri
   return tar.finish();
 }
 
+/// Whether what is written there should outlive the container.
+bool is_volume(const std::string& folder) { return folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/"); }
+
+/// What a read-only root needs in memory beside the volumes.
+std::vector<std::string> writable_folders(const Seen& seen, const FileSet& files) {
+  std::vector<std::string> out{"/tmp", "/run", "/var/tmp"};
+  for (const auto& [folder, needed] : seen.state_folders)
+    if (!is_volume(folder)) out.push_back(folder);
+  std::erase_if(out, [&](const std::string& folder) { return !files.has(folder); });
+  return out;
+}
+
 Json make_report(const FileSet& files, const Seen& seen, const Packages& packages, const std::vector<std::string>& notes) {
-  Json out{{"command", seen.entry.argv}, {"command_from", seen.entry.how}, {"files", Json::array()}};
+  Json out{{"command", seen.entry.argv}, {"command_from", seen.entry.how}, {"packages", Json::object()}, {"writable", writable_folders(seen, files)}, {"files", Json::array()}};
   uint64_t bytes = 0;
   for (const auto& [path, item] : files.items()) {
     bool regular = S_ISREG(item.st.st_mode);
@@ -289,7 +301,11 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
                {"reason", item.reason},
                {"origin", item.origin}};
     if (regular) entry["size"] = item.st.st_size;
-    if (std::string owner = files.root().empty() ? packages.owner(path) : ""; !owner.empty()) entry["package"] = owner;
+    // Folders are many packages'.
+    if (std::string owner = regular && files.root().empty() ? packages.owner(path) : ""; !owner.empty()) {
+      entry["package"] = owner;
+      if (const auto* known = packages.version(owner); known != nullptr) out["packages"][owner] = {{"version", known->version}, {"architecture", known->architecture}};
+    }
     out["files"].push_back(std::move(entry));
   }
   out["bytes"] = bytes;
@@ -302,9 +318,6 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
   for (const auto& n : notes) out["warnings"].push_back(n);
   return out;
 }
-
-/// Whether what is written there should outlive the container.
-bool is_volume(const std::string& folder) { return folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/"); }
 
 /// Folders of the kernel's, and of what is there for the moment.
 constexpr const char* kPassing[] = {"/proc", "/sys", "/dev", "/run", "/var/run", "/tmp", "/var/tmp"};
@@ -429,10 +442,7 @@ std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& 
 /// Runs the image and compares; adds what it lacks and tries again, while that helps.
 Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
   VerifyRequest check{.run = {.image = request.name}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
-  check.run.writable = {"/tmp", "/run", "/var/tmp"};
-  for (const auto& [folder, needed] : seen.state_folders)
-    if (!is_volume(folder)) check.run.writable.push_back(folder);
-  std::erase_if(check.run.writable, [&](const std::string& folder) { return !files.has(folder); });
+  check.run.writable = writable_folders(seen, files);
   // What the image must not have is handed in, as it will be by whoever runs it.
   for (const auto& secret : files.secrets()) check.run.secrets.push_back(secret.path);
   for (const auto& variable : seen.processes[0].env)

@@ -31,7 +31,20 @@ Packages Packages::read() {
       files.push_back(std::move(line));
     }
   }
+  if (auto status = read_file("/var/lib/dpkg/status", 256u << 20); status) {
+    std::string name;
+    for (const auto& line : split(*status, '\n', true)) {
+      if (line.starts_with("Package: ")) name = line.substr(9);
+      if (line.starts_with("Version: ")) out.versions_[name].version = line.substr(9);
+      if (line.starts_with("Architecture: ")) out.versions_[name].architecture = line.substr(14);
+    }
+  }
   return out;
+}
+
+const Packages::Version* Packages::version(const std::string& package) const {
+  auto it = versions_.find(package);
+  return it == versions_.end() ? nullptr : &it->second;
 }
 
 std::string Packages::owner(const std::string& path) const {

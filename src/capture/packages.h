@@ -19,7 +19,14 @@ class Packages {
   [[nodiscard]] std::string owner(const std::string& path) const;
   [[nodiscard]] const std::vector<std::string>& files(const std::string& package) const;
 
+  struct Version {
+    std::string version, architecture;
+  };
+  /// Of an installed package, from /var/lib/dpkg/status; null where it is not installed.
+  [[nodiscard]] const Version* version(const std::string& package) const;
+
  private:
+  std::map<std::string, Version> versions_;
   std::map<std::string, std::string> owners_;
   std::map<std::string, std::vector<std::string>> files_;
 };

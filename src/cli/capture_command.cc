@@ -7,6 +7,9 @@
 #include "base/strings.h"
 #include "capture/capture.h"
 #include "capture/discover.h"
+#include "capture/manifests.h"
+#include "capture/report_page.h"
+#include "capture/sbom.h"
 #include "capture/units.h"
 #include "cli/capture_runner.h"
 #include "cli/commands.h"
@@ -14,6 +17,19 @@
 
 namespace caisson::cli {
 namespace {
+
+/// All that is told of a capture, for people and for tools.
+Result<> write_outputs(const std::string& folder, const std::string& name, const capture::CaptureResult& result, image::Store& store) {
+  TRY(make_dirs(folder));
+  auto write = [&](const char* file, const std::string& text) { return replace_file(folder + "/" + file, text, 0644); };
+  TRY(write("report.json", json_text(result.report, 2) + "\n"));
+  TRY(write("report.html", capture::report_page(name, result.report)));
+  TRY(write("sbom.spdx.json", json_text(TRY(capture::sbom(result.image, name, result.report, store)), 1) + "\n"));
+  TRY(write("compose.yaml", capture::compose_file(result.image, name, result.report)));
+  TRY(write("kubernetes.yaml", capture::kubernetes_manifests(result.image, name, result.report)));
+  TRY(write("ecs-task-definition.json", json_text(capture::ecs_task_definition(result.image, name, result.report), 2) + "\n"));
+  return write("Dockerfile", capture::dockerfile(result.image, result.report));
+}
 
 /// How long a service that does not run is watched, where nobody says.
 constexpr int kServiceSeconds = 10;
@@ -90,6 +106,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     if (show) std::fprintf(stderr, "%s\n", line.c_str());
   }));
   if (args.has("report")) TRY(replace_file(args.get("report"), json_text(result.report, 2) + "\n", 0644), "--report");
+  if (args.has("output")) TRY(write_outputs(args.get("output"), request.name, result, store), "--output");
   const Json& secrets = result.report["secrets"];
   size_t shown = 0;
   for (const auto& s : secrets) {
@@ -131,6 +148,7 @@ constexpr Option kOptions[] = {
     {"--check", "COMMAND", "a command, such as curl -s http://127.0.0.1:8080/x, that must print the same for the original and the image"},
     {"--no-verify", "", "do not compare the image's answers with those of the running application"},
     {"--report", "FILE", "write why each file is there, as JSON"},
+    {"-o,--output", "DIR", "write the report as a page and as JSON, an SBOM (SPDX), and files for Compose, Kubernetes, ECS and docker build"},
     {"--verbose", "", "say what is being done, also where no one is watching"},
 };
 

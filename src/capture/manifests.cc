@@ -1,0 +1,201 @@
+#include "capture/manifests.h"
+
+#include <algorithm>
+#include <cctype>
+#include <optional>
+
+#include "base/strings.h"
+#include "base/yaml.h"
+
+namespace caisson::capture {
+namespace {
+
+/// A DNS label out of an image's name: "registry/shop:1.0" → "shop".
+std::string label_of(const std::string& name) {
+  std::string base(base_name(name));
+  base = base.substr(0, base.find_first_of(":@"));
+  std::string out;
+  for (char c : base) out += std::isalnum(static_cast<unsigned char>(c)) != 0 ? static_cast<char>(std::tolower(static_cast<unsigned char>(c))) : '-';
+  while (!out.empty() && out[0] == '-') out.erase(0, 1);
+  while (out.ends_with('-')) out.pop_back();
+  return out.empty() ? "app" : out.substr(0, 50);
+}
+/// A name for a path: "/var/lib/shop" → "var-lib-shop".
+std::string name_of(const std::string& path) {
+  std::string text = path.substr(path.starts_with('/') ? 1 : 0);
+  std::replace(text.begin(), text.end(), '/', '-');
+  return label_of(text);
+}
+
+struct Port {
+  int number;
+  std::string protocol;
+};
+std::vector<Port> ports_of(const image::Image& image) {
+  std::vector<Port> out;
+  for (const auto& text : image.config.exposed_ports) {
+    size_t slash = text.find('/');
+    out.push_back({static_cast<int>(parse_uint(text.substr(0, slash), 65535).value_or(0)), slash == std::string::npos ? "tcp" : text.substr(slash + 1)});
+  }
+  return out;
+}
+
+bool read_only(const Json& report) { return report["verification"].value("read_only", false) && report["verification"]["result"] == "passed"; }
+
+/// Folders that a read-only root needs in memory.
+std::vector<std::string> memory_folders(const Json& report) {
+  return read_only(report) ? report["writable"].get<std::vector<std::string>>() : std::vector<std::string>();
+}
+
+/// Whether the image has files there, which an empty volume would hide.
+bool has_content(const Json& report, const std::string& folder) {
+  const Json& files = report["files"];
+  bool files_there = std::any_of(files.begin(), files.end(), [&](const Json& file) { return file["type"] != "folder" && file["path"].get<std::string>().starts_with(folder + "/"); });
+  return files_there || (report["state"].contains(folder) && report["state"][folder] == "copied");
+}
+
+/// "33:33" → 33; nothing for names, which only the image knows.
+std::optional<uint64_t> user_number(const std::string& user) {
+  auto number = parse_uint(user.substr(0, user.find(':')), UINT32_MAX);
+  return number ? std::optional<uint64_t>(*number) : std::nullopt;
+}
+
+constexpr const char* kNote = "# Made by caisson capture. Nothing here but the image is needed to run it.\n";
+
+}  // namespace
+
+std::string compose_file(const image::Image& image, const std::string& name, const Json& report) {
+  std::string label = label_of(name);
+  Json service{{"image", name}, {"restart", "unless-stopped"}, {"security_opt", {"no-new-privileges:true"}}};
+  for (const auto& p : ports_of(image)) service["ports"].push_back(std::to_string(p.number) + ":" + std::to_string(p.number) + (p.protocol == "tcp" ? "" : "/" + p.protocol));
+  if (read_only(report)) service["read_only"] = true;
+  // Not tmpfs: a volume without a name has the image's own folders in it, with their owners.
+  for (const auto& folder : memory_folders(report)) service["volumes"].push_back(folder);
+  Json out{{"services", {{label, Json()}}}};
+  for (const auto& folder : image.config.volumes) {
+    service["volumes"].push_back(name_of(folder) + ":" + folder);
+    out["volumes"][name_of(folder)] = Json::object();
+  }
+  for (const auto& secret : report["secrets"]) {
+    std::string path = secret["path"].get<std::string>();
+    service["secrets"].push_back({{"source", name_of(path)}, {"target", path}});
+    out["secrets"][name_of(path)] = {{"file", "./secrets/" + name_of(path)}};
+  }
+  // Compose stops with this message where the variable is not set.
+  for (const auto& variable : report["secret_variables"]) service["environment"][variable.get<std::string>()] = "${" + variable.get<std::string>() + ":?the capture left this secret out}";
+  out["services"][label] = std::move(service);
+  return kNote + yaml_text(out);
+}
+
+std::string kubernetes_manifests(const image::Image& image, const std::string& name, const Json& report) {
+  std::string label = label_of(name);
+  Json labels{{"app.kubernetes.io/name", label}};
+  bool keeps_data = std::any_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return !has_content(report, folder); });
+  // What has to be written beside data in the image needs a root that can be.
+  bool plain_root = std::any_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return has_content(report, folder); });
+  Json security{{"allowPrivilegeEscalation", false}, {"readOnlyRootFilesystem", read_only(report) && !plain_root}, {"seccompProfile", {{"type", "RuntimeDefault"}}}};
+  if (auto user = user_number(image.config.user); user && *user != 0) {
+    security["runAsNonRoot"] = true;
+    security["runAsUser"] = *user;
+  }
+  Json container{{"name", label}, {"image", name}, {"securityContext", std::move(security)}};
+  Json pod = Json::object(), claims = Json::array(), ports = Json::array();
+  std::optional<int> first_tcp;
+  for (const auto& p : ports_of(image)) {
+    std::string port_name = p.protocol + "-" + std::to_string(p.number), protocol = p.protocol == "udp" ? "UDP" : "TCP";
+    container["ports"].push_back({{"name", port_name}, {"containerPort", p.number}, {"protocol", protocol}});
+    ports.push_back({{"name", port_name}, {"port", p.number}, {"targetPort", port_name}, {"protocol", protocol}});
+    if (!first_tcp && p.protocol == "tcp") first_tcp = p.number;
+  }
+  if (first_tcp) {
+    Json probe{{"tcpSocket", {{"port", *first_tcp}}}, {"periodSeconds", 10}};
+    container["readinessProbe"] = probe;
+    container["livenessProbe"] = std::move(probe);
+    container["livenessProbe"]["initialDelaySeconds"] = 10;
+  }
+  for (const auto& variable : report["secret_variables"]) container["env"].push_back({{"name", variable}, {"valueFrom", {{"secretKeyRef", {{"name", label + "-secrets"}, {"key", variable}}}}}});
+  std::string hidden;
+  for (const auto& folder : image.config.volumes) {
+    if (has_content(report, folder)) {
+      hidden += "# " + folder + " has data in the image, which an empty volume would hide: what is written there is\n# lost with the pod. To keep it, fill a volume with that data and mount it there.\n";
+      continue;
+    }
+    container["volumeMounts"].push_back({{"name", name_of(folder)}, {"mountPath", folder}});
+    claims.push_back({{"metadata", {{"name", name_of(folder)}}}, {"spec", {{"accessModes", {"ReadWriteOnce"}}, {"resources", {{"requests", {{"storage", "1Gi"}}}}}}}});
+  }
+  for (const auto& folder : memory_folders(report)) {
+    container["volumeMounts"].push_back({{"name", name_of(folder)}, {"mountPath", folder}});
+    pod["volumes"].push_back({{"name", name_of(folder)}, {"emptyDir", {{"medium", "Memory"}}}});
+  }
+  for (const auto& secret : report["secrets"]) {
+    std::string path = secret["path"].get<std::string>();
+    container["volumeMounts"].push_back({{"name", "secrets"}, {"mountPath", path}, {"subPath", name_of(path)}, {"readOnly", true}});
+  }
+  bool has_secrets = !report["secrets"].empty();
+  if (has_secrets) pod["volumes"].push_back({{"name", "secrets"}, {"secret", {{"secretName", label + "-secrets"}}}});
+  Json containers = Json::array();
+  containers.push_back(std::move(container));
+  pod["containers"] = std::move(containers);
+  Json spec{{"replicas", 1}, {"selector", {{"matchLabels", labels}}}};
+  if (keeps_data) spec["serviceName"] = label;
+  spec["template"] = {{"metadata", {{"labels", labels}}}, {"spec", std::move(pod)}};
+  if (keeps_data) spec["volumeClaimTemplates"] = std::move(claims);
+  std::string out = kNote + hidden;
+  if (has_secrets || !report["secret_variables"].empty())
+    out += "# It refers to the Secret " + label + "-secrets, which this file does not hold. Make it first:\n#   kubectl create secret generic " + label + "-secrets" +
+           [&] {
+             std::string keys;
+             for (const auto& secret : report["secrets"]) keys += " --from-file=" + name_of(secret["path"].get<std::string>()) + "=FILE";
+             for (const auto& variable : report["secret_variables"]) keys += " --from-literal=" + variable.get<std::string>() + "=VALUE";
+             return keys;
+           }() +
+           "\n";
+  out += yaml_text({{"apiVersion", "apps/v1"}, {"kind", keeps_data ? "StatefulSet" : "Deployment"}, {"metadata", {{"name", label}, {"labels", labels}}}, {"spec", std::move(spec)}});
+  if (!ports.empty()) out += "---\n" + yaml_text({{"apiVersion", "v1"}, {"kind", "Service"}, {"metadata", {{"name", label}, {"labels", labels}}}, {"spec", {{"selector", labels}, {"ports", std::move(ports)}}}});
+  return out;
+}
+
+Json ecs_task_definition(const image::Image& image, const std::string& name, const Json& report) {
+  std::string label = label_of(name);
+  Json container{{"name", label}, {"image", name}, {"essential", true}, {"readonlyRootFilesystem", read_only(report) && std::none_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return has_content(report, folder); })}};
+  for (const auto& p : ports_of(image)) container["portMappings"].push_back({{"containerPort", p.number}, {"hostPort", p.number}, {"protocol", p.protocol}});
+  Json out{{"family", label}, {"networkMode", "awsvpc"}, {"requiresCompatibilities", {"FARGATE"}}, {"cpu", "256"}, {"memory", "512"}};
+  for (const auto& folder : image.config.volumes) {
+    if (has_content(report, folder)) continue;  // an empty volume would hide it
+    container["mountPoints"].push_back({{"sourceVolume", name_of(folder)}, {"containerPath", folder}});
+    out["volumes"].push_back({{"name", name_of(folder)}});
+  }
+  // In place of tmpfs, which Fargate has not.
+  for (const auto& folder : memory_folders(report)) {
+    container["mountPoints"].push_back({{"sourceVolume", name_of(folder)}, {"containerPath", folder}});
+    out["volumes"].push_back({{"name", name_of(folder)}});
+  }
+  for (const auto& variable : report["secret_variables"]) container["secrets"].push_back({{"name", variable}, {"valueFrom", "ARN-OF-" + variable.get<std::string>()}});
+  Json containers = Json::array();
+  containers.push_back(std::move(container));
+  out["containerDefinitions"] = std::move(containers);
+  return out;
+}
+
+std::string dockerfile(const image::Image& image, const Json& report) {
+  std::string out = "# What comes nearest to this capture. The image itself is smaller: it has of each\n# package only what is used.\nFROM debian:stable-slim\n";
+  std::vector<std::string> packages;
+  for (const auto& item : report["packages"].items())
+    if (item.key() != "base-files" && item.key() != "libc6") packages.push_back(item.key());
+  std::sort(packages.begin(), packages.end());
+  if (!packages.empty()) out += "RUN apt-get update && apt-get install -y --no-install-recommends \\\n      " + join(packages, " \\\n      ") + " \\\n    && rm -rf /var/lib/apt/lists/*\n";
+  for (const auto& file : report["files"])
+    if (file["type"] == "file" && !file.contains("package") && file["origin"] != "made") out += "COPY " + file["path"].get<std::string>().substr(1) + " " + file["path"].get<std::string>() + "\n";
+  for (const auto& e : image.config.env) {
+    size_t equals = e.find('=');
+    out += "ENV " + e.substr(0, equals) + "=" + json_text(Json(e.substr(equals + 1))) + "\n";
+  }
+  for (const auto& p : image.config.exposed_ports) out += "EXPOSE " + p + "\n";
+  if (!image.config.volumes.empty()) out += "VOLUME " + json_text(Json(image.config.volumes)) + "\n";
+  if (!image.config.user.empty()) out += "USER " + image.config.user + "\n";
+  if (!image.config.working_dir.empty()) out += "WORKDIR " + image.config.working_dir + "\n";
+  if (!image.config.entrypoint.empty()) out += "ENTRYPOINT " + json_text(Json(image.config.entrypoint)) + "\n";
+  return out;
+}
+
+}  // namespace caisson::capture

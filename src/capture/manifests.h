@@ -1,0 +1,20 @@
+// How others run a captured image: files for Compose, Kubernetes and ECS, and the
+// Dockerfile that comes nearest to it.
+#pragma once
+
+#include "base/json.h"
+#include "image/store.h"
+
+namespace caisson::capture {
+
+/// Text of compose.yaml (compose-spec). `report`: of the capture.
+[[nodiscard]] std::string compose_file(const image::Image& image, const std::string& name, const Json& report);
+/// A Deployment, or a StatefulSet where the image keeps data, a Service for its ports
+/// and the Secrets that it refers to: several YAML documents.
+[[nodiscard]] std::string kubernetes_manifests(const image::Image& image, const std::string& name, const Json& report);
+/// A task definition of Amazon ECS (RegisterTaskDefinition).
+[[nodiscard]] Json ecs_task_definition(const image::Image& image, const std::string& name, const Json& report);
+/// The packages and files by which the same could be built.
+[[nodiscard]] std::string dockerfile(const image::Image& image, const Json& report);
+
+}  // namespace caisson::capture
