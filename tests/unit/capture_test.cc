@@ -1,0 +1,56 @@
+#include <gtest/gtest.h>
+
+#include "base/yaml.h"
+#include "capture/discover.h"
+#include "capture/requests.h"
+#include "capture/units.h"
+#include "scratch.h"
+
+using namespace caisson;
+using namespace caisson::capture;
+
+TEST(Yaml, QuotesWhatCouldBeReadOtherwise) {
+  Json document{{"name", "web"}, {"port", "8080:80"}, {"truth", "yes"}, {"number", "1.0"}, {"real", 1}, {"empty", Json::object()}, {"none", Json::array()}, {"list", {"a", {{"k", "v: w"}, {"deep", {1, 2}}}}}};
+  EXPECT_EQ(yaml_text(document), "name: web\nport: \"8080:80\"\ntruth: \"yes\"\nnumber: \"1.0\"\nreal: 1\nempty: {}\nnone: []\nlist:\n  - a\n  - k: \"v: w\"\n    deep:\n      - 1\n      - 2\n");
+  EXPECT_EQ(yaml_text(Json("no")), "\"no\"\n");
+  EXPECT_EQ(yaml_text(Json{{"a b", "line\nline"}, {"", nullptr}}), "\"a b\": \"line\\nline\"\n\"\": null\n");
+}
+
+TEST(Units, CommandsHaveTheirVariables) {
+  Unit unit = parse_unit("[Service]\nType=forking\nUser=web\nEnvironment=A=1 \"B=two words\"\nEnvironment=EMPTY=\nExecStart=-/usr/bin/app $A ${B}x $B $EMPTY \\\n  --name=%n 100%% $$HOME\n", "/lib/systemd/system/app.service");
+  EXPECT_EQ(unit.name, "app.service");
+  EXPECT_EQ(unit.type, "forking");
+  EXPECT_EQ(unit.environment, (std::vector<std::string>{"A=1", "B=two words", "EMPTY="}));
+  EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/usr/bin/app", "1", "two wordsx", "two", "words", "--name=app.service", "100%", "$HOME"}));
+}
+
+TEST(Units, EnvironmentFilesAreRead) {
+  Scratch scratch;
+  std::string file = scratch.path() + "/defaults";
+  ASSERT_TRUE(write_file_durably(file, "# a comment\nOPTIONS=\"-v  -x\"\n; another\nPORT=80\nnonsense\n"));
+  Unit unit = parse_unit("ExecStart=/bin/app $OPTIONS\nEnvironmentFile=-/nothing/there\nEnvironmentFile=" + file + "\n", "x.service");
+  EXPECT_EQ(unit_environment(unit), (std::vector<std::string>{"OPTIONS=-v  -x", "PORT=80"}));
+  EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/bin/app", "-v", "-x"}));
+}
+
+TEST(Answers, WhatIsOfTheMomentIsLeftOut) {
+  std::string answer = "HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\r\nSet-Cookie: s=1\r\nServer: x\r\n\r\nat 2026-11-21T10:00:00Z on box1 Sat, 21 Nov 2026 10:00:00 GMT";
+  EXPECT_EQ(normalised(answer, "box1"), "HTTP/1.1 200 OK\r\nDate\r\nSet-Cookie\r\nServer: x\r\n\r\nat DATE on HOST DATE");
+  EXPECT_EQ(normalised("Date: of a text", ""), "Date: of a text") << "no header of HTTP";
+  EXPECT_EQ(masked("pid 1234 id deadbeef01 word facade v2"), "pid # id # word facade v#");
+}
+
+TEST(Answers, OnlyWhatTheOriginalChangesMayDiffer) {
+  EXPECT_TRUE(same_answer("a 1", "a 1", "a 1"));
+  EXPECT_FALSE(same_answer("a 1", "a 1", "a 2")) << "the original says the same each time";
+  EXPECT_TRUE(same_answer("a 1", "a 2", "a 3"));
+  EXPECT_FALSE(same_answer("a 1", "a 2", "b 3"));
+  EXPECT_FALSE(same_answer("a x", "a y", "a z")) << "more than numbers changes: nothing can be said";
+}
+
+TEST(Discover, RuntimesByName) {
+  EXPECT_EQ(runtime_of("/usr/bin/python3.11"), "python");
+  EXPECT_EQ(runtime_of("/usr/lib/jvm/java-17/bin/java"), "java");
+  EXPECT_EQ(runtime_of("/usr/lib/erlang/erts-13.1/bin/beam.smp"), "erlang");
+  EXPECT_EQ(runtime_of("/nothing/there"), "native");
+}
