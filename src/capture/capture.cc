@@ -441,7 +441,7 @@ std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& 
 
 /// Runs the image and compares; adds what it lacks and tries again, while that helps.
 Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
-  VerifyRequest check{.run = {.image = request.name}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
+  VerifyRequest check{.run = {.image = request.name, .scratch = request.scratch}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
   check.run.writable = writable_folders(seen, files);
   // What the image must not have is handed in, as it will be by whoever runs it.
   for (const auto& secret : files.secrets()) check.run.secrets.push_back(secret.path);

@@ -1,14 +1,17 @@
 #include "capture/requests.h"
 
 #include <arpa/inet.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cctype>
+#include <cstdio>
 #include <regex>
 #include <set>
 
@@ -81,6 +84,19 @@ Result<Json> in_network_of(pid_t pid, const std::function<Result<Json>()>& work)
   }));
   if (::lseek(answers.get(), 0, SEEK_SET) < 0) return fail_errno("read the answers");
   return parse_json(TRY(read_fd(answers.get(), "answers", 512u << 20)), "answers");
+}
+
+void make_local(const std::string& address) {
+  struct in_addr v4;
+  // Of 127.0.0.0/8, and 0.0.0.0, all are there already.
+  if (::inet_pton(AF_INET, address.c_str(), &v4) != 1 || v4.s_addr == 0 || (ntohl(v4.s_addr) >> 24) == 127) return;
+  Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  struct ifreq request = {};
+  std::snprintf(request.ifr_name, sizeof request.ifr_name, "lo:%u", ntohl(v4.s_addr) % 10000);
+  auto* in = reinterpret_cast<struct sockaddr_in*>(&request.ifr_addr);
+  in->sin_family = AF_INET;
+  in->sin_addr = v4;
+  (void)::ioctl(any.get(), SIOCSIFADDR, &request);
 }
 
 bool accepts(const std::string& address, uint16_t port) { return connect_to(reachable(address), port).has_value(); }

@@ -27,6 +27,9 @@ struct Answer {
 /// single-threaded caller.
 [[nodiscard]] Result<Json> in_network_of(pid_t pid, const std::function<Result<Json>()>& work);
 
+/// Gives the loopback device an address that a server of the host was bound to, so that
+/// it can be reached there. Runs in: the network namespace.
+void make_local(const std::string& address);
 /// Whether something accepts connections there. Runs in: the network namespace.
 [[nodiscard]] bool accepts(const std::string& address, uint16_t port);
 /// Connects, sends, reads what comes (at most 1 MiB, some seconds). "" where nothing came.

@@ -99,6 +99,7 @@ class Run {
     for (int64_t deadline = monotonic_ms() + int64_t{request_.timeout_seconds} * 1000; monotonic_ms() < deadline; pause(50)) {
       if (!runner_.running(id_)) return false;
       auto open = in_network_of(pid_, [&]() -> Result<Json> {
+        for (const auto& p : request_.ports) make_local(p.address);
         return Json(std::all_of(request_.ports.begin(), request_.ports.end(), [](const Port& p) { return p.protocol != "tcp" || accepts(p.address, p.number); }));
       });
       if (open && open->get<bool>()) return true;

@@ -21,6 +21,7 @@ class Runner {
     std::vector<std::string> writable;  ///< folders that are in memory then
     std::vector<std::string> secrets;   ///< files of this host that the image does not have, handed in
     std::vector<std::string> env;       ///< NAME=VALUE that it does not have
+    std::string scratch;                ///< folder of the capture: without it, what runs is left over
   };
   virtual ~Runner() = default;
   /// Returns its id.

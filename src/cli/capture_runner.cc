@@ -13,9 +13,13 @@ Result<std::string> CaptureRunner::create(const Options& options) {
   config.args = image.config.entrypoint;
   config.args.insert(config.args.end(), image.config.cmd.begin(), image.config.cmd.end());
   config.network = "none";  // nothing that the capture does reaches anyone
+  // It may be bound to an address that only the host has.
+  config.sysctls["net.ipv4.ip_nonlocal_bind"] = "1";
+  if (exists("/proc/sys/net/ipv6")) config.sysctls["net.ipv6.ip_nonlocal_bind"] = "1";
   config.read_only = options.read_only;
   config.stop_timeout = 2;
   config.env = options.env;
+  config.labels[engine::kCaptureLabel] = base_name(options.scratch);
   for (const auto& path : options.secrets) config.mounts.push_back({"bind", path, path, {"ro"}});
   if (options.read_only)
     for (const auto& folder : options.writable) config.mounts.push_back({"tmpfs", "", folder, {"exec", "tmpcopyup"}});

@@ -283,10 +283,11 @@ void Engine::recover() {
     (void)replace_file(mark, boot_id());
   }
   sweep_leases();
+  sweep_captures();
   sweep_images();
 }
 
-void Engine::sweep_images() {
+void Engine::sweep_captures() {
   // Scratch folders of captures that were killed. One that has only just been
   // made may not hold its lock yet.
   if (auto names = list_dir(root_); names)
@@ -294,8 +295,16 @@ void Engine::sweep_images() {
       std::string path = root_ + "/" + name;
       struct stat st;
       if (!name.starts_with("tmp.capture.") || ::stat(path.c_str(), &st) < 0 || ::time(nullptr) - st.st_ctime < 5) continue;
-      if (FileLock::try_acquire(path + "/lock")) (void)remove_tree(path);
+      if (!FileLock::try_acquire(path + "/lock")) continue;
+      // First what it ran to verify an image.
+      if (auto all = containers_.list(); all)
+        for (const auto& c : *all)
+          if (auto owner = c.config.labels.find(kCaptureLabel); owner != c.config.labels.end() && owner->second == name) (void)remove(c, true, true);
+      (void)remove_tree(path);
     }
+}
+
+void Engine::sweep_images() {
   if (!exists(root_ + "/images/oci-layout")) return;
   auto store = images();
   if (!store || !store->needs_repair()) return;

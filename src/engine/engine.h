@@ -13,6 +13,10 @@
 
 namespace caisson::engine {
 
+/// Of containers that verify a capture: the name of its scratch folder in the data root.
+/// They go with it where the capture was killed.
+inline constexpr const char* kCaptureLabel = "io.caisson.capture";
+
 class Engine {
  public:
   /// Needs root. `run_root` is emptied by a reboot.
@@ -51,6 +55,7 @@ class Engine {
   [[nodiscard]] Result<> spawn_monitor(const std::string& id, bool adopt, Fd client);
   void recover_one(const std::string& id);
   void sweep_leases();
+  void sweep_captures();
   void sweep_images();
 
   std::string root_, run_root_;

@@ -462,6 +462,34 @@ def test_verification_of_what_does_not_run(caisson, place, running):
     assert not json.loads(caisson("ps", "-a", "--format", "json").out)
 
 
+def test_verification_of_a_server_on_an_address_of_the_host(caisson, place, running):
+    """Which the container has not."""
+    link, address, port = f"cvt{os.getpid() % 100000}", "10.87.65.43", free_port()
+    subprocess.run(f"ip link add {link} type bridge && ip addr add {address}/32 dev {link} && ip link set {link} up", shell=True, check=True)
+    try:
+        process = subprocess.Popen(["/usr/bin/python3", "-m", "http.server", "--bind", address, str(port)], cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: socket.create_connection((address, port), 1).close() is None, 15)
+            done = caisson("capture", "--pid", process.pid, "--tag", "app", "--check", f"curl -s http://{address}:{port}/")
+            assert "verification passed" in done.err, done
+        finally:
+            process.terminate()
+            process.wait()
+    finally:
+        subprocess.run(["ip", "link", "del", link], check=True)
+
+
+def test_a_capture_that_is_killed_while_it_verifies(caisson, place, app):
+    """What it runs beside the original is removed by a later command."""
+    pid, url = app
+    capture = caisson.popen("capture", "--pid", pid, "--tag", "app", "--no-shadow", "--check", "sleep 2; hostname", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: "verify-" in caisson("ps").out, 30, "the capture that is verified")
+    capture.kill()
+    capture.wait()
+    wait_for(lambda: not caisson("ps", "-aq").out, 20, "nothing is left running")
+    assert not list(caisson.root.glob("tmp.capture.*"))
+
+
 @pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
                                          (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture"),
                                          (("--package", "nginx", "--for", "3", "--tag", "x"), "--for has no meaning with --package"), (("--pid", "2", "--user", "root", "--tag", "x"), "--user has no meaning with --pid"),
