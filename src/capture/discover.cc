@@ -21,12 +21,6 @@ struct Process {
   std::string exe, name;
 };
 
-std::string link_target(const std::string& path) {
-  char text[4096];
-  ssize_t n = ::readlink(path.c_str(), text, sizeof text);
-  return n < 0 ? std::string() : std::string(text, static_cast<size_t>(n));
-}
-
 /// Every process with a program, of this pid namespace itself.
 std::map<pid_t, Process> all_processes() {
   std::map<pid_t, Process> out;

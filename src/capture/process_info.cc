@@ -1,7 +1,6 @@
 #include "capture/process_info.h"
 
 #include <arpa/inet.h>
-
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,12 +12,6 @@
 namespace caisson::capture {
 namespace {
 
-std::string link_target(const std::string& path) {
-  char buffer[4096];
-  ssize_t n = ::readlink(path.c_str(), buffer, sizeof buffer);
-  return n < 0 ? "" : std::string(buffer, static_cast<size_t>(n));
-}
-
 std::vector<std::string> nul_separated(const std::string& text) {
   auto parts = split(text, '\0');
   while (!parts.empty() && parts.back().empty()) parts.pop_back();
@@ -26,6 +19,12 @@ std::vector<std::string> nul_separated(const std::string& text) {
 }
 
 }  // namespace
+
+std::string link_target(const std::string& path) {
+  char buffer[4096];
+  ssize_t n = ::readlink(path.c_str(), buffer, sizeof buffer);
+  return n < 0 ? "" : std::string(buffer, static_cast<size_t>(n));
+}
 
 HostUser host_user(uint32_t uid) {
   if (auto text = read_file("/etc/passwd"); text)

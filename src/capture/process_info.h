@@ -30,6 +30,8 @@ struct Port {
   auto operator<=>(const Port&) const = default;
 };
 
+/// Where a link of /proc leads; "" where it cannot be read.
+[[nodiscard]] std::string link_target(const std::string& path);
 [[nodiscard]] Result<ProcessInfo> read_process(pid_t pid);
 /// The process and its descendants, the process first.
 [[nodiscard]] Result<std::vector<ProcessInfo>> read_process_tree(pid_t pid);
