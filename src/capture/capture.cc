@@ -12,6 +12,7 @@
 
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/rollback.h"
 #include "base/strings.h"
 #include "capture/bpf_watcher.h"
@@ -92,6 +93,27 @@ void watch_until(BpfWatcher& bpf, int64_t end) {
   }
 }
 
+/// Runs commands that use the application, while that is watched.
+Result<> exercise(BpfWatcher& bpf, const std::vector<std::string>& commands, const Progress& progress) {
+  for (const auto& command : commands) {
+    progress("exercising it: " + command);
+    SpawnOptions options;
+    options.argv = {"/bin/sh", "-c", command};
+    Fd null = TRY(open_file("/dev/null", O_RDWR));
+    options.stdin_fd = options.stdout_fd = null.get();
+    Child child = TRY(spawn(options), "--exercise");
+    for (;;) {
+      struct pollfd ready[2] = {{child.pidfd(), POLLIN, 0}, {bpf.fd(), POLLIN, 0}};
+      if (::poll(ready, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+      bpf.handle();
+      if (ready[0].revents != 0) break;
+    }
+    ExitStatus status = TRY(child.wait());
+    if (status.code != 0) return fail("--exercise: \"" + command + "\" ended with status " + std::to_string(status.code));
+  }
+  return {};
+}
+
 /// The second start; where it does not work, a note says so.
 Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf, const Progress& progress, std::vector<std::string>& notes) {
   ShadowOptions options;
@@ -131,9 +153,10 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   int64_t begun = monotonic_ms();
   if (request.shadow) TRY(start_again(request, seen, bpf.get(), progress, notes));
   if (!bpf) {
-    if (request.for_seconds > 0) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
+    if (request.for_seconds > 0 || !request.exercises.empty()) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
     return seen;
   }
+  TRY(exercise(*bpf, request.exercises, progress));
   if (request.for_seconds > 0) {
     progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
     InterruptedBySignals stop;
@@ -207,11 +230,23 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   return seen;
 }
 
+/// The time that the image gets: SOURCE_DATE_EPOCH, or of the newest file in it, so that two
+/// captures of the same state are the same.
+int64_t moment_of(const FileSet& files) {
+  if (const char* epoch = ::getenv("SOURCE_DATE_EPOCH"); epoch != nullptr)
+    if (auto seconds = parse_uint(epoch, INT64_MAX); seconds) return static_cast<int64_t>(*seconds);
+  int64_t newest = 0;
+  for (const auto& [path, item] : files.items())
+    if (S_ISREG(item.st.st_mode)) newest = std::max<int64_t>(newest, item.st.st_mtim.tv_sec);
+  return newest;
+}
+
 /// Writes the layer: the files in the order of their paths, and the content
 /// of the state folders that are kept.
 Result<> write_layer(const FileSet& files, const std::map<std::string, std::string>& state, image::TarWriter& tar) {
   std::map<std::pair<dev_t, ino_t>, std::string> links;
   std::vector<char> buffer(1u << 17);
+  int64_t moment = moment_of(files);
   for (const auto& [path, item] : files.items()) {
     image::TarEntry e;
     e.path = path.substr(1);
@@ -222,6 +257,7 @@ Result<> write_layer(const FileSet& files, const std::map<std::string, std::stri
     e.mtime = item.st.st_mtim.tv_sec;
     if (S_ISDIR(item.st.st_mode)) {
       e.type = image::EntryType::directory;
+      e.mtime = moment;  // what was put into /tmp since is no part of it
       TRY(tar.add(e));
     } else if (S_ISLNK(item.st.st_mode)) {
       e.type = image::EntryType::symlink;
@@ -324,7 +360,7 @@ constexpr const char* kPassing[] = {"/proc", "/sys", "/dev", "/run", "/var/run",
 
 oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, const FileSet& files) {
   oci::ImageConfig config;
-  config.created = rfc3339_now();
+  config.created = rfc3339(moment_of(files));
   if (seen.entry.forking) {
     // Its first process leaves: an init stays until the daemon has ended.
     Json start = Json::array({{{"args", seen.entry.argv}, {"forking", true}}});
@@ -346,7 +382,6 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
     if (is_volume(folder)) config.volumes.push_back(folder);
-  config.labels["io.caisson.captured"] = config.created;
   config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
                                                                                                       : "command";
   return config;

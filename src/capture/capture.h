@@ -15,13 +15,14 @@
 namespace caisson::capture {
 
 struct CaptureRequest {
-  pid_t pid = 0;                     ///< a running application, or
-  std::vector<std::string> command;  ///< a command to run and watch, or
-  std::string package;               ///< a Debian package
-  std::string name;                  ///< of the image
-  std::string user;                  ///< whom `command` runs as
-  std::string cwd;                   ///< where `command` runs; "": here
-  int for_seconds = 0;               ///< watch that long; 0: `command` until it ends or ctrl-c, `pid` during its second start
+  pid_t pid = 0;                       ///< a running application, or
+  std::vector<std::string> command;    ///< a command to run and watch, or
+  std::string package;                 ///< a Debian package
+  std::string name;                    ///< of the image
+  std::string user;                    ///< whom `command` runs as
+  std::string cwd;                     ///< where `command` runs; "": here
+  int for_seconds = 0;                 ///< watch that long; 0: `command` until it ends or ctrl-c, `pid` during its second start
+  std::vector<std::string> exercises;  ///< commands to run while the running application is watched
   TraceMethod method = TraceMethod::automatic;
   bool shadow = true;            ///< start a running application a second time, unseen by the host
   std::string data = "auto";     ///< state: auto or empty

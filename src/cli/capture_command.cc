@@ -68,7 +68,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "trace-with", "user", "workdir", "data"}));
   if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
-  if (request.pid == 0) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check"}));
+  if (request.pid == 0) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   request.package = args.get("package");
   if (!args.rest().empty()) request.command = args.rest();
@@ -100,6 +100,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   CaptureRunner runner(engine);
   if (!args.flag("no-verify")) request.runner = &runner;
   request.checks = args.all("check");
+  request.exercises = args.all("exercise");
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
   auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
@@ -145,6 +146,7 @@ constexpr Option kOptions[] = {
     {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
     {"--no-shadow", "", "do not start a running application a second time"},
+    {"--exercise", "COMMAND", "a command that uses the running application while it is watched"},
     {"--check", "COMMAND", "a command, such as curl -s http://127.0.0.1:8080/x, that must print the same for the original and the image"},
     {"--no-verify", "", "do not compare the image's answers with those of the running application"},
     {"--report", "FILE", "write why each file is there, as JSON"},

@@ -434,6 +434,33 @@ def test_verification_repairs_what_a_check_needs(caisson, place, app):
     assert not [c for c in json.loads(caisson("ps", "-a", "--format", "json").out)], "nothing is left of it"
 
 
+def test_what_an_exercise_uses_is_seen(caisson, place, app):
+    """While it runs, without a check that would repair the image afterwards."""
+    pid, url = app
+    caisson("capture", "--pid", pid, "--tag", "app", "--exercise", f"curl -s {url}/tool", "--report", place / "report.json")
+    assert {f["rule"] for f in json.loads((place / "report.json").read_text())["files"] if f["path"] == "/usr/bin/tac"} == {"traced"}
+    done = caisson("capture", "--pid", pid, "--tag", "app", "--exercise", "exit 3", code=1)
+    assert "ended with status 3" in done.err and not list(caisson.root.glob("tmp.capture.*"))
+
+
+def test_the_same_state_makes_the_same_image(caisson, place, running):
+    port = free_port()
+    conf = nginx_site(place, port)
+    subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
+    pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
+    try:
+        first = caisson("capture", "--pid", pid, "--tag", "one").out
+        (pathlib.Path("/tmp") / place.name).touch()
+        second = caisson("capture", "--pid", pid, "--tag", "two").out
+        assert first == second and first.startswith("sha256:")
+        assert caisson("capture", "--pid", pid, "--tag", "three", "--no-verify", env={**os.environ, "SOURCE_DATE_EPOCH": "86400"}).out != first
+        images = json.loads(caisson("images", "--format", "json").out)
+        assert [i["created"] for i in images if "three:latest" in i["names"]] == ["1970-01-02T00:00:00Z"]
+    finally:
+        (pathlib.Path("/tmp") / place.name).unlink()
+        os.kill(pid, signal.SIGTERM)
+
+
 def test_verification_tells_what_differs(caisson, place, app):
     pid, url = app
     done = caisson("capture", "--pid", pid, "--tag", "app", "--check", f"curl -s {url}/place", "--report", place / "report.json", code=1)
