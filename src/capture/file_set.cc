@@ -174,42 +174,4 @@ void FileSet::add_content(const std::string& path, std::string content, mode_t m
   items_[path] = std::move(item);
 }
 
-std::string secret_reason(const std::string& path, const std::string& file) {
-  static const char* const exact[] = {"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/krb5.keytab", "/etc/security/opasswd", "/etc/sudoers"};
-  for (const char* e : exact)
-    if (path == e) return "password or privilege database of the host";
-  std::string name(base_name(path));
-  if (below(path, "/etc/ssl/private") || below(path, "/etc/letsencrypt/archive") || below(path, "/etc/sudoers.d")) return "in a folder of private keys or privileges";
-  static const char* const names[] = {".pgpass", ".my.cnf", ".netrc", ".git-credentials", "rndc.key", "id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".htpasswd", "debian.cnf", "credentials.json", ".npmrc", ".pypirc"};
-  for (const char* n : names)
-    if (name == n) return "a file that usually holds credentials";
-  if (name.starts_with("ssh_host_") && !name.ends_with(".pub")) return "an SSH host key";
-  if (path.ends_with("/.aws/credentials") || path.ends_with("/.docker/config.json") || path.ends_with("/.kube/config")) return "a file that usually holds credentials";
-  // Private keys say what they are in their first lines.
-  struct stat st;
-  if (::stat(file.c_str(), &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 32 && st.st_size < (1 << 20)) {
-    // Source text and documentation may quote a key's first line.
-    for (const char* text : {".py", ".rst", ".md", ".txt", ".js", ".c", ".h", ".rb", ".pm", ".pl", ".html", ".go", ".java", ".so"})
-      if (name.ends_with(text)) return {};
-    bool likely = name.ends_with(".key") || name.ends_with(".pem") || name.ends_with(".p12") || name.ends_with(".pfx") || (st.st_mode & 0077) == 0 || name.find("key") != std::string::npos || name.ends_with(".crt");
-    if (name.ends_with(".p12") || name.ends_with(".pfx") || name.ends_with(".jks")) return "a key store";
-    if (likely) {
-      auto fd = open_file(file, O_RDONLY | O_NONBLOCK);
-      std::string start(65536, '\0');
-      ssize_t n = fd ? ::pread(fd->get(), start.data(), start.size(), 0) : 0;
-      start.resize(n > 0 ? static_cast<size_t>(n) : 0);
-      if (start.find("PRIVATE KEY-----") != std::string::npos) return "contains a private key";
-    }
-  }
-  return {};
-}
-
-bool secret_variable(const std::string& name) {
-  std::string upper = name;
-  for (char& c : upper) c = static_cast<char>(::toupper(c));
-  for (const char* word : {"PASSWORD", "PASSWD", "SECRET", "TOKEN", "API_KEY", "APIKEY", "PRIVATE_KEY", "CREDENTIAL", "ACCESS_KEY"})
-    if (upper.find(word) != std::string::npos) return true;
-  return false;
-}
-
 }  // namespace caisson::capture

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "capture/elf.h"
+#include "capture/secrets.h"
 
 namespace caisson::capture {
 
@@ -70,11 +71,5 @@ class FileSet {
   std::vector<Secret> secrets_;
   std::vector<std::string> warnings_;
 };
-
-/// Why a file must not be copied: a private key, a password database and the
-/// like. Empty where nothing is known against it.
-[[nodiscard]] std::string secret_reason(const std::string& path, const std::string& file);
-/// The same for an environment variable's name.
-[[nodiscard]] bool secret_variable(const std::string& name);
 
 }  // namespace caisson::capture

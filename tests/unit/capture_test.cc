@@ -3,6 +3,7 @@
 #include "base/yaml.h"
 #include "capture/discover.h"
 #include "capture/requests.h"
+#include "capture/secrets.h"
 #include "capture/units.h"
 #include "scratch.h"
 
@@ -53,4 +54,34 @@ TEST(Discover, RuntimesByName) {
   EXPECT_EQ(runtime_of("/usr/lib/jvm/java-17/bin/java"), "java");
   EXPECT_EQ(runtime_of("/usr/lib/erlang/erts-13.1/bin/beam.smp"), "erlang");
   EXPECT_EQ(runtime_of("/nothing/there"), "native");
+}
+
+TEST(Secrets, TokensByTheirShape) {
+  EXPECT_TRUE(holds_token("auth: ghp_" + std::string(36, 'a') + "\n"));
+  EXPECT_TRUE(holds_token("key=AKIAIOSFODNN7EXAMPLE"));
+  EXPECT_TRUE(holds_token("\"xoxb-123456789012-abcdef\""));
+  EXPECT_FALSE(holds_token("ghp_short AKIAlowercase12345678 task_live_x"));
+}
+
+TEST(Secrets, LinesThatSetOne) {
+  for (const char* line : {"password = hunter22", "DB_PASSWORD=hunter22", "  \"api_key\": \"abcdef\",", "spring.datasource.password: hunter22", "requirepass hunter22", "export APP_SECRET='hunter22'", "$db_password = \"hunter22\";", "'password' => 'hunter22',"})
+    EXPECT_TRUE(sets_password(line)) << line;
+  for (const char* line : {"# password = hunter22", "; password = hunter22", "password_encryption = scram-sha-256", "ssl_password_file = /etc/x", "password=${DB_PASSWORD}", "password = /run/secrets/db", "password requisite pam_deny.so", "password: <%= x %>", "password =", "# requirepass foobared", "passwd: files systemd", "token = true"})
+    EXPECT_FALSE(sets_password(line)) << line;
+}
+
+TEST(Secrets, AddressesWithAPassword) {
+  EXPECT_TRUE(holds_address_with_password("url: postgres://shop:hunter22@db.internal/shop"));
+  EXPECT_TRUE(holds_address_with_password("amqp://u:pass@[::1]:5672"));
+  for (const char* line : {"http://host:8080/a@b", "# postgres://a:bcd@c", "https://example.org/x:y@z", "postgres://shop:${PASS}@db", "time 10:20:30 a@b"}) EXPECT_FALSE(holds_address_with_password(line)) << line;
+}
+
+TEST(Secrets, SettingsOnly) {
+  Scratch scratch;
+  std::string file = scratch.path() + "/f";
+  ASSERT_TRUE(write_file_durably(file, "password = hunter22\n", 0644));
+  EXPECT_NE(secret_reason("/etc/shop/shop.conf", file), "");
+  EXPECT_NE(secret_reason("/srv/shop/.env", file), "");
+  EXPECT_EQ(secret_reason("/srv/shop/login.py", file), "") << "source text";
+  EXPECT_EQ(secret_reason("/usr/share/shop/defaults.conf", file), "") << "a package's";
 }
