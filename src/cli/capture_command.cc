@@ -95,6 +95,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     if (equals == std::string::npos || s[0] != '/') return fail("--set-file: \"" + s + "\": write /PATH/IN/IMAGE=FILE");
     request.set_files.emplace_back(s.substr(0, equals), s.substr(equals + 1));
   }
+  if (args.has("output")) TRY(make_dirs(args.get("output")), "--output");  // before anything takes time
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   CaptureRunner runner(engine);

@@ -136,7 +136,8 @@ Result<pid_t> ask_criu(int socket, const CriuRequest& request, const std::functi
     Message message = TRY(receive_message(socket), "criu");
     if (message.text.empty()) return fail("criu ended without an answer");
     Response response = parse_response(message.text);
-    if (!response.success) return response.reason.empty() ? fail_errno("criu", response.error) : fail("criu: " + std::string(trim(response.reason)), response.error);
+    if (!response.success && !response.reason.empty()) return fail("criu: " + std::string(trim(response.reason)), response.error);
+    if (!response.success) return response.error == 0 ? fail("criu failed") : fail_errno("criu", response.error);
     if (response.type != kNotify) return response.restored;
     log::debug("criu: " + response.notice.script);
     response.notice.descriptor = std::move(message.descriptor);

@@ -129,3 +129,10 @@ def test_the_page_holds_the_report(outputs):
     assert [f["path"] for f in report["files"]] == [f["path"] for f in outputs.json("report.json")["files"]]
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page, "it needs nothing else"
     assert report["secrets"][0]["path"] == outputs.key and report["secret_variables"] == ["SHOP_PASSWORD"] and "canary" not in page
+
+
+def test_a_folder_that_cannot_be_made(caisson, tmp_path):
+    """Is told before anything is captured."""
+    (tmp_path / "file").touch()
+    done = caisson("capture", "--output", tmp_path / "file", "--tag", "x", "--", "/bin/true", code=None)
+    assert done.code != 0 and "--output" in done.err and "captured" not in done.err
