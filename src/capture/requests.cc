@@ -139,8 +139,7 @@ std::vector<Answer> explore(const Port& port) {
     keep("GET /caisson-no-such-page", http_request("GET", "/caisson-no-such-page"));
     return out;
   }
-  keep("PING", "PING\r\n");
-  keep("PostgreSQL's SSLRequest", postgresql_hello());
+  if (!keep("PING", "PING\r\n")) keep("PostgreSQL's SSLRequest", postgresql_hello());
   return out;
 }
 
