@@ -460,9 +460,7 @@ Result<> write_image(const CaptureRequest& request, const Seen& seen, const File
 /// What the capture looked for in vain, and this host has: path and use.
 std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& trace) {
   std::map<std::string, unsigned> out;
-  char own[4096];
-  ssize_t n = ::readlink("/proc/self/exe", own, sizeof own);
-  std::string program(own, static_cast<size_t>(std::max<ssize_t>(0, n)));
+  std::string program = link_target("/proc/self/exe");
   for (const auto& [path, use] : trace.paths) {
     std::string plain = clean_path(path);
     bool passing = std::any_of(std::begin(kPassing), std::end(kPassing), [&](const char* folder) { return plain == folder || plain.starts_with(std::string(folder) + "/"); });

@@ -148,7 +148,7 @@ Service running_service(const std::vector<pid_t>& pids, const std::map<pid_t, Pr
   for (const auto& u : units)
     if (u.name == unit) found = u;
   bool interpreted = s.runtime != "native" && s.runtime != "go" && s.runtime != "rust";
-  if (!found && !interpreted) found = find_unit(main.exe);  // many have the same interpreter
+  if (!found && !interpreted) found = find_unit(main.exe, units);  // many have the same interpreter
   if (found) {
     s.unit = found->path;
     s.enabled = unit_enabled(*found);

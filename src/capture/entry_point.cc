@@ -84,7 +84,7 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   entry.uid = p.uid;
   entry.gid = p.gid;
   entry.groups = p.groups;
-  auto unit = find_unit(p.exe);
+  auto unit = find_unit(p.exe, all_units());
   if (unit) {
     for (const auto& d : unit->runtime_directories) entry.runtime_folders.push_back("/run/" + d);
     entry.forking = unit->type == "forking";

@@ -60,7 +60,14 @@ std::optional<uint64_t> user_number(const std::string& user) {
   return number ? std::optional<uint64_t>(*number) : std::nullopt;
 }
 
-constexpr const char* kNote = "# Made by caisson capture. Nothing here but the image is needed to run it.\n";
+/// Volumes that an orchestrator may make empty.
+std::vector<std::string> empty_volumes(const image::Image& image, const Json& report) {
+  std::vector<std::string> out = image.config.volumes;
+  std::erase_if(out, [&](const std::string& folder) { return has_content(report, folder); });
+  return out;
+}
+
+constexpr const char* kNote = "# Made by caisson capture.\n";
 
 }  // namespace
 
@@ -90,9 +97,10 @@ std::string compose_file(const image::Image& image, const std::string& name, con
 std::string kubernetes_manifests(const image::Image& image, const std::string& name, const Json& report) {
   std::string label = label_of(name);
   Json labels{{"app.kubernetes.io/name", label}};
-  bool keeps_data = std::any_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return !has_content(report, folder); });
+  auto volumes = empty_volumes(image, report);
+  bool keeps_data = !volumes.empty();
   // What has to be written beside data in the image needs a root that can be.
-  bool plain_root = std::any_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return has_content(report, folder); });
+  bool plain_root = volumes.size() != image.config.volumes.size();
   Json security{{"allowPrivilegeEscalation", false}, {"readOnlyRootFilesystem", read_only(report) && !plain_root}, {"seccompProfile", {{"type", "RuntimeDefault"}}}};
   if (auto user = user_number(image.config.user); user && *user != 0) {
     security["runAsNonRoot"] = true;
@@ -115,11 +123,10 @@ std::string kubernetes_manifests(const image::Image& image, const std::string& n
   }
   for (const auto& variable : report["secret_variables"]) container["env"].push_back({{"name", variable}, {"valueFrom", {{"secretKeyRef", {{"name", label + "-secrets"}, {"key", variable}}}}}});
   std::string hidden;
-  for (const auto& folder : image.config.volumes) {
-    if (has_content(report, folder)) {
+  for (const auto& folder : image.config.volumes)
+    if (has_content(report, folder))
       hidden += "# " + folder + " has data in the image, which an empty volume would hide: what is written there is\n# lost with the pod. To keep it, fill a volume with that data and mount it there.\n";
-      continue;
-    }
+  for (const auto& folder : volumes) {
     container["volumeMounts"].push_back({{"name", name_of(folder)}, {"mountPath", folder}});
     claims.push_back({{"metadata", {{"name", name_of(folder)}}}, {"spec", {{"accessModes", {"ReadWriteOnce"}}, {"resources", {{"requests", {{"storage", "1Gi"}}}}}}}});
   }
@@ -157,11 +164,11 @@ std::string kubernetes_manifests(const image::Image& image, const std::string& n
 
 Json ecs_task_definition(const image::Image& image, const std::string& name, const Json& report) {
   std::string label = label_of(name);
-  Json container{{"name", label}, {"image", name}, {"essential", true}, {"readonlyRootFilesystem", read_only(report) && std::none_of(image.config.volumes.begin(), image.config.volumes.end(), [&](const std::string& folder) { return has_content(report, folder); })}};
+  auto volumes = empty_volumes(image, report);
+  Json container{{"name", label}, {"image", name}, {"essential", true}, {"readonlyRootFilesystem", read_only(report) && volumes.size() == image.config.volumes.size()}};
   for (const auto& p : ports_of(image)) container["portMappings"].push_back({{"containerPort", p.number}, {"hostPort", p.number}, {"protocol", p.protocol}});
   Json out{{"family", label}, {"networkMode", "awsvpc"}, {"requiresCompatibilities", {"FARGATE"}}, {"cpu", "256"}, {"memory", "512"}};
-  for (const auto& folder : image.config.volumes) {
-    if (has_content(report, folder)) continue;  // an empty volume would hide it
+  for (const auto& folder : volumes) {
     container["mountPoints"].push_back({{"sourceVolume", name_of(folder)}, {"containerPath", folder}});
     out["volumes"].push_back({{"name", name_of(folder)}});
   }

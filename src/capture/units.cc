@@ -101,13 +101,13 @@ std::vector<Unit> all_units() {
   return out;
 }
 
-std::optional<Unit> find_unit(const std::string& exe) {
+std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units) {
   struct stat wanted;
   if (::stat(exe.c_str(), &wanted) < 0) return {};
-  for (auto& unit : all_units()) {
+  for (const auto& unit : units) {
     auto words = split_command(unit.exec_start);
     struct stat st;
-    if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return std::move(unit);
+    if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return unit;
   }
   return {};
 }

@@ -21,8 +21,8 @@ struct Unit {
 [[nodiscard]] std::vector<std::string> split_command(const std::string& text);
 /// Every service of this host that says how it is started; no templates. By name.
 [[nodiscard]] std::vector<Unit> all_units();
-/// The unit whose ExecStart runs this program, where there is one.
-[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe);
+/// The one whose ExecStart runs this program, where there is one.
+[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units);
 /// Environment= and what the EnvironmentFile=s have.
 [[nodiscard]] std::vector<std::string> unit_environment(const Unit& unit);
 /// ExecStart as a command, with its variables replaced.

@@ -207,9 +207,8 @@ Result<Verdict> verify(const VerifyRequest& request, const Original& original, R
   Json captured = TRY(run->ask(original.answers()), "ask the capture");
   verdict.trace.merge(run->take_trace());
   size_t same = 0, number = 0;
-  std::string difference;
+  std::string difference, host = host_name();
   for (const auto& asked : original.answers()) {
-    std::string host = host_name();
     std::string first = normalised(asked["first"].get<std::string>(), host), second = normalised(asked["second"].get<std::string>(), host);
     std::string answer = normalised(captured[number++].get<std::string>(), run->name());
     bool equal = same_answer(first, second, answer);

@@ -254,6 +254,16 @@ Result<> Cgroup::create(const oci::Resources& resources, pid_t member) {
   return apply(resources);
 }
 
+Result<> Cgroup::check_memory(const oci::Resources::Memory& memory) const {
+  uint64_t used = TRY(parse_uint(trim(TRY(read_value(folder("memory") + "/memory.current")))));
+  auto refuse = [&](const std::optional<int64_t>& limit, const char* what) -> Result<> {
+    if (!limit || *limit < 0 || static_cast<uint64_t>(*limit) >= used) return {};
+    return fail(std::string("rejecting ") + what + " limit " + std::to_string(*limit) + " < usage " + std::to_string(used), EBUSY);
+  };
+  TRY(refuse(memory.swap, "memory+swap"));
+  return refuse(memory.limit, "memory");
+}
+
 Result<oci::Resources> Cgroup::with_whole_cpu_limit(oci::Resources resources) const {
   auto& cpu = resources.cpu;
   if (cpu.quota.has_value() == cpu.period.has_value()) return resources;
@@ -270,6 +280,8 @@ Result<oci::Resources> Cgroup::with_whole_cpu_limit(oci::Resources resources) co
 }
 
 Result<> Cgroup::update(const oci::Resources& asked) const {
+  // Before systemd is told; on v1 the kernel itself refuses.
+  if (asked.memory.check_before_update.value_or(false) && pure_v2() && !folder("memory").empty()) TRY(check_memory(asked.memory));
   // One write sets both, and systemd takes their quotient: what is not asked for stays.
   oci::Resources resources = folder("cpu").empty() ? asked : TRY(with_whole_cpu_limit(asked));
   if (unit_) {

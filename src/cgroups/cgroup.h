@@ -133,6 +133,8 @@ class Cgroup {
   [[nodiscard]] Result<> apply_v1(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;
   [[nodiscard]] std::string unified() const;
+  /// config-linux.md, "Memory", checkBeforeUpdate: no limit below what is in use.
+  [[nodiscard]] Result<> check_memory(const oci::Resources::Memory& memory) const;
   /// Where only one of quota and period is given, with the other as it is now.
   [[nodiscard]] Result<oci::Resources> with_whole_cpu_limit(oci::Resources resources) const;
 

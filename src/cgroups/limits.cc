@@ -66,18 +66,6 @@ Result<> write_device_rules(const std::string& folder, const std::vector<oci::De
 
 std::string max_or(int64_t value) { return value < 0 ? "max" : std::to_string(value); }
 
-/// config-linux.md, "Memory", checkBeforeUpdate: no limit below what is in use. On v1
-/// the kernel itself refuses such.
-Result<> check_memory(const Files& files, const oci::Resources::Memory& memory) {
-  uint64_t used = TRY(parse_uint(trim(TRY(read_value(files.folder() + "/memory.current")))));
-  auto refuse = [&](const std::optional<int64_t>& limit, const char* what) -> Result<> {
-    if (!limit || *limit < 0 || static_cast<uint64_t>(*limit) >= used) return {};
-    return fail(std::string("rejecting ") + what + " limit " + std::to_string(*limit) + " < usage " + std::to_string(used), EBUSY);
-  };
-  TRY(refuse(memory.swap, "memory+swap"));
-  return refuse(memory.limit, "memory");
-}
-
 }  // namespace
 
 uint64_t shares_to_weight(uint64_t shares) {
@@ -179,7 +167,6 @@ Result<> Cgroup::apply_v2(const oci::Resources& r) const {
     return {};
   };
   if (r.memory.limit || r.memory.swap || r.memory.reservation) TRY(need("memory"));
-  if (r.memory.check_before_update.value_or(false)) TRY(check_memory(files, r.memory));
   if (r.memory.limit) TRY(files.write("memory.max", max_or(*r.memory.limit)));
   // Without a limit on memory, one on both together makes no sense.
   bool unlimited = r.memory.limit && *r.memory.limit < 0;

@@ -103,16 +103,14 @@ constexpr const char* kMaskKey = "/dev/null";
 
 Result<> name_external_mounts(CriuRequest& request, const State& state, const oci::Spec& spec, const cgroups::Cgroup& cgroup) {
   sys::RootDir root = TRY(sys::RootDir::open("/proc/" + std::to_string(state.pid) + "/root"));
-  auto name = [&](const std::string& path, const std::string& key) -> Result<> {
-    auto inside = resolved_in(root, path);
-    if (inside) request.text(Option::external, "mnt[" + *inside + "]:" + key);
-    return {};
+  auto name = [&](const std::string& path, const std::string& key) {
+    if (auto inside = resolved_in(root, path); inside) request.text(Option::external, "mnt[" + *inside + "]:" + key);
   };
-  for (const auto& mount : external_mounts(spec, state.bundle, cgroup)) TRY(name(mount.destination, mount.destination));
+  for (const auto& mount : external_mounts(spec, state.bundle, cgroup)) name(mount.destination, mount.destination);
   for (const auto& path : spec.linux.masked_paths) {
     auto there = root.open_at(path, O_PATH);
     struct stat st;
-    if (there && ::fstat(there->get(), &st) == 0 && !S_ISDIR(st.st_mode)) TRY(name(path, kMaskKey));
+    if (there && ::fstat(there->get(), &st) == 0 && !S_ISDIR(st.st_mode)) name(path, kMaskKey);
   }
   return {};
 }
@@ -347,8 +345,10 @@ Result<Launched> Runtime::restore(const oci::Spec& spec, const LaunchOptions& op
   bool by_systemd = draft.cgroup.needs_member();
   if (!by_systemd) {
     TRY(draft.make_cgroup(0));
-    cgroup_fd = TRY(draft.cgroup.v2_fd());
-    plan.cgroup_tasks = TRY(draft.cgroup.open_tasks());
+    if (!state.cgroup_path.empty()) {
+      cgroup_fd = TRY(draft.cgroup.v2_fd());
+      plan.cgroup_tasks = TRY(draft.cgroup.open_tasks());
+    }
   }
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);

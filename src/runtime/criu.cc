@@ -104,23 +104,17 @@ void CriuRequest::page_server(std::string_view address, uint16_t port) {
   put_number(inner, 2, port);
   text(CriuOption::page_server, inner);
 }
-void CriuRequest::cgroup_root(std::string_view controller, std::string_view path) {
+void CriuRequest::pair(CriuOption option, std::string_view first, std::string_view second) {
   std::string inner;
-  put_bytes(inner, 1, controller);
-  put_bytes(inner, 2, path);
-  text(CriuOption::cg_root, inner);
+  put_bytes(inner, 1, first);
+  put_bytes(inner, 2, second);
+  text(option, inner);
 }
 void CriuRequest::inherit(std::string_view key, int fd) {
   std::string inner;
   put_bytes(inner, 1, key);
   put_number(inner, 2, static_cast<uint64_t>(fd));
   text(CriuOption::inherit_fd, inner);
-}
-void CriuRequest::join_namespace(std::string_view name, std::string_view path) {
-  std::string inner;
-  put_bytes(inner, 1, name);
-  put_bytes(inner, 2, path);
-  text(CriuOption::join_ns, inner);
 }
 
 std::string CriuRequest::encoded() const {

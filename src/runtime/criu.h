@@ -61,16 +61,18 @@ class CriuRequest {
   void text(CriuOption option, std::string_view value);
   void page_server(std::string_view address, uint16_t port);
   /// The restored processes' cgroup of one controller.
-  void cgroup_root(std::string_view controller, std::string_view path);
+  void cgroup_root(std::string_view controller, std::string_view path) { pair(CriuOption::cg_root, controller, path); }
   /// `fd`: as CRIU's process has it; takes the place of what the dump calls `key`.
   void inherit(std::string_view key, int fd);
   /// A namespace to restore into: its file name below /proc/PID/ns, and its path.
-  void join_namespace(std::string_view name, std::string_view path);
+  void join_namespace(std::string_view name, std::string_view path) { pair(CriuOption::join_ns, name, path); }
 
   [[nodiscard]] Kind kind() const { return kind_; }
   [[nodiscard]] std::string encoded() const;
 
  private:
+  /// A message of two strings.
+  void pair(CriuOption option, std::string_view first, std::string_view second);
   Kind kind_;
   std::string options_;
 };
