@@ -177,7 +177,7 @@ def test_firewall_that_drops_forwarded_packets(busybox_root, tmp_path):
     ip -n out$$ addr add 198.51.100.10/30 dev i; ip -n out$$ link set i up
     ip netns exec out$$ /usr/bin/python3 -m http.server 8000 --directory {tmp_path}/www >/dev/null 2>&1 & server=$!
     trap 'kill $server; ip netns del out$$' EXIT
-    sleep 0.7
+    for i in $(seq 200); do bash -c ': < /dev/tcp/198.51.100.10/8000' 2>/dev/null && break; sleep 0.1; done
     "$@" run --rm bb wget -qO- http://198.51.100.10:8000/f
     nft list chain ip filter DOCKER-USER | grep -c accept
     "$@" system reset --force

@@ -11,8 +11,10 @@ Emulated (TCG), so that it works inside virtual machines: expect a tenth of the 
 import argparse
 import os
 import pathlib
+import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -152,8 +154,32 @@ def initramfs(modules, command, first):
     return cpio(entries + [(f"modules/{m.name}", 0o100644, m.read_bytes()) for m in early])
 
 
-def run(command, memory=3072, seconds=600, folder=ROOT, environment=(), systemd=False, kernel_arguments=""):
-    """Returns the exit status and the output."""
+def standstill(place, machine, files):
+    """What can be seen from outside of a guest that does not end."""
+    def ask(question):
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(5)
+            try:
+                monitor.connect(f"{place}/monitor")
+                monitor.sendall(f"{question}\n".encode())
+                time.sleep(1)
+                return re.sub(r"\x1b\[.|\r", "", monitor.recv(1 << 20).decode(errors="replace"))
+            except OSError as e:
+                return f"{question}: {e}"
+
+    log = pathlib.Path(f"{place}/virtiofsd.log").read_text(errors="replace")[-1500:]
+    threads = subprocess.run(["ps", "-L", "-o", "pid,lwp,stat,time,wchan:24,comm", "-p", f"{machine.pid},{files.pid}"], capture_output=True, text=True).stdout
+    console = pathlib.Path(f"{place}/console").read_text(errors="replace")[-3000:]
+    registers = [line for _ in range(2) for line in ask("info registers -a").splitlines() if re.search(r"^CPU|RIP=", line)]
+    return f"file server: exit {files.poll()}, {log}\n{threads}\nconsole: {console}\n" + "\n".join(registers)
+
+
+class StoodStill(RuntimeError):
+    """The guest did not end in its time."""
+
+
+def run(command, memory=3072, seconds=600, folder=ROOT, environment=(), systemd=False, kernel_arguments="", threads="multi"):
+    """Returns the exit status and the output. `threads`: the emulator's, one a processor or `single`."""
     CACHE.mkdir(parents=True, exist_ok=True)
     image, modules = kernel()
     script = SCRIPT.replace("@CGROUPS@", "" if systemd else CGROUPS).replace("@COMMAND@", shlex.join(map(str, command))).replace("@FOLDER@", shlex.quote(str(folder))).replace("@ENVIRONMENT@", "\n".join(f"export {shlex.quote(e)}" for e in environment))
@@ -167,17 +193,22 @@ def run(command, memory=3072, seconds=600, folder=ROOT, environment=(), systemd=
                     raise RuntimeError("virtiofsd does not start: " + pathlib.Path(f"{place}/virtiofsd.log").read_text()[-2000:])
                 time.sleep(0.02)
             try:
-                machine = subprocess.run(
-                    ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+                machine = subprocess.Popen(
+                    ["qemu-system-x86_64", "-accel", f"tcg,thread={threads}", "-cpu", "max", "-smp", "2", "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                      "-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on", "-numa", "node,memdev=memory",
                      "-chardev", f"socket,id=fs,path={place}/fs", "-device", "vhost-user-fs-pci,chardev=fs,tag=host",
                      "-chardev", f"file,id=output,path={place}/output", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=output",
                      "-serial", f"file:{place}/console",
+                     "-chardev", f"socket,id=monitor,path={place}/monitor,server=on,wait=off", "-mon", "chardev=monitor,mode=readline",
                      "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", f"console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on {kernel_arguments}"],
-                    stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(f"{place}/qemu.log", "w"))
+                machine.wait(seconds)
             except subprocess.TimeoutExpired:
                 output = pathlib.Path(f"{place}/output").read_text(errors="replace")
-                raise RuntimeError(f"the guest did not end in {seconds} s:\n{output[-6000:]}") from None
+                state = standstill(place, machine, files)
+                machine.kill()
+                machine.wait()
+                raise StoodStill(f"the guest did not end in {seconds} s:\n{output[-6000:]}\n{state}") from None
             output = pathlib.Path(f"{place}/output").read_text(errors="replace").replace("\r", "")
             console = pathlib.Path(f"{place}/console").read_text(errors="replace")
         finally:
@@ -185,7 +216,7 @@ def run(command, memory=3072, seconds=600, folder=ROOT, environment=(), systemd=
             files.wait()
         text, mark, status = output.rpartition("guest-exit-status ")
         if not mark:
-            raise RuntimeError(f"the guest ended without a status: {machine.stderr[-1000:]}\n{console[-3000:]}\n{output[-3000:]}")
+            raise RuntimeError(f"the guest ended without a status: {pathlib.Path(f'{place}/qemu.log').read_text()[-1000:]}\n{console[-3000:]}\n{output[-3000:]}")
         return int(status.split()[0]), text
 
 
