@@ -123,6 +123,15 @@ Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf,
   options.bpf = bpf;
   progress("starting it a second time, in namespaces of its own over a copy-on-write view of this host");
   auto shadow = run_shadow(seen.entry, options);
+  for (auto& other : other_entry_points(seen.entry, seen.processes[0])) {
+    if (!shadow || shadow->ready || !request.command.empty()) break;
+    keep_in_foreground(other);
+    progress("that did not open its ports; starting it as " + join(other.argv, " ") + " (" + other.how + ")");
+    auto again = run_shadow(other, options);
+    if (!again || !again->ready) continue;
+    shadow = std::move(again);
+    seen.entry = std::move(other);
+  }
   if (!shadow) {
     notes.push_back("the second start did not work (" + shadow.error().message + "): the image holds what the running processes show and what the rules add");
     return {};
@@ -255,8 +264,10 @@ Result<> write_layer(const FileSet& files, const std::map<std::string, std::stri
     e.uid = item.st.st_uid;
     e.gid = item.st.st_gid;
     e.mtime = item.st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(item.st.st_mtim.tv_nsec);
     if (S_ISDIR(item.st.st_mode)) {
       e.type = image::EntryType::directory;
+      e.mtime_ns = 0;
       e.mtime = moment;  // what was put into /tmp since is no part of it
       TRY(tar.add(e));
     } else if (S_ISLNK(item.st.st_mode)) {
@@ -409,6 +420,7 @@ Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const 
     add_private_files(files, in);
     add_state_folders(files, in);
     add_implied_bundles(files, in);  // plugins may have brought new libraries
+    add_users(files, in);
   } else {
     files.add_tree("/", "package", "part of package " + request.package + " or of one it needs", 8ull << 30);
     for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}) files.add_empty_folder(path, "skeleton", "a folder that programs expect");

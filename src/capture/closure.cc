@@ -100,39 +100,8 @@ void add_traced_files(FileSet& files, const ClosureInput& in) {
   files.add(in.entry->cwd, "entry", "the working directory");
 }
 
-namespace {
-/// Users of the system and of the application; people's accounts stay out.
-std::string filtered_users(const std::set<std::string>& keep, const char* file) {
-  auto text = read_file(file, 4u << 20);
-  std::string out;
-  if (!text) return out;
-  for (const auto& line : split(*text, '\n', true)) {
-    auto fields = split(line, ':');
-    if (fields.size() < 4) continue;
-    auto id = parse_uint(fields[2], UINT32_MAX);
-    if (!id || (*id >= 1000 && *id != 65534 && !keep.contains(fields[0]))) continue;
-    if (std::string_view(file).ends_with("passwd")) {
-      // No password, and no real shell for a person to log in with.
-      fields[1] = "x";
-    } else {
-      fields[1] = "x";
-      std::vector<std::string> members;
-      for (const auto& m : split(fields[3], ',', true))
-        if (keep.contains(m)) members.push_back(m);
-      fields[3] = join(members, ",");
-    }
-    out += join(fields, ":") + "\n";
-  }
-  return out;
-}
-}  // namespace
-
-void add_skeleton(FileSet& files, const ClosureInput& in) {
+void add_skeleton(FileSet& files, const ClosureInput& /*in*/) {
   const char* rule = "skeleton";
-  std::set<std::string> users{"root", "nobody", host_user(in.entry->uid).name};
-  for (const auto& p : *in.processes) users.insert(host_user(p.uid).name);
-  files.add_content("/etc/passwd", filtered_users(users, "/etc/passwd"), 0644, rule, "users, without people's accounts");
-  files.add_content("/etc/group", filtered_users(users, "/etc/group"), 0644, rule, "groups, without people's accounts");
   for (const char* path : {"/bin", "/sbin", "/lib", "/lib64"}) files.add(path, rule, "a top folder or link that programs expect");
   for (const char* path : {"/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/mime.types", "/etc/localtime", "/etc/timezone", "/etc/os-release", "/etc/debian_version", "/usr/lib/locale/C.utf8"})
     if (std::string_view(path).ends_with("C.utf8"))
@@ -150,7 +119,10 @@ void add_skeleton(FileSet& files, const ClosureInput& in) {
 }
 
 void add_implied_bundles(FileSet& files, const ClosureInput& in) {
-  if (std::any_of(in.trace->paths.begin(), in.trace->paths.end(), [](const auto& item) { return item.first.starts_with("/usr/share/zoneinfo"); }))
+  // What runs scripts or queries may be asked for any zone.
+  bool zones = std::any_of(in.trace->paths.begin(), in.trace->paths.end(), [](const auto& item) { return item.first.starts_with("/usr/share/zoneinfo"); }) ||
+               std::any_of(files.items().begin(), files.items().end(), [](const auto& item) { return item.second.rule == "language"; });
+  if (zones)
     files.add_tree("/usr/share/zoneinfo", "bundle", "time zones, which are chosen by name", 64u << 20, {"right", "posix"});
   auto has_library = [&](std::string_view stem) {
     return std::any_of(files.items().begin(), files.items().end(), [&](const auto& item) { return base_name(item.first).starts_with(stem); });
@@ -229,6 +201,27 @@ void add_application_trees(FileSet& files, const ClosureInput& in) {
   }
 }
 
+namespace {
+/// Code that an interpreter loads by name, of which the next request may need the next file.
+bool is_module(const std::string& path) {
+  static const char* const ends[] = {".rb", ".pm", ".pl", ".js", ".mjs", ".cjs", ".php", ".jar", ".beam", ".app", ".lua", ".tcl", ".jsa", ".jmod", ".scm", ".elc", ".dll"};
+  bool place = path.starts_with("/usr/lib/") || path.starts_with("/usr/share/");
+  return place && std::any_of(std::begin(ends), std::end(ends), [&](const char* end) { return path.ends_with(end); });
+}
+
+/// Whole Debian packages of which a module was used: they are the units in which the
+/// distribution divides a language's library. Python is known better (below).
+void add_packages_of_modules(FileSet& files, const ClosureInput& in, const std::set<std::string>& seen) {
+  std::set<std::string> packages;
+  for (const auto& path : seen)
+    if (is_module(path))
+      if (std::string owner = in.packages->owner(path); !owner.empty()) packages.insert(owner);
+  for (const auto& package : packages)
+    for (const auto& path : in.packages->files(package))
+      if ((path.starts_with("/usr/lib/") || path.starts_with("/usr/share/") || path.starts_with("/etc/")) && !documentation(path) && !is_folder(path)) files.add(path, "language", "part of package " + package + ", of which a module was used");
+}
+}  // namespace
+
 void add_language_libraries(FileSet& files, const ClosureInput& in) {
   std::set<std::string> seen = touched(in);
   std::set<std::string> stdlib, packages;
@@ -245,10 +238,11 @@ void add_language_libraries(FileSet& files, const ClosureInput& in) {
         }
       if (!base.empty() && base != "/usr/lib/python3" && is_folder(base)) stdlib.insert(base);
     }
-    if (path.starts_with("/usr/share/perl/") || path.starts_with("/usr/lib/x86_64-linux-gnu/perl-base")) stdlib.insert(path.substr(0, path.find('/', 17)));
+    for (std::string_view perl : {"/usr/share/perl/", "/usr/lib/x86_64-linux-gnu/perl/", "/usr/lib/x86_64-linux-gnu/perl-base/"})
+      if (path.starts_with(perl)) stdlib.insert(path.substr(0, perl.ends_with("-base/") ? perl.size() - 1 : path.find('/', perl.size())));
     if (path.starts_with("/usr/share/nodejs/")) packages.insert(path.substr(0, path.find('/', 18)));
-    if (path.starts_with("/usr/lib/ruby/")) stdlib.insert("/usr/lib/ruby");
   }
+  add_packages_of_modules(files, in, seen);
   for (const auto& folder : stdlib) {
     // The interpreter's own tests and tools are larger than all the rest, and
     // other packages come by themselves.
@@ -315,8 +309,44 @@ void add_private_files(FileSet& files, const ClosureInput& in) {
   }
 }
 
+namespace {
+constexpr const char* kStatePlaces[] = {"/var/lib", "/var/cache", "/var/spool", "/var/log"};
+
+/// The tree of a spool or a cache, without the files in it.
+void add_folders_inside(FileSet& files, const std::string& top) {
+  constexpr size_t kMost = 10000;
+  std::vector<std::string> open{top};
+  for (size_t i = 0; i < open.size(); ++i) {
+    auto names = list_dir(open[i]);
+    if (!names) continue;
+    std::sort(names->begin(), names->end());
+    for (const auto& name : *names) {
+      std::string inner = open[i] + "/" + name;
+      struct stat st;
+      if (::lstat(inner.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) continue;
+      if (open.size() > kMost) return files.warn(top + " has more than " + std::to_string(kMost) + " folders: the rest of them was left out");
+      files.add_empty_folder(inner, "state", "a folder in " + top + ", where the application writes");
+      open.push_back(std::move(inner));
+    }
+  }
+}
+}  // namespace
+
 void add_state_folders(FileSet& files, const ClosureInput& in) {
-  for (const auto& [folder, needed] : *in.state_folders) files.add_empty_folder(folder, "state", "the application writes there");
+  // What packages keep ready for later: PHP's sessions, a spool.
+  std::set<std::string> packages;
+  for (const auto& [path, item] : files.items())
+    if (S_ISREG(item.st.st_mode))
+      if (std::string owner = in.packages->owner(path); !owner.empty()) packages.insert(owner);
+  for (const auto& package : packages)
+    for (const auto& path : in.packages->files(package)) {
+      bool place = std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(path, top) && path != top; });
+      if (place && !files.has(path) && is_folder(path)) files.add_empty_folder(path, "state", "package " + package + " has it");
+    }
+  for (const auto& [folder, needed] : *in.state_folders) {
+    files.add_empty_folder(folder, "state", "the application writes there");
+    add_folders_inside(files, folder);
+  }
   for (const auto& folder : in.entry->runtime_folders) files.add_empty_folder(folder, "state", "runtime directory of its unit");
   for (const auto& [path, use] : in.trace->paths) {
     if ((use & kWritten) == 0) continue;
@@ -327,6 +357,76 @@ void add_state_folders(FileSet& files, const ClosureInput& in) {
   for (const auto& p : *in.processes)
     for (const auto& path : p.open_files)
       if (below(path, "/var/log") && is_folder(dir_name(path))) files.add_empty_folder(dir_name(path), "state", "the application writes there");
+}
+
+namespace {
+/// The words of a configuration file that could be names of users.
+void add_words(const std::string& file, std::set<std::string>& words) {
+  struct stat st;
+  if (::stat(file.c_str(), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > 262144) return;
+  auto text = read_file(file, 262144);
+  if (!text || text->find('\0') != std::string::npos) return;
+  for (size_t i = 0; i < text->size();) {
+    size_t end = i;
+    while (end < text->size() && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || (*text)[end] == '-' || (*text)[end] == '_')) ++end;
+    if (end > i) words.insert(text->substr(i, end - i));
+    i = end + 1;
+  }
+}
+
+/// Users of the system and of the application; people's accounts stay out.
+std::string filtered_users(const std::set<std::string>& keep, const char* file) {
+  auto text = read_file(file, 4u << 20);
+  std::string out;
+  if (!text) return out;
+  for (const auto& line : split(*text, '\n', true)) {
+    auto fields = split(line, ':');
+    if (fields.size() < 4) continue;
+    auto id = parse_uint(fields[2], UINT32_MAX);
+    bool person = id && *id >= 1000 && *id != 65534;
+    if (!id || (person && !keep.contains(fields[0]))) continue;
+    if (std::string_view(file).ends_with("passwd")) {
+      // No password, and no person's name.
+      fields[1] = "x";
+      if (person && fields.size() > 4) fields[4].clear();
+    } else {
+      fields[1] = "x";
+      std::vector<std::string> members;
+      for (const auto& m : split(fields[3], ',', true))
+        if (keep.contains(m)) members.push_back(m);
+      fields[3] = join(members, ",");
+    }
+    out += join(fields, ":") + "\n";
+  }
+  return out;
+}
+
+std::string name_in(const char* file, uint32_t id) {
+  auto text = read_file(file, 4u << 20);
+  if (!text) return {};
+  for (const auto& line : split(*text, '\n', true))
+    if (auto fields = split(line, ':'); fields.size() > 2 && fields[2] == std::to_string(id)) return fields[0];
+  return {};
+}
+}  // namespace
+
+void add_users(FileSet& files, const ClosureInput& in) {
+  std::set<uint32_t> uids{in.entry->uid}, gids{in.entry->gid};
+  for (const auto& p : *in.processes) {
+    uids.insert(p.uid);
+    gids.insert(p.gid);
+  }
+  std::set<std::string> names{"root", "nobody"};
+  for (const auto& [path, item] : files.items()) {
+    uids.insert(item.st.st_uid);
+    gids.insert(item.st.st_gid);
+    if (below(path, "/etc")) add_words(path, names);
+  }
+  for (const auto& word : in.entry->argv) names.insert(word);
+  for (uint32_t uid : uids) names.insert(name_in("/etc/passwd", uid));
+  for (uint32_t gid : gids) names.insert(name_in("/etc/group", gid));
+  files.add_content("/etc/passwd", filtered_users(names, "/etc/passwd"), 0644, "skeleton", "users, without people's accounts");
+  files.add_content("/etc/group", filtered_users(names, "/etc/group"), 0644, "skeleton", "groups, without people's accounts");
 }
 
 }  // namespace caisson::capture

@@ -24,6 +24,7 @@ void add_application_trees(FileSet& files, const ClosureInput& in);   ///< 5: un
 void add_language_libraries(FileSet& files, const ClosureInput& in);  ///< 6: an interpreter's standard library, touched packages
 void add_private_files(FileSet& files, const ClosureInput& in);       ///< 7: the main packages' own folders and plugins
 void add_state_folders(FileSet& files, const ClosureInput& in);       ///< 8: empty, with owner and mode
+void add_users(FileSet& files, const ClosureInput& in);               ///< 9: passwd and group, without people who have no part in it
 
 /// Bytes that a plugin may drag in before it is left out and reported.
 inline constexpr uint64_t kPluginBudget = 5u << 20;

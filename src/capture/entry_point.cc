@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/strings.h"
 #include "capture/file_set.h"
+#include "capture/titles.h"
 
 namespace caisson::capture {
 
@@ -84,7 +85,11 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   entry.uid = p.uid;
   entry.gid = p.gid;
   entry.groups = p.groups;
-  auto unit = find_unit(p.exe, all_units());
+  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units());
+  if (p.gave_up_root && (!unit || unit->user.empty() || unit->user == "root")) {
+    entry.uid = entry.gid = 0;
+    entry.groups.clear();
+  }
   if (unit) {
     for (const auto& d : unit->runtime_directories) entry.runtime_folders.push_back("/run/" + d);
     entry.forking = unit->type == "forking";
@@ -92,28 +97,14 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   // A command line as it was given has a first word that names a file; one
   // that was overwritten has everything in its first word.
   std::string first = p.argv.empty() ? "" : p.argv[0];
-  size_t colon = p.title.find(": master process ");
-  if (colon != std::string::npos) {
-    // nginx: master process /usr/sbin/nginx -c /etc/nginx/nginx.conf
-    entry.argv = split_command(p.title.substr(colon + 17));
-    // Arguments with spaces lost their quotes; only -g takes such.
-    for (size_t i = 0; i + 1 < entry.argv.size(); ++i)
-      if (entry.argv[i] == "-g") {
-        std::string directives = entry.argv[i + 1];
-        size_t j = i + 2;
-        while (j < entry.argv.size() && !directives.ends_with(";")) directives += " " + entry.argv[j++];
-        while (j < entry.argv.size() && entry.argv[j].ends_with(";")) directives += " " + entry.argv[j++];
-        entry.argv.erase(entry.argv.begin() + static_cast<long>(i) + 1, entry.argv.begin() + static_cast<long>(j));
-        entry.argv.insert(entry.argv.begin() + static_cast<long>(i) + 1, directives);
-        break;
-      }
-    if (!entry.argv.empty() && entry.argv[0].find('/') == std::string::npos) entry.argv[0] = p.exe;
-    entry.how = "from the master process's title";
+  if (auto command = command_in_title(p, ports); command) {
+    entry.argv = std::move(*command);
+    entry.how = "from the process's title";
   } else if (redis_entry(p, ports, entry)) {
   } else if (p.argv.size() == 1 && first.find(' ') != std::string::npos) {
     if (!unit || unit->exec_start.empty())
       return fail("process " + std::to_string(p.pid) + " has overwritten its command line (\"" + p.title.substr(0, 80) + "\") and no systemd unit starts " + p.exe + ": give the command after --");
-    entry.argv = split_command(unit->exec_start);
+    entry.argv = unit_command(*unit);
     entry.how = "from ExecStart of " + unit->path + ", as the process has overwritten its command line";
   } else {
     entry.argv = p.argv;
@@ -134,6 +125,39 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   }
   if (entry.argv.empty()) return fail("process " + std::to_string(p.pid) + " has no command line");
   return entry;
+}
+
+std::vector<EntryPoint> other_entry_points(const EntryPoint& entry, const ProcessInfo& p) {
+  std::vector<EntryPoint> out;
+  // A program that executes itself again tells itself by variables that it does so.
+  std::string prefix(base_name(p.exe));
+  for (char& c : prefix) c = static_cast<char>(std::isalnum(static_cast<unsigned char>(c)) != 0 ? std::toupper(static_cast<unsigned char>(c)) : '_');
+  EntryPoint without = entry;
+  std::erase_if(without.env, [&](const std::string& variable) { return variable.starts_with(prefix + "_"); });
+  if (without.env.size() != entry.env.size()) {
+    without.how += ", without the variables " + prefix + "_*, which it sets itself";
+    out.push_back(without);
+  }
+  if (entry.uid != 0) {
+    EntryPoint as_root = entry;
+    as_root.uid = as_root.gid = 0;
+    as_root.groups.clear();
+    as_root.how += ", started as root, which it has given up";
+    out.push_back(std::move(as_root));
+  }
+  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units());
+  if (!unit || unit->exec_start.empty()) return out;
+  EntryPoint of_unit = entry;
+  if (unit->user.empty()) {
+    of_unit.uid = of_unit.gid = 0;
+    of_unit.groups.clear();
+  }
+  of_unit.argv = unit_command(*unit);
+  of_unit.env = unit_environment(*unit);
+  of_unit.cwd = unit->working_directory.empty() ? "/" : unit->working_directory;
+  of_unit.how = "from ExecStart of " + unit->path;
+  if (of_unit.argv != entry.argv || of_unit.env != entry.env) out.push_back(std::move(of_unit));
+  return out;
 }
 
 void keep_in_foreground(EntryPoint& entry) {

@@ -26,6 +26,8 @@ struct EntryPoint {
 };
 
 [[nodiscard]] Result<EntryPoint> entry_point(const ProcessInfo& process, const std::set<Port>& ports);
+/// How else it may have been started, where that does not work; the likeliest first.
+[[nodiscard]] std::vector<EntryPoint> other_entry_points(const EntryPoint& entry, const ProcessInfo& process);
 /// Adds what keeps known daemons in the foreground, as a container needs it.
 void keep_in_foreground(EntryPoint& entry);
 /// Environment without what belongs to a login session, and without secrets.

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/fd.h"
 #include "base/strings.h"
@@ -98,10 +99,20 @@ void FileSet::add_needs(const std::string& path) {
   for (const auto& library : needs.libraries) {
     std::string found = libraries_.find(library, needs.search);
     if (found.empty())
-      warn("library " + library + ", needed by " + path + ", was not found");
+      missing_libraries_.emplace_back(library, path);
     else
       add(found, "library", "library of " + path);
   }
+}
+
+std::vector<std::string> FileSet::warnings() const {
+  std::vector<std::string> out = warnings_;
+  std::set<std::string_view> names;
+  for (const auto& [path, item] : items_) names.insert(base_name(path));
+  // What its program has loaded before by another way is found by its name alone.
+  for (const auto& [library, path] : missing_libraries_)
+    if (!names.contains(library)) out.push_back("library " + library + ", needed by " + path + ", was not found");
+  return out;
 }
 
 void FileSet::add_tree(const std::string& path, const std::string& rule, const std::string& reason, uint64_t budget, const std::vector<std::string>& skip) {

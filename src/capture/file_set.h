@@ -55,7 +55,7 @@ class FileSet {
   [[nodiscard]] const std::map<std::string, FileItem>& items() const { return items_; }
   [[nodiscard]] std::map<std::string, FileItem>& items() { return items_; }
   [[nodiscard]] const std::vector<Secret>& secrets() const { return secrets_; }
-  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
+  [[nodiscard]] std::vector<std::string> warnings() const;
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
   [[nodiscard]] const std::string& root() const { return root_; }
 
@@ -70,6 +70,7 @@ class FileSet {
   std::vector<std::string> excluded_, allowed_secrets_;
   std::vector<Secret> secrets_;
   std::vector<std::string> warnings_;
+  std::vector<std::pair<std::string, std::string>> missing_libraries_;  ///< name, and the file that needs it
 };
 
 }  // namespace caisson::capture

@@ -1,9 +1,13 @@
 #include "capture/process_info.h"
 
 #include <arpa/inet.h>
+#include <elf.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <map>
 
 #include "base/fd.h"
@@ -16,6 +20,28 @@ std::vector<std::string> nul_separated(const std::string& text) {
   auto parts = split(text, '\0');
   while (!parts.empty() && parts.back().empty()) parts.pop_back();
   return parts;
+}
+
+/// The path that execve(2) was given, which titles do not reach (getauxval(3), AT_EXECFN).
+std::string executed_path(const std::string& base) {
+  auto vector = read_file(base + "/auxv");
+  auto memory = open_file(base + "/mem", O_RDONLY);
+  if (!vector || !memory) return {};
+  for (size_t at = 0; at + 2 * sizeof(uint64_t) <= vector->size(); at += 2 * sizeof(uint64_t)) {
+    uint64_t pair[2];
+    std::memcpy(pair, vector->data() + at, sizeof pair);
+    if (pair[0] != AT_EXECFN) continue;
+    char text[4096] = {};
+    ssize_t n = ::pread(memory->get(), text, sizeof text - 1, static_cast<off_t>(pair[1]));
+    return n > 0 ? text : "";
+  }
+  return {};
+}
+
+bool is_script(const std::string& path) {
+  auto file = open_file(path, O_RDONLY | O_NONBLOCK);
+  char start[2];
+  return file && ::read(file->get(), start, 2) == 2 && start[0] == '#' && start[1] == '!';
 }
 
 }  // namespace
@@ -43,12 +69,15 @@ Result<ProcessInfo> read_process(pid_t pid) {
   p.pid = pid;
   auto status = read_file(base + "/status");
   if (!status) return fail("process " + std::to_string(pid) + " does not exist", ESRCH);
+  uint64_t permitted = 0, ambient = 0;
   for (const auto& line : split(*status, '\n', true)) {
     auto fields = split(line, '\t', true);
     if (fields.size() < 2) continue;
     if (fields[0] == "PPid:") p.parent = std::atoi(fields[1].c_str());
     if (fields[0] == "Uid:" && fields.size() > 2) p.uid = static_cast<uint32_t>(std::stoul(fields[2]));
     if (fields[0] == "Gid:" && fields.size() > 2) p.gid = static_cast<uint32_t>(std::stoul(fields[2]));
+    if (fields[0] == "CapPrm:") permitted = std::stoull(fields[1], nullptr, 16);
+    if (fields[0] == "CapAmb:") ambient = std::stoull(fields[1], nullptr, 16);
     if (fields[0] == "Groups:")
       for (const auto& g : split(fields[1], ' ', true)) p.groups.push_back(static_cast<uint32_t>(std::stoul(g)));
   }
@@ -56,6 +85,14 @@ Result<ProcessInfo> read_process(pid_t pid) {
   if (p.exe.empty()) return fail("process " + std::to_string(pid) + " is a kernel thread, or may not be looked at");
   if (p.exe.ends_with(" (deleted)")) p.exe.resize(p.exe.size() - 10);
   p.cwd = link_target(base + "/cwd");
+  if (std::string executed = executed_path(base); executed.starts_with('/') && executed != p.exe && is_script(executed)) p.script = executed;
+  // proc_pid_status(5), "dumpable": what has changed its user since it was executed
+  // belongs to root there, unless it has changed that back. So does what gets
+  // capabilities from its file.
+  struct stat folder, program;
+  bool privileged_file = ::stat((base + "/exe").c_str(), &program) == 0 && ((program.st_mode & (S_ISUID | S_ISGID)) != 0 || ::getxattr((base + "/exe").c_str(), "security.capability", nullptr, 0) > 0);
+  bool still_capable = (permitted & ~ambient) != 0;
+  p.gave_up_root = p.uid != 0 && !privileged_file && (still_capable || (::stat(base.c_str(), &folder) == 0 && folder.st_uid == 0));
   std::string cmdline = TRY(read_file(base + "/cmdline"));
   p.title = cmdline;
   while (p.title.ends_with('\0')) p.title.pop_back();

@@ -15,11 +15,13 @@ namespace caisson::capture {
 
 struct ProcessInfo {
   pid_t pid = 0, parent = 0;
-  std::string exe;  ///< path of the program file
+  std::string exe;     ///< path of the program file
+  std::string script;  ///< the file that was executed, where that is not `exe` but names it as its interpreter
   std::vector<std::string> argv, env;
   std::string cwd, title;
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> groups;
+  bool gave_up_root = false;         ///< it was started as root, and is another user now
   std::set<std::string> mapped;      ///< files in its memory maps
   std::set<std::string> open_files;  ///< regular files it holds open
 };

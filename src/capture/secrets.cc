@@ -30,7 +30,7 @@ std::string reason_by_name(const std::string& path) {
     if (path == e) return "password or privilege database of the host";
   if (below(path, "/etc/ssl/private") || below(path, "/etc/letsencrypt/archive") || below(path, "/etc/sudoers.d")) return "in a folder of private keys or privileges";
   std::string name(base_name(path));
-  static const char* const names[] = {".pgpass", ".my.cnf", ".netrc", ".git-credentials", "rndc.key", "id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".htpasswd", "debian.cnf", "credentials.json", ".npmrc", ".pypirc", ".vault-token", ".s3cfg"};
+  static const char* const names[] = {".pgpass", ".my.cnf", ".netrc", ".git-credentials", "rndc.key", "id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".htpasswd", "credentials.json", ".npmrc", ".pypirc", ".vault-token", ".s3cfg"};
   for (const char* n : names)
     if (name == n) return "a file that usually holds credentials";
   for (const char* end : {"/.aws/credentials", "/.docker/config.json", "/.kube/config", "/.config/gh/hosts.yml", "/.ssh/config"})
@@ -82,14 +82,41 @@ bool is_as_packaged(const std::string& path, const std::string& text) {
 
 }  // namespace
 
-bool holds_private_key(std::string_view text) { return text.find("PRIVATE KEY-----") != std::string_view::npos; }
+bool holds_private_key(std::string_view text) {
+  // RFC 7468, also inside another text with "\n" for ends of lines. What only speaks of
+  // keys, as programs that read them do, has nothing after the label.
+  constexpr std::string_view label = "PRIVATE KEY-----", space = "\\nr \t\r\n";
+  for (size_t at = text.find(label); at != std::string_view::npos; at = text.find(label, at + 1)) {
+    size_t begin = text.find_first_not_of(space, at + label.size());
+    if (begin == std::string_view::npos) return false;
+    std::string_view body = text.substr(begin);
+    size_t length = std::min(body.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), body.size());
+    if (length >= 16 || body.starts_with("Proc-Type:") || body.starts_with("Version:")) return true;
+  }
+  return false;
+}
 
 bool holds_token(std::string_view text) {
   static const std::regex shapes(R"((^|[^A-Za-z0-9_])(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,}|glpat-[A-Za-z0-9_-]{20}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{10,}|[sr]k_live_[0-9A-Za-z]{20,}|npm_[A-Za-z0-9]{36})([^A-Za-z0-9_]|$))");
   return std::regex_search(text.begin(), text.end(), shapes);
 }
 
-bool sets_password(std::string_view text) {
+namespace {
+/// Without what stands between <!-- and -->.
+std::string without_xml_comments(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    size_t begin = text.find("<!--", at), end = begin == std::string_view::npos ? begin : text.find("-->", begin);
+    out += text.substr(at, begin == std::string_view::npos ? begin : begin - at);
+    if (end == std::string_view::npos) break;
+    at = end + 3;
+  }
+  return out;
+}
+}  // namespace
+
+bool sets_password(std::string_view document) {
+  std::string text = without_xml_comments(document);
   static const char* const words[] = {"password", "passwd", "passphrase", "secret", "secret_key", "secretkey", "token", "api_key", "apikey", "api-key", "access_key", "private_key", "requirepass", "masterauth"};
   for (const auto& whole : split(text, '\n', true)) {
     std::string line(trim(whole));

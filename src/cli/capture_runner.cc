@@ -1,9 +1,26 @@
 #include "cli/capture_runner.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
 #include "base/strings.h"
 #include "engine/container_log.h"
 
 namespace caisson::cli {
+
+namespace {
+/// With its owner and mode.
+Result<> copy_file(const std::string& from, const std::string& to) {
+  constexpr size_t kLargest = 64u << 20;
+  std::string content = TRY(read_file(from, kLargest));
+  struct stat st;
+  if (::stat(from.c_str(), &st) < 0) return fail_errno(from);
+  TRY(replace_file(to, content, 0600));
+  if (::chown(to.c_str(), st.st_uid, st.st_gid) < 0 || ::chmod(to.c_str(), st.st_mode & 07777) < 0) return fail_errno(to);
+  return {};
+}
+}  // namespace
 
 Result<std::string> CaptureRunner::create(const Options& options) {
   auto store = TRY(engine_.images());
@@ -20,7 +37,14 @@ Result<std::string> CaptureRunner::create(const Options& options) {
   config.stop_timeout = 2;
   config.env = options.env;
   config.labels[engine::kCaptureLabel] = base_name(options.scratch);
-  for (const auto& path : options.secrets) config.mounts.push_back({"bind", path, path, {"ro"}});
+  // Copies, as where they lie may be no file system that a user namespace can show.
+  std::string folder = options.scratch + "/secrets";
+  TRY(make_dirs(folder, 0700));
+  for (size_t i = 0; i < options.secrets.size(); ++i) {
+    std::string copy = folder + "/" + std::to_string(i);
+    TRY(copy_file(options.secrets[i], copy), "hand in " + options.secrets[i]);
+    config.mounts.push_back({"bind", copy, options.secrets[i], {"ro"}});
+  }
   if (options.read_only)
     for (const auto& folder : options.writable) config.mounts.push_back({"tmpfs", "", folder, {"exec", "tmpcopyup"}});
   auto container = TRY(engine_.create(std::move(config), options.image));

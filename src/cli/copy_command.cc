@@ -71,6 +71,7 @@ Result<> pack(const Source& source, const std::string& name, image::Sink& sink) 
     e.uid = source.st.st_uid;
     e.gid = source.st.st_gid;
     e.mtime = source.st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(source.st.st_mtim.tv_nsec);
     e.size = static_cast<uint64_t>(source.st.st_size);
     Fd file = TRY(source.root.open_at(source.path, O_RDONLY | O_NONBLOCK));
     struct stat again;

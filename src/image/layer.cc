@@ -122,7 +122,7 @@ class Unpacker {
     if (::fchmod(fd.get(), entry.mode) < 0) return fail_errno("set the mode");
     for (const auto& [key, value] : entry.xattrs)
       if (kept(key) && ::fsetxattr(fd.get(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
-    struct timespec times[2] = {{entry.mtime, 0}, {entry.mtime, 0}};
+    struct timespec times[2] = {{entry.mtime, entry.mtime_ns}, {entry.mtime, entry.mtime_ns}};
     ::futimens(fd.get(), times);
     return {};
   }
@@ -150,7 +150,7 @@ class Unpacker {
         if (kept(key) && ::lsetxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
     }
     if (entry.type != EntryType::directory) {
-      struct timespec times[2] = {{entry.mtime, 0}, {entry.mtime, 0}};
+      struct timespec times[2] = {{entry.mtime, entry.mtime_ns}, {entry.mtime, entry.mtime_ns}};
       ::utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
     }
     return {};
@@ -188,6 +188,7 @@ class Packer {
     e.uid = st.st_uid;
     e.gid = st.st_gid;
     e.mtime = st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
     if (S_ISSOCK(st.st_mode)) return {};
     if (S_ISCHR(st.st_mode) && st.st_rdev == 0) {
       if (!whiteouts_) return {};

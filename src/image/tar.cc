@@ -71,6 +71,18 @@ Result<> parse_pax(const std::string& data, std::map<std::string, std::string>& 
   return {};
 }
 
+/// A pax time: seconds with a fraction (pax, "pax Extended Header").
+Result<std::pair<int64_t, uint32_t>> seconds(std::string_view text) {
+  bool before_1970 = text.starts_with('-');
+  size_t point = text.find('.');
+  std::string fraction(point == std::string_view::npos ? "" : text.substr(point + 1, 9));
+  fraction.resize(9, '0');
+  auto whole = static_cast<int64_t>(TRY(parse_uint(text.substr(0, point).substr(before_1970 ? 1 : 0), INT64_MAX)));
+  auto nanoseconds = static_cast<uint32_t>(TRY(parse_uint(fraction, 999'999'999)));
+  if (!before_1970) return std::pair{whole, nanoseconds};
+  return nanoseconds == 0 ? std::pair{-whole, 0u} : std::pair{-whole - 1, 1'000'000'000u - nanoseconds};
+}
+
 std::string strip_leading(std::string_view path) {
   for (;;) {
     if (path.starts_with("./"))
@@ -170,7 +182,7 @@ Result<bool> TarReader::next(TarEntry& entry) {
       else if (key == "size") data_size = TRY(parse_uint(value, INT64_MAX), "tar: pax size");
       else if (key == "uid") entry.uid = static_cast<uint32_t>(TRY(parse_uint(value, UINT32_MAX - 1), "tar: pax uid"));
       else if (key == "gid") entry.gid = static_cast<uint32_t>(TRY(parse_uint(value, UINT32_MAX - 1), "tar: pax gid"));
-      else if (key == "mtime") entry.mtime = std::strtoll(value.c_str(), nullptr, 10);
+      else if (key == "mtime") std::tie(entry.mtime, entry.mtime_ns) = TRY(seconds(value), "tar: pax mtime");
       else if (key.starts_with("SCHILY.xattr.")) entry.xattrs[key.substr(13)] = value;
       else if (key.starts_with("GNU.sparse.")) return fail("tar: " + name + ": sparse files are not supported");
     }
@@ -224,6 +236,13 @@ void octal(char* field, size_t size, uint64_t value) {
     field[i] = static_cast<char>('0' + (value & 7));
     value >>= 3;
   }
+}
+
+/// Without trailing zeros, as other writers have it.
+std::string pax_time(int64_t seconds, uint32_t nanoseconds) {
+  std::string fraction = std::to_string(1'000'000'000u + nanoseconds).substr(1);
+  fraction.erase(fraction.find_last_not_of('0') + 1);
+  return std::to_string(seconds) + "." + fraction;
 }
 
 std::string pax_record(const std::string& key, const std::string& value) {
@@ -284,6 +303,7 @@ Result<> TarWriter::add(const TarEntry& entry) {
   if (entry.link.size() > 100) records += pax_record("linkpath", entry.link);
   if (entry.uid > 07777777) records += pax_record("uid", std::to_string(entry.uid));
   if (entry.gid > 07777777) records += pax_record("gid", std::to_string(entry.gid));
+  if (entry.mtime_ns != 0 && entry.mtime >= 0) records += pax_record("mtime", pax_time(entry.mtime, entry.mtime_ns));
   if (entry.size > 077777777777) records += pax_record("size", std::to_string(entry.size));
   for (const auto& [key, value] : entry.xattrs) records += pax_record("SCHILY.xattr." + key, value);
   if (!records.empty()) {
