@@ -99,6 +99,7 @@ struct BpfWatcher::State {
   Fd executions, epoll;
   std::map<uint32_t, Process> processes;
   std::string skipped_program;
+  bool hears_of_capabilities = false;
 
   [[nodiscard]] int map(const char* name) const { return bpf_object__find_map_fd_by_name(object.get(), name); }
 
@@ -111,9 +112,9 @@ struct BpfWatcher::State {
     if (bpf_object__load(object.get()) != 0) return fail_errno("load the BPF programs");
     for (const auto& call : file_calls()) {
       auto number = static_cast<uint32_t>(call.number);
-      TRY(watch(number, {1, static_cast<int8_t>(call.dir), static_cast<int8_t>(call.path), static_cast<int8_t>(call.flags)}));
+      TRY(watch(number, {1, static_cast<int8_t>(call.dir), static_cast<int8_t>(call.path), static_cast<int8_t>(call.flags), 0}));
     }
-    return watch(SYS_fchdir, {1, 0, -1, -1});
+    return watch(SYS_fchdir, {1, 0, -1, -1, 0});
   }
 
   Result<> watch(uint32_t number, const caisson_call& call) const {
@@ -125,6 +126,11 @@ struct BpfWatcher::State {
     for (const char* name : {"on_enter", "on_exit"}) {
       links.emplace_back(bpf_program__attach(bpf_object__find_program_by_name(object.get(), name)));
       if (!links.back()) return fail_errno("attach to system calls");
+    }
+    // Not in every kernel.
+    if (Bpf<bpf_link> link(bpf_program__attach(bpf_object__find_program_by_name(object.get(), "on_capable"))); link) {
+      links.push_back(std::move(link));
+      hears_of_capabilities = true;
     }
     links.push_back(TRY(fork.attach(bpf_object__find_program_by_name(object.get(), "on_fork"))));
     links.push_back(TRY(exit.attach(bpf_object__find_program_by_name(object.get(), "on_process_exit"))));
@@ -261,6 +267,15 @@ void BpfWatcher::hear_executions() {
   if (!places) return log::debug(places.error().message);
   for (const auto& at : *places)
     if (::fanotify_mark(state_->executions.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN_EXEC, AT_FDCWD, at.c_str()) < 0) log::debug(fail_errno("fanotify_mark " + at).error().message);
+}
+
+KernelUse BpfWatcher::kernel_use() const {
+  KernelUse use{.known = true, .calls = {}, .capabilities_known = state_->hears_of_capabilities, .capabilities = {}};
+  for (uint32_t number = 0; number < CAISSON_CALL_LIMIT; ++number)
+    if (caisson_call call; bpf_map_lookup_elem(state_->map("calls"), &number, &call) == 0 && call.made != 0) use.calls.insert(static_cast<int>(number));
+  for (uint32_t number = 0; number < CAISSON_CAPABILITY_LIMIT; ++number)
+    if (uint8_t used; bpf_map_lookup_elem(state_->map("capabilities"), &number, &used) == 0 && used != 0) use.capabilities.insert(static_cast<int>(number));
+  return use;
 }
 
 int BpfWatcher::fd() const { return state_->epoll.get(); }

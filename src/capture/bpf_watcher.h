@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "capture/confinement.h"
 #include "capture/watcher.h"
 
 namespace caisson::capture {
@@ -29,6 +30,9 @@ class BpfWatcher final : public Watcher {
   /// Hears of executed files in the file systems that the calling process sees.
   /// Called once more in another mount namespace (after fork), it adds those there.
   void hear_executions();
+
+  /// What all that were followed have made of the kernel so far.
+  [[nodiscard]] KernelUse kernel_use() const;
 
   [[nodiscard]] int fd() const override;
   void handle() override;

@@ -35,6 +35,7 @@ struct Seen {
   std::set<Port> ports;
   StateFolders state_folders;
   std::map<std::string, std::string> state;  ///< folder → tar
+  KernelUse kernel;
 };
 
 using Progress = std::function<void(const std::string&)>;
@@ -175,6 +176,7 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   for (const auto& [folder, needed] : state_folders(bpf->running, TRY(sys::RootDir::open("/")))) seen.state_folders.try_emplace(folder, false);
   progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
   seen.trace.merge(bpf->running);
+  seen.kernel = bpf->kernel_use();
   seen.trace.lost = bpf->trace.lost;  // of both
   return seen;
 }
@@ -488,6 +490,10 @@ std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& 
 Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
   VerifyRequest check{.run = {.image = request.name, .scratch = request.scratch}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
   check.run.writable = writable_folders(seen, files);
+  if (seen.kernel.known) {
+    check.run.capabilities = needed_capabilities(seen.kernel);
+    check.run.seccomp = seccomp_profile(seen.kernel);
+  }
   // What the image must not have is handed in, as it will be by whoever runs it.
   for (const auto& secret : files.secrets()) check.run.secrets.push_back(secret.path);
   for (const auto& variable : seen.processes[0].env)
@@ -554,6 +560,8 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
   if (request.runner != nullptr && request.pid != 0) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
   result.image = TRY(store.find(request.name));
   result.report = make_report(files, seen, packages, result.notes);
+  result.report["confinement"] = Json();
+  if (seen.kernel.known) result.report["confinement"] = {{"capabilities", needed_capabilities(seen.kernel)}, {"seccomp", seccomp_profile(seen.kernel)}};
   result.report["verification"] = result.verdict ? result.verdict->details : Json::object();
   result.report["verification"]["result"] = !result.verdict || result.verdict->result == Verdict::Result::not_checked ? "not checked" : result.verdict->result == Verdict::Result::passed ? "passed"
                                                                                                                                                                                           : "differs";

@@ -312,6 +312,24 @@ void add_private_files(FileSet& files, const ClosureInput& in) {
 namespace {
 constexpr const char* kStatePlaces[] = {"/var/lib", "/var/cache", "/var/spool", "/var/log"};
 
+/// Folders in those places whose paths stand in the captured files, programs among them.
+std::set<std::string> state_folders_named(const FileSet& files) {
+  constexpr uint64_t kLargest = 64u << 20;
+  std::set<std::string> out;
+  for (const auto& [path, item] : files.items()) {
+    if (!S_ISREG(item.st.st_mode) || item.content || documentation(path)) continue;
+    auto text = read_file(files.root() + path, kLargest);
+    if (!text) continue;
+    for (size_t at = text->find("/var/"); at != std::string::npos; at = text->find("/var/", at + 5)) {
+      size_t end = at;
+      while (end < text->size() && end - at < 200 && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || std::string_view("/._-+@").find((*text)[end]) != std::string_view::npos)) ++end;
+      std::string named = clean_path(text->substr(at, end - at));
+      if (std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(named, top) && named != top; }) && !files.excluded(named) && is_folder(named)) out.insert(std::move(named));
+    }
+  }
+  return out;
+}
+
 /// The tree of a spool or a cache, without the files in it.
 void add_folders_inside(FileSet& files, const std::string& top) {
   constexpr size_t kMost = 10000;
@@ -333,7 +351,9 @@ void add_folders_inside(FileSet& files, const std::string& top) {
 }  // namespace
 
 void add_state_folders(FileSet& files, const ClosureInput& in) {
-  // What packages keep ready for later: PHP's sessions, a spool.
+  // What programs and configuration name, and packages keep ready for later: PHP's sessions.
+  for (const auto& folder : state_folders_named(files))
+    if (!files.has(folder)) files.add_empty_folder(folder, "state", "named by a file of the application");
   std::set<std::string> packages;
   for (const auto& [path, item] : files.items())
     if (S_ISREG(item.st.st_mode))

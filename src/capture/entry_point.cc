@@ -85,7 +85,7 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   entry.uid = p.uid;
   entry.gid = p.gid;
   entry.groups = p.groups;
-  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units());
+  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units(), p.cwd);
   if (p.gave_up_root && (!unit || unit->user.empty() || unit->user == "root")) {
     entry.uid = entry.gid = 0;
     entry.groups.clear();
@@ -97,11 +97,16 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   // A command line as it was given has a first word that names a file; one
   // that was overwritten has everything in its first word.
   std::string first = p.argv.empty() ? "" : p.argv[0];
-  if (auto command = command_in_title(p, ports); command) {
+  bool overwritten = p.argv.size() == 1 && first.find(' ') != std::string::npos;
+  if (overwritten && !p.script.empty() && unit) {
+    // The titles of scripts' servers tell little.
+    entry.argv = unit_command(*unit);
+    entry.how = "from ExecStart of " + unit->path + ", as the process has overwritten its command line";
+  } else if (auto command = command_in_title(p, ports); command) {
     entry.argv = std::move(*command);
     entry.how = "from the process's title";
   } else if (redis_entry(p, ports, entry)) {
-  } else if (p.argv.size() == 1 && first.find(' ') != std::string::npos) {
+  } else if (overwritten) {
     if (!unit || unit->exec_start.empty())
       return fail("process " + std::to_string(p.pid) + " has overwritten its command line (\"" + p.title.substr(0, 80) + "\") and no systemd unit starts " + p.exe + ": give the command after --");
     entry.argv = unit_command(*unit);
@@ -145,7 +150,7 @@ std::vector<EntryPoint> other_entry_points(const EntryPoint& entry, const Proces
     as_root.how += ", started as root, which it has given up";
     out.push_back(std::move(as_root));
   }
-  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units());
+  auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units(), p.cwd);
   if (!unit || unit->exec_start.empty()) return out;
   EntryPoint of_unit = entry;
   if (unit->user.empty()) {

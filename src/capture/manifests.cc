@@ -6,6 +6,7 @@
 
 #include "base/strings.h"
 #include "base/yaml.h"
+#include "oci/spec.h"
 
 namespace caisson::capture {
 namespace {
@@ -42,6 +43,18 @@ std::vector<Port> ports_of(const image::Image& image) {
 
 bool read_only(const Json& report) { return report["verification"].value("read_only", false) && report["verification"]["result"] == "passed"; }
 
+/// The capabilities with which it passed; nothing where it was not confined.
+std::optional<std::vector<std::string>> capabilities(const Json& report) {
+  if (!report["verification"].value("confined", false) || report["verification"]["result"] != "passed") return {};
+  return report["confinement"]["capabilities"].get<std::vector<std::string>>();
+}
+
+/// "CAP_CHOWN" → "CHOWN", as Compose and Kubernetes have it.
+std::vector<std::string> short_names(std::vector<std::string> names) {
+  for (auto& name : names) name.erase(0, 4);
+  return names;
+}
+
 /// Folders that a read-only root needs in memory.
 std::vector<std::string> memory_folders(const Json& report) {
   return read_only(report) ? report["writable"].get<std::vector<std::string>>() : std::vector<std::string>();
@@ -74,6 +87,11 @@ constexpr const char* kNote = "# Made by caisson capture.\n";
 std::string compose_file(const image::Image& image, const std::string& name, const Json& report) {
   std::string label = label_of(name);
   Json service{{"image", name}, {"restart", "unless-stopped"}, {"security_opt", {"no-new-privileges:true"}}};
+  if (auto needed = capabilities(report); needed) {
+    service["cap_drop"] = {"ALL"};
+    if (!needed->empty()) service["cap_add"] = short_names(*needed);
+    service["security_opt"].push_back("seccomp:./seccomp.json");
+  }
   for (const auto& p : ports_of(image)) service["ports"].push_back(std::to_string(p.number) + ":" + std::to_string(p.number) + (p.protocol == "tcp" ? "" : "/" + p.protocol));
   if (read_only(report)) service["read_only"] = true;
   // Not tmpfs: a volume without a name has the image's own folders in it, with their owners.
@@ -105,6 +123,10 @@ std::string kubernetes_manifests(const image::Image& image, const std::string& n
   if (auto user = user_number(image.config.user); user && *user != 0) {
     security["runAsNonRoot"] = true;
     security["runAsUser"] = *user;
+  }
+  if (auto needed = capabilities(report); needed) {
+    security["capabilities"]["drop"] = {"ALL"};
+    if (!needed->empty()) security["capabilities"]["add"] = short_names(*needed);
   }
   Json container{{"name", label}, {"image", name}, {"securityContext", std::move(security)}};
   Json pod = Json::object(), claims = Json::array(), ports = Json::array();
@@ -167,6 +189,13 @@ Json ecs_task_definition(const image::Image& image, const std::string& name, con
   auto volumes = empty_volumes(image, report);
   Json container{{"name", label}, {"image", name}, {"essential", true}, {"readonlyRootFilesystem", read_only(report) && volumes.size() == image.config.volumes.size()}};
   for (const auto& p : ports_of(image)) container["portMappings"].push_back({{"containerPort", p.number}, {"hostPort", p.number}, {"protocol", p.protocol}});
+  if (auto needed = capabilities(report); needed) {
+    // Fargate adds none; of its own, which are Docker's, it takes away.
+    auto dropped = oci::default_capabilities();
+    std::erase_if(dropped, [&](const std::string& name) { return std::find(needed->begin(), needed->end(), name) != needed->end(); });
+    for (const char* more : {"CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"}) dropped.emplace_back(more);
+    container["linuxParameters"]["capabilities"]["drop"] = short_names(dropped);
+  }
   Json out{{"family", label}, {"networkMode", "awsvpc"}, {"requiresCompatibilities", {"FARGATE"}}, {"cpu", "256"}, {"memory", "512"}};
   for (const auto& folder : volumes) {
     container["mountPoints"].push_back({{"sourceVolume", name_of(folder)}, {"containerPath", folder}});

@@ -45,7 +45,7 @@ card(v.result,'verification',v.result==='passed'?'good':v.result==='differs'?'ba
 card(size(r.bytes),'in the image');card(String(files.length),'files');card(String(Object.keys(r.packages||{}).length),'packages used');
 card(String(r.secrets.length+r.secret_variables.length),'secrets left out');
 const section=(id,title)=>{$(id).append(el('h2',title))};
-if(v.summary){section('verification','Verification');$('verification').append(el('p',v.summary+'.'+(v.read_only?' The root was read-only.':'')+(v.rounds>1?' It took '+v.rounds+' rounds; '+v.repaired.length+' paths were added.':'')));
+if(v.summary){section('verification','Verification');$('verification').append(el('p',v.summary+'.'+(v.read_only?' The root was read-only.':'')+(v.confined?' It had only the capabilities that it was seen to use ('+(r.confinement.capabilities.join(', ')||'none')+'), and system calls of the kinds it was seen to make.':'')+(v.rounds>1?' It took '+v.rounds+' rounds; '+v.repaired.length+' paths were added.':'')));
  if((v.requests||[]).length){const t=el('table');for(const q of v.requests){const row=el('tr');row.append(el('td',q.same?'same':'differs',q.same?'good':'bad'));const what=el('td');what.append(el('code',(q.port?':'+q.port+'  ':'')+q.request));
   if(!q.same){what.append(el('div','original','soft'),el('pre',q.original),el('div','capture','soft'),el('pre',q.capture))}row.append(what);t.append(row)}$('verification').append(t)}}
 if(r.secrets.length+r.secret_variables.length){section('secrets','Secrets that were left out');const t=el('table');for(const s of r.secrets){const row=el('tr');const p=el('td');p.append(el('code',s.path));row.append(p,el('td',s.why));t.append(row)}

@@ -25,7 +25,7 @@ namespace {
 constexpr size_t kMostBytes = 1u << 20;
 constexpr size_t kMostPages = 12;
 
-Result<Fd> connect_to(const std::string& address, uint16_t port) {
+Result<Fd> connect_to(const std::string& address, uint16_t port, int type = SOCK_STREAM) {
   struct sockaddr_in v4 = {};
   struct sockaddr_in6 v6 = {};
   v4.sin_family = AF_INET;
@@ -33,7 +33,7 @@ Result<Fd> connect_to(const std::string& address, uint16_t port) {
   v4.sin_port = v6.sin6_port = htons(port);
   bool is_v6 = ::inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1;
   if (!is_v6 && ::inet_pton(AF_INET, address.c_str(), &v4.sin_addr) != 1) return fail("\"" + address + "\" is no address", EINVAL);
-  Fd fd(::socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Fd fd(::socket(is_v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC, 0));
   struct timeval limit = {3, 0};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   auto* where = is_v6 ? reinterpret_cast<struct sockaddr*>(&v6) : reinterpret_cast<struct sockaddr*>(&v4);
@@ -71,6 +71,12 @@ std::vector<std::string> included(const std::string& page) {
 /// anyone has said who he is.
 std::string postgresql_hello() { return {'\0', '\0', '\0', '\x08', '\x04', '\xd2', '\x16', '\x2f'}; }
 
+/// What name servers say of themselves (RFC 4892): version.bind, class CHAOS, TXT.
+std::string dns_version_query() {
+  constexpr char query[] = "\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0\x07version\x04""bind\0\0\x10\0\x03";
+  return {query, sizeof query - 1};
+}
+
 }  // namespace
 
 Result<Json> in_network_of(pid_t pid, const std::function<Result<Json>()>& work) {
@@ -101,21 +107,42 @@ void make_local(const std::string& address) {
 
 bool accepts(const std::string& address, uint16_t port) { return connect_to(reachable(address), port).has_value(); }
 
+namespace {
+/// Whether an HTTP answer has come as a whole, also where the connection stays open (RFC
+/// 9112, section 6.3).
+bool http_complete(const std::string& text, const std::string& request) {
+  size_t end = text.find("\r\n\r\n");
+  if (!text.starts_with("HTTP/1.") || end == std::string::npos) return false;
+  if (request.starts_with("HEAD ") || text.substr(9, 3) == "304" || text.substr(9, 3) == "204") return true;
+  std::string head = text.substr(0, end + 2);
+  for (char& c : head) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (head.find("\r\ntransfer-encoding: chunked\r\n") != std::string::npos) return text.ends_with("\r\n0\r\n\r\n");
+  size_t at = head.find("\r\ncontent-length: ");
+  if (at == std::string::npos) return false;
+  at += 18;
+  auto length = parse_uint(std::string_view(head).substr(at, head.find("\r\n", at) - at), kMostBytes);
+  return length && text.size() - end - 4 >= *length;
+}
+}  // namespace
+
 std::string ask(const Question& question) {
-  auto fd = connect_to(question.address, question.port);
+  bool stream = question.protocol == "tcp";
+  auto fd = connect_to(question.address, question.port, stream ? SOCK_STREAM : SOCK_DGRAM);
   if (!fd) return {};
   if (!question.bytes.empty() && ::send(fd->get(), question.bytes.data(), question.bytes.size(), MSG_NOSIGNAL) < 0) return {};
   std::string text;
   // The end of the stream, or a pause after which no more is expected.
-  int64_t deadline = monotonic_ms() + (question.bytes.empty() ? 400 : 5000);
-  for (int64_t quiet_until = deadline; text.size() < kMostBytes;) {
-    int64_t left = std::min(deadline, quiet_until) - monotonic_ms();
+  constexpr int kLongest = 15000;
+  int64_t end = monotonic_ms() + kLongest, quiet_until = monotonic_ms() + (question.bytes.empty() ? 400 : question.patience_ms);
+  while (text.size() < kMostBytes) {
+    int64_t left = std::min(end, quiet_until) - monotonic_ms();
     struct pollfd ready = {fd->get(), POLLIN, 0};
     if (left <= 0 || ::poll(&ready, 1, static_cast<int>(left)) <= 0) break;
     char buffer[16384];
     ssize_t n = ::recv(fd->get(), buffer, sizeof buffer, 0);
     if (n <= 0) break;
     text.append(buffer, static_cast<size_t>(n));
+    if (!stream || http_complete(text, question.bytes)) break;
     quiet_until = monotonic_ms() + (text.starts_with("HTTP/") ? 3000 : 300);
   }
   return text;
@@ -123,15 +150,20 @@ std::string ask(const Question& question) {
 
 std::vector<Answer> explore(const Port& port) {
   std::vector<Answer> out;
-  Question question{port.number, reachable(port.address), "greeting", ""};
-  auto keep = [&](const std::string& name, const std::string& bytes) {
+  Question question{port.number, reachable(port.address), "greeting", "", port.protocol};
+  auto keep = [&](const std::string& name, const std::string& bytes, int patience_ms = 5000) {
     question.name = name;
+    question.patience_ms = patience_ms;
     question.bytes = bytes;
     std::string text = ask(question);
     bool answered = !text.empty();
     if (answered) out.push_back({question, std::move(text)});
     return answered;
   };
+  if (port.protocol != "tcp") {
+    keep("version.bind of a name server", dns_version_query(), 500);
+    return out;
+  }
   if (keep("greeting", "")) return out;
   if (keep("GET /", http_request("GET", "/")) && out[0].text.starts_with("HTTP/")) {
     for (const auto& path : included(out[0].text)) keep("GET " + path, http_request("GET", path));
@@ -139,13 +171,13 @@ std::vector<Answer> explore(const Port& port) {
     keep("GET /caisson-no-such-page", http_request("GET", "/caisson-no-such-page"));
     return out;
   }
-  if (!keep("PING", "PING\r\n")) keep("PostgreSQL's SSLRequest", postgresql_hello());
+  if (!keep("PING", "PING\r\n", 1000)) keep("PostgreSQL's SSLRequest", postgresql_hello(), 1000);
   return out;
 }
 
 std::string normalised(const std::string& answer, const std::string& host_name) {
   // Header fields whose value is the moment's.
-  static const std::regex fields(R"((^|\r\n)(Date|Expires|Age|Set-Cookie|X-Request-Id|X-Runtime|Keep-Alive):[^\r]*)", std::regex::icase);
+  static const std::regex fields(R"((^|\r\n)(Date|Expires|Age|ETag|Set-Cookie|X-Request-Id|X-Runtime|Keep-Alive):[^\r]*)", std::regex::icase);
   static const std::regex dates(R"((Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? +\d{1,2}[ -](Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[ -]\d{2,4} \d{2}:\d{2}:\d{2}( GMT)?)");
   static const std::regex iso_dates(R"(\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?)");
   std::string text = answer;

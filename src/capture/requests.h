@@ -13,9 +13,11 @@ namespace caisson::capture {
 
 struct Question {
   uint16_t port = 0;
-  std::string address;  ///< to connect to
-  std::string name;     ///< for people: "GET /style.css"
-  std::string bytes;    ///< to send; "": only to listen
+  std::string address;           ///< to connect to
+  std::string name;              ///< for people: "GET /style.css"
+  std::string bytes;             ///< to send; "": only to listen
+  std::string protocol = "tcp";  ///< or udp
+  int patience_ms = 5000;        ///< how long the first byte may take
 };
 /// Names a question and what came back.
 struct Answer {
@@ -35,7 +37,8 @@ void make_local(const std::string& address);
 /// Connects, sends, reads what comes (at most 1 MiB, some seconds). "" where nothing came.
 [[nodiscard]] std::string ask(const Question& question);
 /// Finds out what a port speaks and what can be asked without changing anything: a
-/// greeting, a page with what it includes, a page that is not there, a ping.
+/// greeting, a page with what it includes, a page that is not there, a ping; of a name
+/// server, its version.
 [[nodiscard]] std::vector<Answer> explore(const Port& port);
 
 /// The parts of an answer that mean something: without dates and the like.

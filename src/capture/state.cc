@@ -27,12 +27,13 @@ StateFolders state_folders(const Trace& trace, const sys::RootDir& root) {
     if (root.open_at(top, O_PATH | O_DIRECTORY)) out.try_emplace(top, false);
   }
   for (const auto& [path, use] : trace.paths) {
-    if ((use & kRead) == 0 || (use & kWritten) != 0) continue;
+    // What is read and written, a database's file, is as much needed as what is only read.
+    if ((use & kRead) == 0) continue;
     std::string clean = clean_path(path);
     auto it = out.find(top_of(clean));
     if (it == out.end() || it->second || it->first.starts_with("/var/log") || it->first.starts_with("/var/cache")) continue;
     struct stat st;
-    if (auto file = root.open_at(clean, O_PATH); file && ::fstat(file->get(), &st) == 0 && S_ISREG(st.st_mode)) it->second = true;
+    if (auto file = root.open_at(clean, O_PATH); file && ::fstat(file->get(), &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) it->second = true;
   }
   return out;
 }

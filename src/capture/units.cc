@@ -101,15 +101,16 @@ std::vector<Unit> all_units() {
   return out;
 }
 
-std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units) {
+std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units, const std::string& cwd) {
   struct stat wanted;
+  std::optional<Unit> found;
   if (::stat(exe.c_str(), &wanted) < 0) return {};
   for (const auto& unit : units) {
     auto words = split_command(unit.exec_start);
     struct stat st;
-    if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return unit;
+    if (!words.empty() && ::stat(words[0].c_str(), &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino && (!found || (unit.working_directory == cwd && found->working_directory != cwd))) found = unit;
   }
-  return {};
+  return found;
 }
 
 std::vector<std::string> unit_environment(const Unit& unit) {

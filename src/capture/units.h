@@ -21,8 +21,9 @@ struct Unit {
 [[nodiscard]] std::vector<std::string> split_command(const std::string& text);
 /// Every service of this host that says how it is started; no templates. By name.
 [[nodiscard]] std::vector<Unit> all_units();
-/// The one whose ExecStart runs this program, where there is one.
-[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units);
+/// The one whose ExecStart runs this program (or script), where there is one. Of several,
+/// the one that works in `cwd`.
+[[nodiscard]] std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units, const std::string& cwd = "");
 /// Environment= and what the EnvironmentFile=s have.
 [[nodiscard]] std::vector<std::string> unit_environment(const Unit& unit);
 /// ExecStart as a command, with its variables replaced.

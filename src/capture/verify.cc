@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <optional>
 
 #include "base/event_loop.h"
@@ -33,7 +34,7 @@ Result<std::string> run_check(const std::string& command) {
 
 Json to_json(const Answer& answer) {
   const Question& q = answer.question;
-  return {{"port", q.port}, {"address", q.address}, {"name", q.name}, {"bytes", to_hex(q.bytes)}, {"first", answer.text}};
+  return {{"port", q.port}, {"address", q.address}, {"name", q.name}, {"bytes", to_hex(q.bytes)}, {"protocol", q.protocol}, {"first", answer.text}};
 }
 
 /// Text from hexadecimal, as to_json() wrote it.
@@ -46,7 +47,7 @@ std::string from_hex(const std::string& text) {
 /// Asks again what was asked before. Runs in: the network namespace.
 std::string ask_again(const Json& asked) {
   if (asked.contains("check")) return run_check(asked["check"].get<std::string>()).value_or("");
-  Question question{asked["port"].get<uint16_t>(), asked["address"].get<std::string>(), asked["name"].get<std::string>(), from_hex(asked["bytes"].get<std::string>())};
+  Question question{asked["port"].get<uint16_t>(), asked["address"].get<std::string>(), asked["name"].get<std::string>(), from_hex(asked["bytes"].get<std::string>()), asked["protocol"].get<std::string>()};
   return ask(question);
 }
 
@@ -66,9 +67,13 @@ class Run {
     if (!id_.empty()) runner_.remove(id_);
   }
 
-  Result<> start(bool read_only) {
+  Result<> start(bool read_only, bool confined) {
     Runner::Options options = request_.run;
     options.read_only = read_only;
+    if (!confined) {
+      options.capabilities.reset();
+      options.seccomp = {};
+    }
     id_ = TRY(runner_.create(options));
     // By a child, whose own children are followed.
     auto report = TRY(make_pipe()), hold = TRY(make_pipe());
@@ -170,10 +175,12 @@ std::string first_difference(const std::string& a, const std::string& b) {
 Result<Original> Original::ask(const VerifyRequest& request) {
   Original out;
   out.answers_ = TRY(in_network_of(request.original, [&]() -> Result<Json> {
+    // All at once: what is no server for any of this takes its time to say nothing.
+    std::vector<std::future<std::vector<Answer>>> explored;
+    for (const auto& port : request.ports) explored.push_back(std::async(std::launch::async, explore, port));
     Json found = Json::array();
-    for (const auto& port : request.ports)
-      if (port.protocol == "tcp")
-        for (const auto& answer : explore(port)) found.push_back(to_json(answer));
+    for (auto& port : explored)
+      for (const auto& answer : port.get()) found.push_back(to_json(answer));
     for (const auto& check : request.checks) found.push_back({{"check", check}, {"name", check}, {"first", TRY(run_check(check))}});
     for (auto& asked : found) asked["second"] = ask_again(asked);
     return found;
@@ -183,26 +190,29 @@ Result<Original> Original::ask(const VerifyRequest& request) {
 
 Result<Verdict> verify(const VerifyRequest& request, const Original& original, Runner& runner, const std::function<void(const std::string&)>& progress) {
   Verdict verdict;
-  verdict.details = {{"read_only", true}, {"requests", Json::array()}};
-  std::optional<Run> run(std::in_place, request, runner);
-  auto started = run->start(true);
-  bool ready = started && TRY(run->wait_for_ports());
-  verdict.trace.merge(run->take_trace());
-  std::string first_words = started ? run->output() : started.error().message;
-  if (!ready) {
-    run.emplace(request, runner);
-    started = run->start(false);
-    ready = started && TRY(run->wait_for_ports());
-    verdict.trace.merge(run->take_trace());
-    verdict.details["read_only"] = false;
-  }
+  verdict.details = {{"read_only", false}, {"confined", false}, {"requests", Json::array()}};
+  std::optional<Run> run;
+  bool ready = false;
+  std::string words, first_words;
+  for (bool read_only : {true, false})
+    for (bool confined : {true, false}) {
+      if (ready || (confined && !request.run.capabilities)) continue;
+      run.emplace(request, runner);
+      auto started = run->start(read_only, confined);
+      ready = started && TRY(run->wait_for_ports());
+      verdict.trace.merge(run->take_trace());
+      words = trim(started ? run->output() : started.error().message);
+      if (first_words.empty()) first_words = words;
+      if (!ready) continue;
+      verdict.details["read_only"] = read_only;
+      verdict.details["confined"] = confined;
+    }
   if (!ready) {
     verdict.result = Verdict::Result::differs;
-    std::string words(trim(started ? run->output() : started.error().message));
     verdict.summary = "the capture does not run" + (words.empty() ? "" : ": " + words.substr(words.size() > 400 ? words.size() - 400 : 0));
     return verdict;
   }
-  if (!verdict.details["read_only"].get<bool>()) verdict.details["read_only_output"] = first_words.substr(0, 2000);
+  if (!verdict.details["read_only"].get<bool>() || (request.run.capabilities && !verdict.details["confined"].get<bool>())) verdict.details["stricter_output"] = first_words.substr(0, 2000);
 
   Json captured = TRY(run->ask(original.answers()), "ask the capture");
   verdict.trace.merge(run->take_trace());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ class Runner {
     std::vector<std::string> writable;  ///< folders that are in memory then
     std::vector<std::string> secrets;   ///< files of this host that the image does not have, handed in
     std::vector<std::string> env;       ///< NAME=VALUE that it does not have
+    std::optional<std::vector<std::string>> capabilities;  ///< those that it gets; unset: the engine's
+    Json seccomp;                       ///< policy in the form of runtime-spec; null: the engine's
     std::string scratch;                ///< folder of the capture: without it, what runs is left over
   };
   virtual ~Runner() = default;
@@ -35,7 +38,7 @@ class Runner {
 };
 
 struct VerifyRequest {
-  Runner::Options run;  ///< how the image is run; read_only is chosen by verify()
+  Runner::Options run;  ///< how the image is run; where that is too strict, verify() tries with less
   pid_t original = 0;
   std::set<Port> ports;             ///< of the original
   std::vector<std::string> checks;  ///< commands of the user; they reach both at the same addresses

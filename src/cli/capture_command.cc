@@ -28,6 +28,7 @@ Result<> write_outputs(const std::string& folder, const std::string& name, const
   TRY(write("compose.yaml", capture::compose_file(result.image, name, result.report)));
   TRY(write("kubernetes.yaml", capture::kubernetes_manifests(result.image, name, result.report)));
   TRY(write("ecs-task-definition.json", json_text(capture::ecs_task_definition(result.image, name, result.report), 2) + "\n"));
+  if (const Json& confinement = result.report["confinement"]; !confinement.is_null()) TRY(write("seccomp.json", json_text(confinement["seccomp"], 2) + "\n"));
   return write("Dockerfile", capture::dockerfile(result.image, result.report));
 }
 
@@ -127,8 +128,9 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   if (!result.verdict) return 0;
   using Verified = capture::Verdict::Result;
   if (result.verdict->result == Verified::differs) return fail("verification: " + result.verdict->summary + ". The image " + request.name + " is there; --report has each answer, --no-verify captures without this");
-  bool read_only = result.verdict->details["read_only"].get<bool>();
-  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), read_only ? ", with a read-only root" : "");
+  bool read_only = result.verdict->details["read_only"].get<bool>(), confined = result.verdict->details["confined"].get<bool>();
+  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), confined ? read_only ? ", confined and with a read-only root" : ", confined"
+                                                                                                                                                                                                : read_only ? ", with a read-only root" : "");
   return 0;
 }
 

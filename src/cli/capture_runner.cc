@@ -34,6 +34,15 @@ Result<std::string> CaptureRunner::create(const Options& options) {
   config.sysctls["net.ipv4.ip_nonlocal_bind"] = "1";
   if (exists("/proc/sys/net/ipv6")) config.sysctls["net.ipv6.ip_nonlocal_bind"] = "1";
   config.read_only = options.read_only;
+  if (options.capabilities) {
+    config.cap_drop = {"ALL"};
+    config.cap_add = *options.capabilities;
+  }
+  if (!options.seccomp.is_null()) {
+    std::string policy = options.scratch + "/seccomp.json";
+    TRY(replace_file(policy, json_text(options.seccomp)));
+    config.security_opt.push_back("seccomp=" + policy);
+  }
   config.stop_timeout = 2;
   config.env = options.env;
   config.labels[engine::kCaptureLabel] = base_name(options.scratch);

@@ -155,4 +155,6 @@ Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy) {
   return program;
 }
 
+int system_call_number(const std::string& name) { return seccomp_syscall_resolve_name(name.c_str()); }
+
 }  // namespace caisson::sys

@@ -22,4 +22,7 @@ struct SeccompProgram {
 /// operator, flag or architecture is an error that names it.
 [[nodiscard]] Result<SeccompProgram> compile_seccomp(const oci::Seccomp& policy);
 
+/// On this machine's architecture; -1 where libseccomp does not know the name.
+[[nodiscard]] int system_call_number(const std::string& name);
+
 }  // namespace caisson::sys

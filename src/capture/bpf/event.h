@@ -15,7 +15,10 @@ enum caisson_follow {
 /* Which arguments of a system call say what; -1: none. */
 struct caisson_call {
   __s8 watched, dir, path, flags;
+  __u8 made; /* set by the programs: some process that is followed has made it */
 };
+
+#define CAISSON_CAPABILITY_LIMIT 64
 
 enum caisson_event_kind {
   CAISSON_EVENT_CALL, /* a system call, when it has returned (execve: when it is entered) */

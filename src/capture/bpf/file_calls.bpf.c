@@ -31,6 +31,14 @@ struct {
   __type(value, struct caisson_call);
 } calls SEC(".maps");
 
+/* Capabilities that the kernel asked for and found. */
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, CAISSON_CAPABILITY_LIMIT);
+  __type(key, __u32);
+  __type(value, __u8);
+} capabilities SEC(".maps");
+
 struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, 65536);
@@ -134,7 +142,9 @@ int on_enter(struct bpf_raw_tracepoint_args* context) {
   if (!state) return 0;
   __u32 number = context->args[1];
   struct caisson_call* call = bpf_map_lookup_elem(&calls, &number);
-  if (!call || !call->watched) return 0;
+  if (!call) return 0;
+  if (*state == CAISSON_FOLLOW_NOW && !call->made) call->made = 1;
+  if (!call->watched) return 0;
   int executes = number == __NR_execve || number == __NR_execveat;
   if (executes) *state = CAISSON_FOLLOW_NOW;
   __u32 before = *state == CAISSON_FOLLOW_FROM_EXEC;
@@ -164,6 +174,18 @@ int on_exit(struct bpf_raw_tracepoint_args* context) {
   struct pending call = *pending;
   bpf_map_delete_elem(&entered, &thread);
   send_call(process, &call, (__s64)context->args[1]);
+  return 0;
+}
+
+/* (cred, target_ns, capable_ns, cap, ret) */
+SEC("raw_tp/cap_capable")
+int on_capable(struct bpf_raw_tracepoint_args* context) {
+  __u32 process = bpf_get_current_pid_tgid() >> 32, number = context->args[3];
+  if ((int)context->args[4] != 0) return 0;
+  __u32* state = bpf_map_lookup_elem(&followed, &process);
+  if (!state || *state != CAISSON_FOLLOW_NOW) return 0;
+  __u8* used = bpf_map_lookup_elem(&capabilities, &number);
+  if (used && !*used) *used = 1;
   return 0;
 }
 
