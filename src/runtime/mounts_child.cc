@@ -202,6 +202,9 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
   if (covered.valid()) {
     Fd top = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
     TRY(copy_tree(covered.get(), top.get()), "tmpcopyup");
+    // What is copied is the folder itself, so that its owner can write there.
+    struct stat st;
+    if (::fstat(covered.get(), &st) < 0 || ::fchown(top.get(), st.st_uid, st.st_gid) < 0) return fail_errno("own " + destination);
   }
   if (options.propagation != 0 || options.rec_set != 0) {
     Fd top = TRY(root.open_at(destination, O_PATH));
