@@ -14,6 +14,8 @@
 
 namespace caisson::capture {
 
+struct Plan;
+
 struct CaptureRequest {
   pid_t pid = 0;                       ///< a running application, or
   std::vector<std::string> command;    ///< a command to run and watch, or
@@ -22,15 +24,19 @@ struct CaptureRequest {
   std::string user;                    ///< whom `command` runs as
   std::string cwd;                     ///< where `command` runs; "": here
   int for_seconds = 0;                 ///< watch that long; 0: `command` until it ends or ctrl-c, `pid` during its second start
+  bool until_ready = false;            ///< watch `command` until it has listened for two seconds, and no new ports come
   std::vector<std::string> exercises;  ///< commands to run while the running application is watched
   TraceMethod method = TraceMethod::automatic;
   bool shadow = true;            ///< start a running application a second time, unseen by the host
-  std::string data = "auto";     ///< state: auto or empty
+  std::string data = "auto";     ///< state: auto, copy, volume or empty
   std::vector<std::string> add;  ///< more paths
   std::vector<std::string> env;  ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
   std::string scratch;                                         ///< folder for temporary files
+  /// Gets the tar of each folder that `data` wants as a volume.
+  std::function<Result<>(const std::string& folder, const std::string& tar)> fill_volume;
+  const Plan* plan = nullptr;                                  ///< to be followed; null: the rules decide
   Runner* runner = nullptr;                                    ///< to verify the image with; null: it is not verified
   std::vector<std::string> checks;                             ///< commands that must say the same of both
 };
@@ -38,12 +44,15 @@ struct CaptureRequest {
 struct CaptureResult {
   image::Image image;
   Json report;  ///< every file with its reason; secrets; warnings
-  std::vector<std::string> notes;
   std::optional<Verdict> verdict;  ///< unset where nobody looked
 };
 
 /// `progress` gets one line for each step. Needs root.
 [[nodiscard]] Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store, const std::function<void(const std::string&)>& progress);
+
+/// Looks, as capture() does, and writes down what that would take (capture/plan.h). `kind`
+/// and `target`: how the plan names what was looked at.
+[[nodiscard]] Result<std::string> analyze(const CaptureRequest& request, const std::string& kind, const std::string& target, const std::function<void(const std::string&)>& progress);
 
 /// Downloads a package and what it needs and unpacks it below `root`, without
 /// installing anything on this host; fills `entry` from its unit.

@@ -100,6 +100,13 @@ void add_traced_files(FileSet& files, const ClosureInput& in) {
   files.add(in.entry->cwd, "entry", "the working directory");
 }
 
+void add_replaced_files(FileSet& files) {
+  // Mounted over at run time; there so that the mount has a place.
+  files.add_content("/etc/hosts", "127.0.0.1\tlocalhost\n", 0644, "skeleton", "replaced in each container");
+  files.add_content("/etc/hostname", "", 0644, "skeleton", "replaced in each container");
+  files.add_content("/etc/resolv.conf", "", 0644, "skeleton", "replaced in each container");
+}
+
 void add_skeleton(FileSet& files, const ClosureInput& /*in*/) {
   const char* rule = "skeleton";
   for (const char* path : {"/bin", "/sbin", "/lib", "/lib64"}) files.add(path, rule, "a top folder or link that programs expect");
@@ -110,10 +117,7 @@ void add_skeleton(FileSet& files, const ClosureInput& /*in*/) {
       files.add(path, rule, "configuration that the C library reads");
   // Opened by name inside the C library, in no program's list.
   for (const char* library : {"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib/x86_64-linux-gnu/libnss_files.so.2", "/lib/x86_64-linux-gnu/libnss_dns.so.2"}) files.add(library, rule, "loaded by the C library by name");
-  // Mounted over at run time; there so that the mount has a place.
-  files.add_content("/etc/hosts", "127.0.0.1\tlocalhost\n", 0644, rule, "replaced in each container");
-  files.add_content("/etc/hostname", "", 0644, rule, "replaced in each container");
-  files.add_content("/etc/resolv.conf", "", 0644, rule, "replaced in each container");
+  add_replaced_files(files);
   for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev", "/var/log", "/var/lib", "/var/cache", "/root", "/home", "/srv", "/opt", "/mnt", "/run/lock"})
     files.add_empty_folder(path, rule, "a folder that programs expect");
 }

@@ -19,6 +19,7 @@ struct ClosureInput {
 
 void add_traced_files(FileSet& files, const ClosureInput& in);        ///< 1: opened, executed, looked at; mapped and open now
 void add_skeleton(FileSet& files, const ClosureInput& in);            ///< 3: what every program expects
+void add_replaced_files(FileSet& files);                              ///< hosts and the like, of which each container gets its own
 void add_implied_bundles(FileSet& files, const ClosureInput& in);     ///< 4: what a library implies
 void add_application_trees(FileSet& files, const ClosureInput& in);   ///< 5: unpackaged trees, touched /etc folders
 void add_language_libraries(FileSet& files, const ClosureInput& in);  ///< 6: an interpreter's standard library, touched packages

@@ -234,4 +234,6 @@ std::string dockerfile(const image::Image& image, const Json& report) {
   return out;
 }
 
+std::string volume_name(const std::string& image, const std::string& folder) { return label_of(image) + "-" + name_of(folder); }
+
 }  // namespace caisson::capture

@@ -17,4 +17,7 @@ namespace caisson::capture {
 /// The packages and files by which the same could be built.
 [[nodiscard]] std::string dockerfile(const image::Image& image, const Json& report);
 
+/// What the compose file calls the volume of a folder, with the image's name before it.
+[[nodiscard]] std::string volume_name(const std::string& image, const std::string& folder);
+
 }  // namespace caisson::capture

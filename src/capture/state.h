@@ -16,6 +16,6 @@ using StateFolders = std::map<std::string, bool>;
 /// Where a trace shows writing below /var/lib, /var/log, /srv and the like.
 [[nodiscard]] StateFolders state_folders(const Trace& trace, const sys::RootDir& root);
 /// Writes those that it cannot start without into archives in `scratch`: folder → tar.
-[[nodiscard]] Result<std::map<std::string, std::string>> save_state(const Trace& trace, const sys::RootDir& root, const std::string& scratch);
+[[nodiscard]] Result<std::map<std::string, std::string>> save_state(const Trace& trace, const sys::RootDir& root, const std::string& scratch, bool all = false);
 
 }  // namespace caisson::capture

@@ -1,19 +1,25 @@
 // caisson capture: an image out of an application that is on this machine.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <set>
 
 #include "base/log.h"
 #include "base/strings.h"
 #include "capture/capture.h"
 #include "capture/discover.h"
 #include "capture/manifests.h"
+#include "capture/plan.h"
 #include "capture/report_page.h"
 #include "capture/sbom.h"
 #include "capture/units.h"
 #include "cli/capture_runner.h"
 #include "cli/commands.h"
 #include "engine/engine.h"
+#include "image/layer.h"
 
 namespace caisson::cli {
 namespace {
@@ -50,11 +56,11 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
   return {};
 }
 
-Result<int> cmd_capture(const Globals& globals, const Args& args) {
-  capture::CaptureRequest request;
+/// What both commands are told of what to look at, and how.
+Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
   int ways = args.has("pid") + args.has("package") + args.has("service");
   if (ways > 1) return fail("--pid, --service and --package exclude each other");
-  if (ways == 0 && args.rest().empty()) return fail("say what to capture: --service NAME, --pid N, --package NAME, or a command after --");
+  if (ways == 0 && args.rest().empty() && !args.has("plan")) return fail("say what to capture: --service NAME, --pid N, --package NAME, or a command after --");
   if (args.has("service")) TRY(take_service(TRY(capture::find_service(args.get("service")), "--service"), request), "--service");
   if (args.has("pid")) {
     request.pid = static_cast<pid_t>(TRY(parse_uint(args.get("pid"), INT32_MAX), "--pid"));
@@ -66,43 +72,82 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
       if (args.has(option)) return fail("--" + std::string(option) + " has no meaning " + std::string(way));
     return {};
   };
-  if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "trace-with", "user", "workdir", "data"}));
-  if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
+  if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "until-ready", "trace-with", "user", "workdir", "data"}));
+  if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir", "until-ready"}));
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
-  if (request.pid == 0) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
+  if (request.pid == 0 && !args.has("plan")) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   request.package = args.get("package");
   if (!args.rest().empty()) request.command = args.rest();
-  request.name = args.get("tag");
-  if (request.name.empty()) return fail("--tag: give the image a name");
-  TRY(image::normal_name(request.name), "--tag");
   if (args.has("user")) request.user = args.get("user");
   if (args.has("workdir")) request.cwd = args.get("workdir");
   if (std::string duration = args.get("for"); !duration.empty()) {
     if (duration.ends_with('s')) duration.pop_back();
     request.for_seconds = static_cast<int>(TRY(parse_uint(duration, 86400), "--for"));
   }
+  request.until_ready = args.flag("until-ready");
   if (args.has("trace-with")) request.method = TRY(capture::parse_trace_method(args.get("trace-with")), "--trace-with");
   request.shadow = !args.flag("no-shadow");
   request.data = args.get("data", "auto");
-  if (request.data != "auto" && request.data != "empty") return fail("--data: \"" + request.data + "\" is neither auto nor empty");
+  static const std::set<std::string> known{"auto", "copy", "volume", "empty"};
+  if (!known.contains(request.data)) return fail("--data: \"" + request.data + "\" is none of auto, copy, volume and empty");
   request.add = args.all("add");
   for (const auto& e : args.all("env")) request.env.push_back(e);
   for (const auto& e : request.env)
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
   request.include_secrets = args.all("include-secret");
+  request.exercises = args.all("exercise");
   for (const auto& s : args.all("set-file")) {
     size_t equals = s.find('=');
     if (equals == std::string::npos || s[0] != '/') return fail("--set-file: \"" + s + "\": write /PATH/IN/IMAGE=FILE");
     request.set_files.emplace_back(s.substr(0, equals), s.substr(equals + 1));
   }
+  return {};
+}
+
+/// The plan's own target, where none was given beside it.
+Result<> take_target(const capture::Plan& plan, const Args& args, capture::CaptureRequest& request) {
+  request.plan = &plan;
+  if (args.has("pid") || args.has("service") || args.has("package") || !args.rest().empty()) return {};
+  if (plan.target_kind == "package") request.package = plan.target;
+  if (plan.target_kind == "pid") request.pid = static_cast<pid_t>(TRY(parse_uint(plan.target, INT32_MAX), "target: pid"));
+  if (plan.target_kind == "service") TRY(take_service(TRY(capture::find_service(plan.target)), request));
+  if (request.pid == 0) request.command = plan.command;
+  return {};
+}
+
+/// Fills a volume of that name with an archive.
+Result<> fill_volume(engine::Engine& engine, const std::string& name, const std::string& tar) {
+  if (engine.volumes().find(name)) return fail("there is a volume " + name + " already: remove it, or capture under another name");
+  auto volume = TRY(engine.volumes().create(name));
+  Fd file = TRY(open_file(tar, O_RDONLY));
+  image::FdSource source(file.get(), tar);
+  return image::unpack_layer(source, volume.mountpoint, {.whiteouts = false});
+}
+
+Result<int> cmd_capture(const Globals& globals, const Args& args) {
+  capture::CaptureRequest request;
+  TRY(parse_look(args, request));
+  capture::Plan plan;
+  if (args.has("plan")) {
+    plan = TRY(capture::parse_plan(TRY(read_file(args.get("plan"), 64u << 20), "--plan"), args.get("plan")), "--plan");
+    TRY(take_target(plan, args, request), "--plan");
+  }
+  request.name = args.get("tag");
+  if (request.name.empty()) return fail("--tag: give the image a name");
+  TRY(image::normal_name(request.name), "--tag");
   if (args.has("output")) TRY(make_dirs(args.get("output")), "--output");  // before anything takes time
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   CaptureRunner runner(engine);
   if (!args.flag("no-verify")) request.runner = &runner;
   request.checks = args.all("check");
-  request.exercises = args.all("exercise");
+  request.fill_volume = [&](const std::string& folder, const std::string& tar) -> Result<> {
+    std::string name = capture::volume_name(request.name, folder);
+    TRY(fill_volume(engine, name, tar));
+    std::fprintf(stderr, "%s is in the volume %s: caisson run -v %s:%s …\n", folder.c_str(), name.c_str(), name.c_str(), folder.c_str());
+    return {};
+  };
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
   auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
@@ -134,18 +179,71 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   return 0;
 }
 
+bool in_path(const std::string& program) {
+  const char* path = ::getenv("PATH");
+  auto folders = split(path != nullptr ? path : "", ':', true);
+  return std::any_of(folders.begin(), folders.end(), [&](const std::string& folder) { return ::access((folder + "/" + program).c_str(), X_OK) == 0; });
+}
+
+Result<int> cmd_analyze(const Globals& globals, const Args& args) {
+  capture::CaptureRequest request;
+  std::string kind = "command", target;
+  Args looked = args;
+  if (!args.rest().empty() && !args.has("pid") && !args.has("package") && args.rest().size() == 1) {
+    // A command of one word may also be a service's name, which comes first.
+    const std::string& word = args.rest()[0];
+    if (word.find('/') == std::string::npos && (capture::find_service(word) || !in_path(word))) {
+      looked.rest_.clear();
+      looked.values_["service"] = {word};
+    }
+  }
+  for (const char* way : {"pid", "service", "package"})
+    if (looked.has(way)) {
+      kind = way;
+      target = looked.get(way);
+    }
+  TRY(parse_look(looked, request));
+  request.scratch = globals.root + "/tmp.capture." + random_hex(6);
+  auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
+  bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
+  std::string text = TRY(capture::analyze(request, kind, target, [&](const std::string& line) {
+    if (show) std::fprintf(stderr, "%s\n", line.c_str());
+  }));
+  if (args.has("output"))
+    TRY(replace_file(args.get("output"), text, 0644), "--output");
+  else
+    std::fputs(text.c_str(), stdout);
+  return 0;
+}
+
+constexpr Option kAnalyzeOptions[] = {
+    {"-o,--output", "FILE", "write the plan there"},
+    {"--pid", "N", "a running process and its children"},
+    {"--package", "NAME", "a Debian package and what it needs, without installing it"},
+    {"--for", "SECONDS", "watch the command, or the running process, that long"},
+    {"--until-ready", "", "watch the command until it listens on its ports"},
+    {"--exercise", "COMMAND", "a command that uses the running application while it is watched"},
+    {"--trace-with", "METHOD", "auto, bpf, notify (seccomp) or ptrace"},
+    {"-u,--user", "USER[:GROUP]", "run the command as that user"},
+    {"-w,--workdir", "DIR", "run the command there"},
+    {"--no-shadow", "", "do not start a running application a second time"},
+    {"--verbose", "", "say what is being done, also where no one is watching"},
+};
+
 constexpr Option kOptions[] = {
+    {"--plan", "FILE", "take what a plan of caisson analyze says"},
     {"-t,--tag", "NAME", "name of the image"},
     {"--service", "NAME", "capture a service of discover, by its name, unit or package; one that does not run is started for it"},
     {"--pid", "N", "capture a running process and its children, without stopping them"},
     {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
     {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
+    {"--until-ready", "", "watch the command until it listens on its ports"},
     {"--trace-with", "METHOD", "auto, bpf, notify (seccomp) or ptrace; auto takes the first that this kernel allows"},
     {"-u,--user", "USER[:GROUP]", "run the command as that user"},
     {"-w,--workdir", "DIR", "run the command there"},
     {"-e,--env", "NAME=VALUE", "set an environment variable of the image"},
     {"--add", "PATH", "take this file or folder too"},
-    {"--data", "auto|empty", "state folders: copy those it cannot start without (auto), or make all empty"},
+    {"--data", "auto|copy|volume|empty", "state folders: copy into the image those it cannot start without (auto) or all, into volumes, or make all empty"},
     {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
     {"--no-shadow", "", "do not start a running application a second time"},
@@ -160,5 +258,7 @@ constexpr Option kOptions[] = {
 }  // namespace
 
 const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --service nginx --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture};
+
+const Command kAnalyzeCommand{"analyze", "[SERVICE | -- COMMAND ARGS]", "write down what a capture would take, as a plan to change", "caisson analyze nginx -o plan.yaml", kAnalyzeOptions, 0, SIZE_MAX, true, false, cmd_analyze};
 
 }  // namespace caisson::cli

@@ -15,7 +15,7 @@ extern const Command kImagesCommand, kRmiCommand, kTagCommand, kLoadCommand, kSa
 // resource_commands.cc
 extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
 // capture_command.cc
-extern const Command kCaptureCommand, kDiscoverCommand;
+extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 // copy_command.cc
 extern const Command kCpCommand;
 

@@ -1,0 +1,235 @@
+#include "capture/look.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/strings.h"
+#include "capture/bpf_watcher.h"
+#include "capture/shadow.h"
+#include "capture/tracer.h"
+#include "sys/user_db.h"
+
+namespace caisson::capture {
+namespace {
+
+std::atomic<bool> interrupted = false;
+
+/// ctrl-c and TERM end the watching, not this process, while this lives.
+class InterruptedBySignals {
+ public:
+  InterruptedBySignals() {
+    interrupted = false;
+    struct sigaction action = {};
+    action.sa_handler = [](int) { interrupted = true; };
+    ::sigaction(SIGINT, &action, &before_int_);
+    ::sigaction(SIGTERM, &action, &before_term_);
+  }
+  InterruptedBySignals(const InterruptedBySignals&) = delete;
+  InterruptedBySignals& operator=(const InterruptedBySignals&) = delete;
+  ~InterruptedBySignals() {
+    ::sigaction(SIGINT, &before_int_, nullptr);
+    ::sigaction(SIGTERM, &before_term_, nullptr);
+  }
+
+ private:
+  struct sigaction before_int_ = {}, before_term_ = {};
+};
+
+/// Null where BPF is not allowed and was not asked for by name.
+Result<std::unique_ptr<BpfWatcher>> open_bpf(TraceMethod method) {
+  if (method != TraceMethod::automatic && method != TraceMethod::bpf) return nullptr;
+  auto bpf = BpfWatcher::open();
+  if (bpf) return std::move(*bpf);
+  if (method == TraceMethod::bpf) return detail::propagate(std::move(bpf).error(), "--trace-with bpf");
+  log::debug("watching without BPF: " + bpf.error().message);
+  return nullptr;
+}
+
+/// Until no process of the tree is unknown: they may fork meanwhile.
+Result<> follow_tree(BpfWatcher& bpf, std::vector<ProcessInfo>& processes) {
+  std::set<pid_t> known;
+  for (;;) {
+    std::vector<pid_t> fresh;
+    for (const auto& p : processes)
+      if (known.insert(p.pid).second) fresh.push_back(p.pid);
+    if (fresh.empty()) return {};
+    TRY(bpf.follow_running(fresh));
+    processes = TRY(read_process_tree(processes[0].pid));
+  }
+}
+
+void watch_until(BpfWatcher& bpf, int64_t end) {
+  while (!interrupted) {
+    int64_t left = end - monotonic_ms();
+    if (left <= 0) return;
+    struct pollfd ready = {bpf.fd(), POLLIN, 0};
+    ::poll(&ready, 1, static_cast<int>(left));
+    bpf.handle();
+  }
+}
+
+/// Runs commands that use the application, while that is watched.
+Result<> exercise(BpfWatcher& bpf, const std::vector<std::string>& commands, const Progress& progress) {
+  for (const auto& command : commands) {
+    progress("exercising it: " + command);
+    SpawnOptions options;
+    options.argv = {"/bin/sh", "-c", command};
+    Fd null = TRY(open_file("/dev/null", O_RDWR));
+    options.stdin_fd = options.stdout_fd = null.get();
+    Child child = TRY(spawn(options), "--exercise");
+    for (;;) {
+      struct pollfd ready[2] = {{child.pidfd(), POLLIN, 0}, {bpf.fd(), POLLIN, 0}};
+      if (::poll(ready, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+      bpf.handle();
+      if (ready[0].revents != 0) break;
+    }
+    ExitStatus status = TRY(child.wait());
+    if (status.code != 0) return fail("--exercise: \"" + command + "\" ended with status " + std::to_string(status.code));
+  }
+  return {};
+}
+
+/// The second start; where it does not work, a note says so.
+Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf, const Progress& progress, std::vector<std::string>& notes) {
+  ShadowOptions options;
+  options.expected = seen.ports;
+  options.scratch = request.scratch;
+  options.method = request.method;
+  options.bpf = bpf;
+  options.all_state = request.data == "copy" || request.data == "volume";
+  progress("starting it a second time, in namespaces of its own over a copy-on-write view of this host");
+  auto shadow = run_shadow(seen.entry, options);
+  for (auto& other : other_entry_points(seen.entry, seen.processes[0])) {
+    if (!shadow || shadow->ready || !request.command.empty()) break;
+    keep_in_foreground(other);
+    progress("that did not open its ports; starting it as " + join(other.argv, " ") + " (" + other.how + ")");
+    auto again = run_shadow(other, options);
+    if (!again || !again->ready) continue;
+    shadow = std::move(again);
+    seen.entry = std::move(other);
+  }
+  if (!shadow) {
+    notes.push_back("the second start did not work (" + shadow.error().message + "): the image holds what the running processes show and what the rules add");
+    return {};
+  }
+  if (!shadow->ready)
+    notes.push_back("the second start did not open the ports of the first one" + (shadow->output.empty() ? std::string() : "; it wrote: " + std::string(trim(shadow->output)).substr(0, 600)));
+  seen.trace = std::move(shadow->trace);
+  seen.state = std::move(shadow->state);
+  seen.state_folders = state_folders(seen.trace, TRY(sys::RootDir::open("/")));
+  seen.entry.forking = seen.trace.first_process_left;
+  progress("watched it with " + shadow->watched_with + ": " + std::to_string(seen.trace.paths.size()) + " paths");
+  return {};
+}
+
+}  // namespace
+
+Result<Seen> look_at_process(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes) {
+  Seen seen;
+  seen.processes = TRY(read_process_tree(request.pid));
+  seen.ports = listening_ports(seen.processes);
+  seen.entry = TRY(entry_point(seen.processes[0], seen.ports));
+  if (!request.command.empty()) {
+    seen.entry.argv = request.command;
+    seen.entry.how = "given on the command line";
+  }
+  keep_in_foreground(seen.entry);
+  progress("found " + std::to_string(seen.processes.size()) + " processes; start command: " + join(seen.entry.argv, " ") + " (" + seen.entry.how + ")");
+  auto bpf = TRY(open_bpf(request.method));
+  if (bpf) TRY(follow_tree(*bpf, seen.processes));
+  int64_t begun = monotonic_ms();
+  if (request.shadow) TRY(start_again(request, seen, bpf.get(), progress, notes));
+  if (!bpf) {
+    if (request.for_seconds > 0 || !request.exercises.empty()) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
+    return seen;
+  }
+  TRY(exercise(*bpf, request.exercises, progress));
+  if (request.for_seconds > 0) {
+    progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
+    InterruptedBySignals stop;
+    watch_until(*bpf, begun + int64_t{request.for_seconds} * 1000);
+  }
+  bpf->handle();
+  for (const auto& [folder, needed] : state_folders(bpf->running, TRY(sys::RootDir::open("/")))) seen.state_folders.try_emplace(folder, false);
+  progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
+  seen.trace.merge(bpf->running);
+  seen.kernel = bpf->kernel_use();
+  seen.trace.lost = bpf->trace.lost;  // of both
+  return seen;
+}
+
+Result<Seen> run_command(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes) {
+  Seen seen;
+  seen.entry.argv = request.command;
+  seen.entry.how = "given on the command line";
+  keep_in_foreground(seen.entry);
+  if (seen.entry.argv != request.command) notes.push_back("kept in the foreground: " + join(seen.entry.argv, " "));
+  if (!request.cwd.empty()) {
+    seen.entry.cwd = request.cwd;
+  } else if (char* cwd = ::getcwd(nullptr, 0); cwd != nullptr) {
+    seen.entry.cwd = cwd;
+    ::free(cwd);
+  }
+  for (char** e = environ; *e != nullptr; ++e) seen.entry.env.push_back(*e);
+  clean_environment(seen.entry);
+  for (const auto& e : request.env) seen.entry.env.push_back(e);
+  if (!request.user.empty()) {
+    auto root = TRY(sys::RootDir::open("/"));
+    auto user = TRY(sys::resolve_user(root, request.user), "--user");
+    seen.entry.uid = user.uid;
+    seen.entry.gid = user.gid;
+    seen.entry.groups = user.groups;
+  }
+  // By its full name, as the image's PATH need not be this one.
+  if (seen.entry.argv[0].find('/') == std::string::npos)
+    for (const auto& folder : split(::getenv("PATH") != nullptr ? ::getenv("PATH") : "/usr/sbin:/usr/bin:/sbin:/bin", ':', true))
+      if (::access((folder + "/" + seen.entry.argv[0]).c_str(), X_OK) == 0) {
+        seen.entry.argv[0] = folder + "/" + seen.entry.argv[0];
+        break;
+      }
+  TraceOptions options;
+  options.argv = seen.entry.argv;
+  options.env = seen.entry.env;
+  options.cwd = seen.entry.cwd;
+  options.uid = seen.entry.uid;
+  options.gid = seen.entry.gid;
+  options.groups = seen.entry.groups;
+  int64_t begun = monotonic_ms();
+  size_t ports = 0;
+  int64_t settled = begun;
+  options.enough = [&](pid_t first) {
+    if (auto tree = read_process_tree(first); tree) {
+      for (const auto& p : listening_ports(*tree)) seen.ports.insert(p);
+      seen.processes = std::move(*tree);
+    }
+    constexpr int kSettled = 2000;
+    if (seen.ports.size() != ports) ports = seen.ports.size(), settled = monotonic_ms();
+    if (request.until_ready && ports > 0 && monotonic_ms() - settled > kSettled) return true;
+    return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > int64_t{request.for_seconds} * 1000);
+  };
+  progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : request.until_ready ? " until it is ready" : "; use it now, and end it with ctrl-c"));
+  std::unique_ptr<Watcher> watcher = TRY(open_bpf(request.method));
+  if (!watcher) watcher = TRY(make_stopping_watcher(request.method), "--trace-with");
+  {
+    InterruptedBySignals stop;
+    TRY(trace_command(options, *watcher));
+  }
+  seen.trace = std::move(watcher->trace);
+  seen.entry.forking = seen.trace.first_process_left;
+  progress("watched it with " + std::string(watcher->name()) + ": " + std::to_string(seen.trace.paths.size()) + " paths");
+  auto host = TRY(sys::RootDir::open("/"));
+  seen.state_folders = state_folders(seen.trace, host);
+  seen.state = TRY(save_state(seen.trace, host, request.scratch, request.data == "copy" || request.data == "volume"));
+  return seen;
+}
+
+bool is_volume(const std::string& folder) { return folder.starts_with("/var/lib/") || folder.starts_with("/srv/") || folder.starts_with("/data/"); }
+
+}  // namespace caisson::capture

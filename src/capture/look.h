@@ -1,0 +1,41 @@
+// Looking at an application: what runs, what it does in a second start, what a command does.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "capture/capture.h"
+#include "capture/confinement.h"
+#include "capture/entry_point.h"
+#include "capture/process_info.h"
+#include "capture/state.h"
+#include "capture/trace.h"
+
+namespace caisson::capture {
+
+/// What the ways of looking at an application have in common.
+struct Seen {
+  Trace trace;
+  std::vector<ProcessInfo> processes;
+  EntryPoint entry;
+  std::set<Port> ports;
+  StateFolders state_folders;
+  std::map<std::string, std::string> state;  ///< folder → tar
+  std::set<std::string> volumes;             ///< state that the user wants to be volumes
+  KernelUse kernel;
+};
+
+/// Gets one line for each step.
+using Progress = std::function<void(const std::string&)>;
+
+/// A running application and its second start. Notes are for people.
+[[nodiscard]] Result<Seen> look_at_process(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes);
+/// A command that is run for this, on the host itself.
+[[nodiscard]] Result<Seen> run_command(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes);
+
+/// Whether what is written there should outlive the container.
+[[nodiscard]] bool is_volume(const std::string& folder);
+
+}  // namespace caisson::capture

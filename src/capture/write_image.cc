@@ -1,0 +1,154 @@
+#include "capture/write_image.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/strings.h"
+#include "image/layer.h"
+
+namespace caisson::capture {
+namespace {
+
+/// The time that the image gets: SOURCE_DATE_EPOCH, or of the newest file in it, so that two
+/// captures of the same state are the same.
+int64_t moment_of(const FileSet& files) {
+  if (const char* epoch = ::getenv("SOURCE_DATE_EPOCH"); epoch != nullptr)
+    if (auto seconds = parse_uint(epoch, INT64_MAX); seconds) return static_cast<int64_t>(*seconds);
+  int64_t newest = 0;
+  for (const auto& [path, item] : files.items())
+    if (S_ISREG(item.st.st_mode)) newest = std::max<int64_t>(newest, item.st.st_mtim.tv_sec);
+  return newest;
+}
+
+/// Writes the layer: the files in the order of their paths, and the content
+/// of the state folders that are kept.
+Result<> write_layer(const FileSet& files, const std::map<std::string, std::string>& state, image::TarWriter& tar) {
+  std::map<std::pair<dev_t, ino_t>, std::string> links;
+  std::vector<char> buffer(1u << 17);
+  int64_t moment = moment_of(files);
+  for (const auto& [path, item] : files.items()) {
+    image::TarEntry e;
+    e.path = path.substr(1);
+    if (e.path.empty()) continue;
+    e.mode = item.st.st_mode & 07777;
+    e.uid = item.st.st_uid;
+    e.gid = item.st.st_gid;
+    e.mtime = item.st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(item.st.st_mtim.tv_nsec);
+    if (S_ISDIR(item.st.st_mode)) {
+      e.type = image::EntryType::directory;
+      e.mtime_ns = 0;
+      e.mtime = moment;  // what was put into /tmp since is no part of it
+      TRY(tar.add(e));
+    } else if (S_ISLNK(item.st.st_mode)) {
+      e.type = image::EntryType::symlink;
+      e.link = item.link;
+      TRY(tar.add(e));
+    } else if (item.content) {
+      e.size = item.content->size();
+      TRY(tar.add_file(e, *item.content));
+    } else {
+      if (item.st.st_nlink > 1) {
+        auto [it, first] = links.try_emplace({item.st.st_dev, item.st.st_ino}, e.path);
+        if (!first) {
+          e.type = image::EntryType::hard_link;
+          e.link = it->second;
+          TRY(tar.add(e));
+          continue;
+        }
+      }
+      std::string source = item.source.empty() ? files.root() + path : item.source;
+      Fd fd = TRY(open_file(source, O_RDONLY | O_NONBLOCK));
+      struct stat st;
+      if (::fstat(fd.get(), &st) < 0 || !S_ISREG(st.st_mode)) return fail(source + " is not a regular file any more");
+      e.size = static_cast<uint64_t>(st.st_size);
+      TRY(tar.add(e));
+      image::FdSource in(fd.get(), source, 0, e.size);
+      for (uint64_t left = e.size; left > 0;) {
+        size_t n = TRY(in.read(buffer.data(), buffer.size()), "it changed while it was read");
+        TRY(tar.data(std::string_view(buffer.data(), n)));
+        left -= n;
+      }
+    }
+  }
+  for (const auto& [folder, file] : state) {
+    Fd fd = TRY(open_file(file, O_RDONLY));
+    image::FdSource in(fd.get(), file);
+    image::TarReader reader(in);
+    image::TarEntry e;
+    while (TRY(reader.next(e))) {
+      std::string inner = folder + "/" + e.path;
+      if (files.has(inner)) {
+        continue;
+      }
+      e.path = inner.substr(1);
+      if (e.type == image::EntryType::hard_link) e.link = (folder + "/" + e.link).substr(1);
+      TRY(tar.add(e));
+      for (;;) {
+        size_t n = TRY(reader.read_data(buffer.data(), buffer.size()));
+        if (n == 0) break;
+        TRY(tar.data(std::string_view(buffer.data(), n)));
+      }
+    }
+  }
+  return tar.finish();
+}
+
+oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, const FileSet& files) {
+  oci::ImageConfig config;
+  config.created = rfc3339(moment_of(files));
+  if (seen.entry.forking) {
+    // Its first process leaves: an init stays until the daemon has ended.
+    Json start = Json::array({{{"args", seen.entry.argv}, {"forking", true}}});
+    config.labels["io.caisson.start"] = json_text(start);
+  } else {
+    config.entrypoint = seen.entry.argv;
+  }
+  config.env = seen.entry.env;
+  if (std::none_of(config.env.begin(), config.env.end(), [](const std::string& e) { return e.starts_with("PATH="); }))
+    config.env.insert(config.env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+  config.working_dir = files.has(seen.entry.cwd) ? seen.entry.cwd : "/";
+  if (seen.entry.uid != 0 || seen.entry.gid != 0) {
+    // By name alone, the user has the groups that /etc/group gives it.
+    HostUser known = files.root().empty() ? host_user(seen.entry.uid) : HostUser{};
+    config.user = known.gid == seen.entry.gid ? known.name : std::to_string(seen.entry.uid) + ":" + std::to_string(seen.entry.gid);
+  }
+  std::set<std::string> ports;
+  for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
+  config.exposed_ports.assign(ports.begin(), ports.end());
+  for (const auto& [folder, needed] : seen.state_folders)
+    if (is_volume(folder) || seen.volumes.contains(folder)) config.volumes.push_back(folder);
+  config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
+                                                                                                      : "command";
+  return config;
+}
+
+}  // namespace
+
+Result<> write_image(const CaptureRequest& request, const Seen& seen, const FileSet& files, image::Store& store) {
+  auto writer = TRY(store.begin());
+  oci::ImageConfig config = make_config(request, seen, files);
+  oci::Digest diff_id;
+  oci::Manifest manifest;
+  manifest.media_type = oci::kMediaManifest;
+  manifest.layers.push_back(TRY(writer.add_blob(oci::kMediaLayerGzip, nullptr, [&](image::Sink& blob) -> Result<> {
+    image::GzipSink gzip(blob);
+    image::HashingSink bytes(gzip);
+    image::TarWriter tar(bytes);
+    TRY(write_layer(files, seen.state, tar));
+    diff_id = bytes.digest();
+    return gzip.finish();
+  }),
+                                "write the image"));
+  config.diff_ids = {diff_id};
+  config.history = {{config.created, "caisson capture", "", false}};
+  manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
+  auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
+  TRY(writer.stage(stored, {request.name}));
+  TRY(writer.commit());
+  return writer.commit();
+}
+
+}  // namespace caisson::capture
