@@ -135,7 +135,7 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& see
     if (repaired.size() == before) return verdict;
     progress("adding " + std::to_string(repaired.size() - before) + " paths that it looked for");
     files = TRY(assemble(request, seen, packages, "", repaired));
-    TRY(write_image(request, seen, files, store));
+    TRY(write_image(request, seen, files, packages, store));
   }
 }
 
@@ -218,7 +218,7 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
   FileSet files = TRY(assemble(request, seen, packages, looked.root, {}));
   for (const auto& s : files.secrets()) log::debug("left out " + s.path + ": " + s.why);
   progress("writing the image");
-  TRY(write_image(request, seen, files, store));
+  TRY(write_image(request, seen, files, packages, store));
   if (request.runner != nullptr && request.pid != 0) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
   if (request.data == "volume") {
     // Proven with its data in the image, which moves out now.
@@ -227,7 +227,7 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
       seen.volumes.insert(folder);
     }
     seen.state.clear();
-    TRY(write_image(request, seen, files, store));
+    TRY(write_image(request, seen, files, packages, store));
   }
   result.image = TRY(store.find(request.name));
   result.report = make_report(files, seen, packages, looked.notes);

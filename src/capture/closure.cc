@@ -115,8 +115,8 @@ void add_skeleton(FileSet& files, const ClosureInput& /*in*/) {
       files.add_tree(path, rule, "the locale that needs no other");
     else
       files.add(path, rule, "configuration that the C library reads");
-  // Opened by name inside the C library, in no program's list.
-  for (const char* library : {"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib/x86_64-linux-gnu/libnss_files.so.2", "/lib/x86_64-linux-gnu/libnss_dns.so.2"}) files.add(library, rule, "loaded by the C library by name");
+  // Opened by name inside the C library, in no program's list, or needed by almost any.
+  for (const char* library : {"libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libresolv.so.2", "libutil.so.1"}) files.add(std::string("/lib/x86_64-linux-gnu/") + library, rule, "part of the C library");
   add_replaced_files(files);
   for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev", "/var/log", "/var/lib", "/var/cache", "/root", "/home", "/srv", "/opt", "/mnt", "/run/lock"})
     files.add_empty_folder(path, rule, "a folder that programs expect");
@@ -250,7 +250,7 @@ void add_language_libraries(FileSet& files, const ClosureInput& in) {
   for (const auto& folder : stdlib) {
     // The interpreter's own tests and tools are larger than all the rest, and
     // other packages come by themselves.
-    files.add_tree(folder, "language", "standard library of the interpreter", 1ull << 30,
+    files.add_tree(folder, "language", kStandardLibrary, 1ull << 30,
                    {"test", "tests", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"});
   }
   for (const auto& path : packages) {

@@ -37,6 +37,11 @@ Packages Packages::read() {
       if (line.starts_with("Package: ")) name = line.substr(9);
       if (line.starts_with("Version: ")) out.versions_[name].version = line.substr(9);
       if (line.starts_with("Architecture: ")) out.versions_[name].architecture = line.substr(14);
+      if (line.starts_with("Depends: "))
+        for (const auto& item : split(line.substr(9), ',', true)) {
+          std::string depend(trim(item));
+          out.versions_[name].depends.push_back(depend.substr(0, depend.find_first_of(" :|(")));
+        }
     }
   }
   return out;

@@ -21,6 +21,7 @@ class Packages {
 
   struct Version {
     std::string version, architecture;
+    std::vector<std::string> depends;  ///< names; of alternatives the first
   };
   /// Of an installed package, from /var/lib/dpkg/status; null where it is not installed.
   [[nodiscard]] const Version* version(const std::string& package) const;

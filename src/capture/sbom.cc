@@ -1,8 +1,10 @@
 #include "capture/sbom.h"
 
 #include <openssl/evp.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
@@ -40,6 +42,11 @@ Result<Digests> digests_of(const std::string& path) {
   return Digests{finish(sha1.get()), finish(sha256.get())};
 }
 
+bool exists_itself(const std::string& path) {
+  struct stat st;
+  return ::lstat(path.c_str(), &st) == 0;
+}
+
 /// Letters, digits, "." and "-" only (clause 7.2).
 std::string spdx_id(const std::string& kind, const std::string& name) {
   std::string out = "SPDXRef-" + kind + "-";
@@ -75,7 +82,9 @@ Result<Json> sbom(const image::Image& image, const std::string& name, const Json
   for (const auto& file : report["files"]) {
     if (file["type"] != "file") continue;
     std::string path = file["path"].get<std::string>(), id = "SPDXRef-File-" + std::to_string(++number);
-    Digests sums = TRY(digests_of(layers.back() + path));
+    auto layer = std::find_if(layers.rbegin(), layers.rend(), [&](const std::string& folder) { return exists_itself(folder + path); });
+    if (layer == layers.rend()) return fail(path + " is in no layer of the image");
+    Digests sums = TRY(digests_of(*layer + path));
     out["files"].push_back({{"SPDXID", id}, {"fileName", "." + path}, {"checksums", {{{"algorithm", "SHA1"}, {"checksumValue", sums.sha1}}, {{"algorithm", "SHA256"}, {"checksumValue", sums.sha256}}}}, {"licenseConcluded", "NOASSERTION"}, {"licenseInfoInFiles", {"NOASSERTION"}}, {"copyrightText", "NOASSERTION"}, {"comment", file["reason"]}});
     relate(file.contains("package") ? spdx_id("Package", file["package"].get<std::string>()) : root, "CONTAINS", id);
   }

@@ -86,12 +86,13 @@ bool holds_private_key(std::string_view text) {
   // RFC 7468, also inside another text with "\n" for ends of lines. What only speaks of
   // keys, as programs that read them do, has nothing after the label.
   constexpr std::string_view label = "PRIVATE KEY-----", space = "\\nr \t\r\n";
+  size_t shortest = text.find('\0') == std::string_view::npos ? 1 : 16;  // strings of a program follow each other
   for (size_t at = text.find(label); at != std::string_view::npos; at = text.find(label, at + 1)) {
     size_t begin = text.find_first_not_of(space, at + label.size());
     if (begin == std::string_view::npos) return false;
     std::string_view body = text.substr(begin);
     size_t length = std::min(body.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="), body.size());
-    if (length >= 16 || body.starts_with("Proc-Type:") || body.starts_with("Version:")) return true;
+    if (length >= shortest || body.starts_with("Proc-Type:") || body.starts_with("Version:")) return true;
   }
   return false;
 }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "base/strings.h"
+#include "capture/layers.h"
 #include "image/layer.h"
 
 namespace caisson::capture {
@@ -13,22 +14,25 @@ namespace {
 
 /// The time that the image gets: SOURCE_DATE_EPOCH, or of the newest file in it, so that two
 /// captures of the same state are the same.
-int64_t moment_of(const FileSet& files) {
+int64_t moment_of(const FileSet& files, const std::set<std::string>* among = nullptr) {
   if (const char* epoch = ::getenv("SOURCE_DATE_EPOCH"); epoch != nullptr)
     if (auto seconds = parse_uint(epoch, INT64_MAX); seconds) return static_cast<int64_t>(*seconds);
   int64_t newest = 0;
   for (const auto& [path, item] : files.items())
-    if (S_ISREG(item.st.st_mode)) newest = std::max<int64_t>(newest, item.st.st_mtim.tv_sec);
+    if (S_ISREG(item.st.st_mode) && (among == nullptr || among->contains(path))) newest = std::max<int64_t>(newest, item.st.st_mtim.tv_sec);
   return newest;
 }
 
-/// Writes the layer: the files in the order of their paths, and the content
-/// of the state folders that are kept.
-Result<> write_layer(const FileSet& files, const std::map<std::string, std::string>& state, image::TarWriter& tar) {
+/// Writes a layer: its files in the order of their paths, and the content of the state
+/// folders that are kept.
+Result<> write_layer(const FileSet& files, const std::set<std::string>& paths, const std::map<std::string, std::string>& state, image::TarWriter& tar) {
   std::map<std::pair<dev_t, ino_t>, std::string> links;
   std::vector<char> buffer(1u << 17);
-  int64_t moment = moment_of(files);
-  for (const auto& [path, item] : files.items()) {
+  int64_t moment = moment_of(files, &paths);
+  for (const auto& path : paths) {
+    auto found = files.items().find(path);
+    if (found == files.items().end()) continue;
+    const FileItem& item = found->second;
     image::TarEntry e;
     e.path = path.substr(1);
     if (e.path.empty()) continue;
@@ -127,23 +131,27 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
 
 }  // namespace
 
-Result<> write_image(const CaptureRequest& request, const Seen& seen, const FileSet& files, image::Store& store) {
+Result<> write_image(const CaptureRequest& request, const Seen& seen, const FileSet& files, const Packages& packages, image::Store& store) {
   auto writer = TRY(store.begin());
   oci::ImageConfig config = make_config(request, seen, files);
-  oci::Digest diff_id;
   oci::Manifest manifest;
   manifest.media_type = oci::kMediaManifest;
-  manifest.layers.push_back(TRY(writer.add_blob(oci::kMediaLayerGzip, nullptr, [&](image::Sink& blob) -> Result<> {
-    image::GzipSink gzip(blob);
-    image::HashingSink bytes(gzip);
-    image::TarWriter tar(bytes);
-    TRY(write_layer(files, seen.state, tar));
-    diff_id = bytes.digest();
-    return gzip.finish();
-  }),
-                                "write the image"));
-  config.diff_ids = {diff_id};
-  config.history = {{config.created, "caisson capture", "", false}};
+  auto layers = divide(files, seen, packages);
+  for (const auto& layer : layers) {
+    bool last = &layer == &layers.back();
+    oci::Digest diff_id;
+    manifest.layers.push_back(TRY(writer.add_blob(oci::kMediaLayerGzip, nullptr, [&](image::Sink& blob) -> Result<> {
+      image::GzipSink gzip(blob);
+      image::HashingSink bytes(gzip);
+      image::TarWriter tar(bytes);
+      TRY(write_layer(files, layer.paths, last ? seen.state : std::map<std::string, std::string>(), tar));
+      diff_id = bytes.digest();
+      return gzip.finish();
+    }),
+                                  "write the image"));
+    config.diff_ids.push_back(diff_id);
+    config.history.push_back({config.created, "caisson capture: " + layer.name, "", false});
+  }
   manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
   auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
   TRY(writer.stage(stored, {request.name}));

@@ -108,7 +108,7 @@ def test_nginx(caisson, place, running):
     pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
     try:
         done = caisson("capture", "--pid", pid, "--tag", "nginx-pid", "--report", place / "report.json")
-        assert "verification passed: 3 answers are the original's, with a read-only root" in done.err
+        assert "verification passed: 3 answers are the original's, confined and with a read-only root" in done.err
         assert get(f"http://127.0.0.1:{port}/")[0] == 200, "the original serves on"
     finally:
         os.kill(pid, signal.SIGTERM)

@@ -85,7 +85,7 @@ def test_compose_takes_it(outputs):
     def config(**env):
         # Its own schema is older than `services` alone at the top.
         (outputs.folder / "compose-3.8.yaml").write_text('version: "3.8"\n' + outputs.text("compose.yaml"))
-        return subprocess.run(["docker-compose", "-f", str(outputs.folder / "compose-3.8.yaml"), "config"], capture_output=True, text=True, env={"PATH": os.environ["PATH"], **env})
+        return subprocess.run(["docker-compose", "-f", str(outputs.folder / "compose-3.8.yaml"), "config"], capture_output=True, text=True, cwd=outputs.folder, env={"PATH": os.environ["PATH"], **env})
 
     assert "left this secret out" in config().stderr, "it says what is missing"
     done = config(SHOP_PASSWORD="x")
