@@ -19,6 +19,7 @@ MAKE = """
 set -e
 site=$(apt-get indextargets --format '$(SITE) $(RELEASE)' | awk '$2 == "bookworm" { print $1; exit }')
 debootstrap --variant=minbase bookworm "$1" "$site"
+rm -f "$1/etc/apt/sources.list"
 cp -a /etc/apt/. "$1/etc/apt/"
 cp /etc/resolv.conf /etc/hosts "$1/etc/"
 printf '#!/bin/sh\\nexit 101\\n' > "$1/usr/sbin/policy-rc.d"

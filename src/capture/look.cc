@@ -103,6 +103,7 @@ Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf,
   options.scratch = request.scratch;
   options.method = request.method;
   options.bpf = bpf;
+  options.running = bpf != nullptr ? &bpf->running : nullptr;
   options.all_state = request.data == "copy" || request.data == "volume";
   progress("starting it a second time, in namespaces of its own over a copy-on-write view of this host");
   auto shadow = run_shadow(seen.entry, options);
@@ -123,7 +124,6 @@ Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf,
     notes.push_back("the second start did not open the ports of the first one" + (shadow->output.empty() ? std::string() : "; it wrote: " + std::string(trim(shadow->output)).substr(0, 600)));
   seen.trace = std::move(shadow->trace);
   seen.state = std::move(shadow->state);
-  seen.state_folders = state_folders(seen.trace, TRY(sys::RootDir::open("/")));
   seen.entry.forking = seen.trace.first_process_left;
   progress("watched it with " + shadow->watched_with + ": " + std::to_string(seen.trace.paths.size()) + " paths");
   return {};
@@ -144,24 +144,26 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   progress("found " + std::to_string(seen.processes.size()) + " processes; start command: " + join(seen.entry.argv, " ") + " (" + seen.entry.how + ")");
   auto bpf = TRY(open_bpf(request.method));
   if (bpf) TRY(follow_tree(*bpf, seen.processes));
-  int64_t begun = monotonic_ms();
+  if (!bpf && (request.for_seconds > 0 || !request.exercises.empty())) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
+  if (bpf) {
+    TRY(exercise(*bpf, request.exercises, progress));
+    if (request.for_seconds > 0) {
+      progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
+      InterruptedBySignals stop;
+      watch_until(*bpf, monotonic_ms() + int64_t{request.for_seconds} * 1000);
+    }
+    bpf->handle();
+  }
+  // Last, so that it is known by then where its data is, and that is as it is now.
   if (request.shadow) TRY(start_again(request, seen, bpf.get(), progress, notes));
-  if (!bpf) {
-    if (request.for_seconds > 0 || !request.exercises.empty()) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
-    return seen;
+  if (bpf) {
+    bpf->handle();
+    progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
+    seen.trace.merge(bpf->running);
+    seen.trace.lost = bpf->trace.lost;  // of both
+    seen.kernel = bpf->kernel_use();
   }
-  TRY(exercise(*bpf, request.exercises, progress));
-  if (request.for_seconds > 0) {
-    progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
-    InterruptedBySignals stop;
-    watch_until(*bpf, begun + int64_t{request.for_seconds} * 1000);
-  }
-  bpf->handle();
-  for (const auto& [folder, needed] : state_folders(bpf->running, TRY(sys::RootDir::open("/")))) seen.state_folders.try_emplace(folder, false);
-  progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
-  seen.trace.merge(bpf->running);
-  seen.kernel = bpf->kernel_use();
-  seen.trace.lost = bpf->trace.lost;  // of both
+  seen.state_folders = state_folders(seen.trace, TRY(sys::RootDir::open("/")));
   return seen;
 }
 

@@ -247,7 +247,9 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
   pid_t inner = 0;
   if (::read(channel.id.read.get(), &inner, sizeof inner) != sizeof inner) return fail("the shadow start ended too early");
   auto view = TRY(sys::RootDir::open("/proc/" + std::to_string(inner) + "/root"));
-  shadow.state = TRY(save_state(shadow.trace, view, options.scratch, options.all_state));
+  Trace both = shadow.trace;
+  if (options.running != nullptr) both.merge(*options.running);
+  shadow.state = TRY(save_state(both, view, options.scratch, options.all_state));
   ::lseek(channel.output.get(), 0, SEEK_SET);
   shadow.output = read_fd(channel.output.get(), "output", 16u << 20).value_or("");
   if (shadow.output.size() > 4096) shadow.output.erase(0, shadow.output.size() - 4096);

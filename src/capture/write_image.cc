@@ -7,6 +7,7 @@
 
 #include "base/strings.h"
 #include "capture/layers.h"
+#include "capture/source_diff.h"
 #include "image/layer.h"
 
 namespace caisson::capture {
@@ -124,6 +125,14 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
     if (is_volume(folder) || seen.volumes.contains(folder)) config.volumes.push_back(folder);
+  if (files.root().empty()) {
+    Json captured{{"made", Json::array()}, {"trees", files.trees()}, {"left_out", Json::array()}, {"state", Json::array()}};
+    for (const auto& [path, item] : files.items())
+      if (item.origin != "copied") captured["made"].push_back(path);
+    for (const auto& s : files.secrets()) captured["left_out"].push_back(s.path);
+    for (const auto& [folder, needed] : seen.state_folders) captured["state"].push_back(folder);
+    config.labels[kCapturedLabel] = json_text(captured);
+  }
   config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
                                                                                                       : "command";
   return config;

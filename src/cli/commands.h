@@ -16,6 +16,8 @@ extern const Command kImagesCommand, kRmiCommand, kTagCommand, kLoadCommand, kSa
 extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
 // capture_command.cc
 extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
+// source_commands.cc
+extern const Command kDiffCommand, kRestoreDataCommand;
 // copy_command.cc
 extern const Command kCpCommand;
 
