@@ -56,6 +56,14 @@ Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const 
     add_planned_files(files, *request.plan, in);
   } else if (root.empty()) {
     for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
+    for (const auto& entry : seen.more) {
+      in.entry = &entry;
+      add_traced_files(files, in);
+      add_application_trees(files, in);
+      add_private_files(files, in);
+      add_state_folders(files, in);
+    }
+    in.entry = &seen.entry;
     // 2, the closure over loaders, libraries and interpreters, happens inside
     // FileSet for every file that any rule adds.
     add_traced_files(files, in);
@@ -116,9 +124,10 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& see
   }
   // What the image must not have is handed in, as it will be by whoever runs it.
   for (const auto& secret : files.secrets()) check.run.secrets.push_back(secret.path);
-  for (const auto& variable : seen.processes[0].env)
-    for (const auto& name : seen.entry.secret_variables)
-      if (variable.starts_with(name + "=")) check.run.env.push_back(variable);
+  for (const auto& process : seen.processes)
+    for (const auto& variable : process.env)
+      for (const auto& name : seen.entry.secret_variables)
+        if (variable.starts_with(name + "=") && std::find(check.run.env.begin(), check.run.env.end(), variable) == check.run.env.end()) check.run.env.push_back(variable);
   progress("asking the original");
   Original original = TRY(Original::ask(check), "ask the original");
   std::map<std::string, unsigned> repaired;
@@ -151,6 +160,13 @@ Result<Looked> look(const CaptureRequest& request, const Progress& progress) {
   Seen& seen = out.seen;
   if (request.pid != 0) {
     seen = TRY(look_at_process(request, progress, out.notes), "capture process " + std::to_string(request.pid));
+    for (size_t i = 0; i < request.beside.size(); ++i) {
+      CaptureRequest other = request;
+      other.pid = request.beside[i];
+      other.scratch = request.scratch + "/" + std::to_string(i);
+      TRY(make_dirs(other.scratch, 0700));
+      put_beside(seen, TRY(look_at_process(other, progress, out.notes), "capture process " + std::to_string(other.pid)), out.notes);
+    }
   } else if (!request.package.empty()) {
     out.root = request.scratch + "/root";
     TRY(unpack_package(request.package, request.scratch, out.root, seen.entry, progress), "capture package " + request.package);
@@ -164,6 +180,7 @@ Result<Looked> look(const CaptureRequest& request, const Progress& progress) {
     seen = TRY(run_command(request, progress, out.notes), "capture");
   }
   clean_environment(seen.entry);
+  for (auto& entry : seen.more) clean_environment(entry);
   if (request.plan != nullptr) TRY(follow_plan(*request.plan, seen));
   for (const auto& e : request.env) {
     std::erase_if(seen.entry.env, [&](const std::string& old) { return old.starts_with(e.substr(0, e.find('=') + 1)); });

@@ -18,6 +18,7 @@ struct Plan;
 
 struct CaptureRequest {
   pid_t pid = 0;                       ///< a running application, or
+  std::vector<pid_t> beside;           ///< with `pid`: others for the same container, started after it in this order
   std::vector<std::string> command;    ///< a command to run and watch, or
   std::string package;                 ///< a Debian package
   std::string name;                    ///< of the image
@@ -36,14 +37,14 @@ struct CaptureRequest {
   std::string scratch;                                         ///< folder for temporary files
   /// Gets the tar of each folder that `data` wants as a volume.
   std::function<Result<>(const std::string& folder, const std::string& tar)> fill_volume;
-  const Plan* plan = nullptr;                                  ///< to be followed; null: the rules decide
-  Runner* runner = nullptr;                                    ///< to verify the image with; null: it is not verified
-  std::vector<std::string> checks;                             ///< commands that must say the same of both
+  const Plan* plan = nullptr;       ///< to be followed; null: the rules decide
+  Runner* runner = nullptr;         ///< to verify the image with; null: it is not verified
+  std::vector<std::string> checks;  ///< commands that must say the same of both
 };
 
 struct CaptureResult {
   image::Image image;
-  Json report;  ///< every file with its reason; secrets; warnings
+  Json report;                     ///< every file with its reason; secrets; warnings
   std::optional<Verdict> verdict;  ///< unset where nobody looked
 };
 

@@ -125,7 +125,7 @@ void add_skeleton(FileSet& files, const ClosureInput& /*in*/) {
 void add_implied_bundles(FileSet& files, const ClosureInput& in) {
   // What runs scripts or queries may be asked for any zone.
   bool zones = std::any_of(in.trace->paths.begin(), in.trace->paths.end(), [](const auto& item) { return item.first.starts_with("/usr/share/zoneinfo"); }) ||
-               std::any_of(files.items().begin(), files.items().end(), [](const auto& item) { return item.second.rule == "language"; });
+               std::any_of(files.items().begin(), files.items().end(), [](const auto& item) { return item.second.rule == "language" || item.second.rule == kRuntimeRule; });
   if (zones)
     files.add_tree("/usr/share/zoneinfo", "bundle", "time zones, which are chosen by name", 64u << 20, {"right", "posix"});
   auto has_library = [&](std::string_view stem) {
@@ -250,7 +250,7 @@ void add_language_libraries(FileSet& files, const ClosureInput& in) {
   for (const auto& folder : stdlib) {
     // The interpreter's own tests and tools are larger than all the rest, and
     // other packages come by themselves.
-    files.add_tree(folder, "language", kStandardLibrary, 1ull << 30,
+    files.add_tree(folder, kRuntimeRule, "standard library of the interpreter", 1ull << 30,
                    {"test", "tests", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"});
   }
   for (const auto& path : packages) {

@@ -27,8 +27,8 @@ void add_private_files(FileSet& files, const ClosureInput& in);       ///< 7: th
 void add_state_folders(FileSet& files, const ClosureInput& in);       ///< 8: empty, with owner and mode
 void add_users(FileSet& files, const ClosureInput& in);               ///< 9: passwd and group, without people who have no part in it
 
-/// The reason of what belongs to an interpreter's own library.
-inline constexpr const char* kStandardLibrary = "standard library of the interpreter";
+/// The rule that takes an interpreter's own library.
+inline constexpr const char* kRuntimeRule = "runtime";
 
 /// Bytes that a plugin may drag in before it is left out and reported.
 inline constexpr uint64_t kPluginBudget = 5u << 20;

@@ -120,7 +120,7 @@ void FileSet::add_tree(const std::string& path, const std::string& rule, const s
   if (real.empty()) return;
   struct stat st;
   if (::lstat((root_ + real).c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) return;
-  if (rule == "application" || rule == "configuration") trees_.insert(real);
+  trees_.emplace(real, rule);
   uint64_t used = 0;
   std::vector<std::string> open{real};
   while (!open.empty()) {

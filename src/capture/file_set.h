@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -57,8 +56,8 @@ class FileSet {
   [[nodiscard]] std::map<std::string, FileItem>& items() { return items_; }
   [[nodiscard]] const std::vector<Secret>& secrets() const { return secrets_; }
   [[nodiscard]] std::vector<std::string> warnings() const;
-  /// Folders that add_tree() took as the application's or its configuration's.
-  [[nodiscard]] const std::set<std::string>& trees() const { return trees_; }
+  /// Folders that add_tree() took, with the rule that did.
+  [[nodiscard]] const std::map<std::string, std::string>& trees() const { return trees_; }
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
   [[nodiscard]] const std::string& root() const { return root_; }
 
@@ -71,7 +70,7 @@ class FileSet {
   LibrarySearch libraries_;
   std::map<std::string, FileItem> items_;
   std::vector<std::string> excluded_, allowed_secrets_;
-  std::set<std::string> trees_;
+  std::map<std::string, std::string> trees_;
   std::vector<Secret> secrets_;
   std::vector<std::string> warnings_;
   std::vector<std::pair<std::string, std::string>> missing_libraries_;  ///< name, and the file that needs it

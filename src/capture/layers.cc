@@ -27,26 +27,33 @@ FileSet distribution() {
   return out;
 }
 
-/// The interpreters that run, their packages, and those that these need.
+/// The interpreters that run, with their packages and standard libraries.
 FileSet runtimes(const FileSet& files, const Seen& seen, const Packages& packages) {
   FileSet out;
-  std::set<std::string> interpreters, of_runtime, libraries;
+  std::set<std::string> interpreters, of_runtime;
   for (const auto& p : seen.processes)
     if (std::string runtime = runtime_of(p.exe); runtime != "native" && runtime != "go" && runtime != "rust" && runtime != "shell") interpreters.insert(p.exe);
   for (const auto& program : interpreters) {
-    out.add(program, "runtime", "");
+    out.add(program, kRuntimeRule, "");
     std::string owner = packages.owner(program);
     if (owner.empty()) continue;
     of_runtime.insert(owner);
-    if (const auto* known = packages.version(owner); known != nullptr) of_runtime.insert(known->depends.begin(), known->depends.end());
+    // libpython3.11-stdlib, libruby3.1, libnode108: a library is there as a whole.
+    std::string stem = owner.substr(0, owner.find_first_of("-0123456789"));
+    if (const auto* known = packages.version(owner); known != nullptr)
+      for (const auto& needed : known->depends)
+        if (needed.starts_with("lib" + stem)) of_runtime.insert(needed);
   }
-  of_runtime.erase("libc6");
+  auto add = [&](const std::string& path) {
+    // What is compiled when it is first used depends on what was used.
+    struct stat st;
+    if (path.find("/__pycache__/") == std::string::npos && files.has(path) && ::lstat(path.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) out.add(path, kRuntimeRule, "");
+  };
   for (const auto& package : of_runtime)
-    for (const auto& path : packages.files(package))
-      if (struct stat st; files.has(path) && ::lstat(path.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) out.add(path, "runtime", "");
-  // A standard library that is divided among packages.
-  for (const auto& [path, item] : files.items())
-    if (item.reason == kStandardLibrary && !S_ISDIR(item.st.st_mode)) out.add(path, "runtime", "");
+    for (const auto& path : packages.files(package)) add(path);
+  for (const auto& [top, rule] : files.trees())
+    if (rule == kRuntimeRule)
+      for (auto it = files.items().lower_bound(top + "/"); it != files.items().end() && it->first.starts_with(top + "/"); ++it) add(it->first);
   return out;
 }
 

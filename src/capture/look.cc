@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -167,6 +168,38 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   return seen;
 }
 
+namespace {
+uint16_t first_tcp_port(const std::set<Port>& ports) {
+  auto tcp = std::find_if(ports.begin(), ports.end(), [](const Port& p) { return p.protocol == "tcp"; });
+  return tcp == ports.end() ? uint16_t{0} : tcp->number;
+}
+}  // namespace
+
+void put_beside(Seen& first, Seen other, std::vector<std::string>& notes) {
+  if (first.ready.empty()) first.ready.push_back(first_tcp_port(first.ports));
+  first.ready.push_back(first_tcp_port(other.ports));
+  for (const auto& variable : other.entry.env) {
+    std::string name = variable.substr(0, variable.find('=') + 1);
+    auto same = std::find_if(first.entry.env.begin(), first.entry.env.end(), [&](const std::string& e) { return e.starts_with(name); });
+    if (same == first.entry.env.end())
+      first.entry.env.push_back(variable);
+    else if (*same != variable)
+      notes.push_back("the applications have different values of " + name.substr(0, name.size() - 1) + ": the container has that of " + first.entry.argv[0]);
+  }
+  first.entry.secret_variables.insert(first.entry.secret_variables.end(), other.entry.secret_variables.begin(), other.entry.secret_variables.end());
+  first.trace.merge(other.trace);
+  first.trace.lost += other.trace.lost;
+  first.processes.insert(first.processes.end(), other.processes.begin(), other.processes.end());
+  first.ports.merge(other.ports);
+  for (const auto& [folder, needed] : other.state_folders) first.state_folders[folder] |= needed;
+  first.state.merge(other.state);
+  first.kernel.known = first.kernel.known && other.kernel.known;
+  first.kernel.calls.merge(other.kernel.calls);
+  first.kernel.capabilities_known = first.kernel.capabilities_known && other.kernel.capabilities_known;
+  first.kernel.capabilities.merge(other.kernel.capabilities);
+  first.more.push_back(std::move(other.entry));
+}
+
 Result<Seen> run_command(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes) {
   Seen seen;
   seen.entry.argv = request.command;
@@ -216,7 +249,8 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
     if (request.until_ready && ports > 0 && monotonic_ms() - settled > kSettled) return true;
     return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > int64_t{request.for_seconds} * 1000);
   };
-  progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : request.until_ready ? " until it is ready" : "; use it now, and end it with ctrl-c"));
+  progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : request.until_ready ? " until it is ready"
+                                                                                                                                                           : "; use it now, and end it with ctrl-c"));
   std::unique_ptr<Watcher> watcher = TRY(open_bpf(request.method));
   if (!watcher) watcher = TRY(make_stopping_watcher(request.method), "--trace-with");
   {

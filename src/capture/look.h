@@ -20,6 +20,8 @@ struct Seen {
   Trace trace;
   std::vector<ProcessInfo> processes;
   EntryPoint entry;
+  std::vector<EntryPoint> more;  ///< of what is started after it, in this order
+  std::vector<uint16_t> ready;   ///< of each that is not the last: the TCP port that shows that it is up; 0: none
   std::set<Port> ports;
   StateFolders state_folders;
   std::map<std::string, std::string> state;  ///< folder → tar
@@ -32,6 +34,8 @@ using Progress = std::function<void(const std::string&)>;
 
 /// A running application and its second start. Notes are for people.
 [[nodiscard]] Result<Seen> look_at_process(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes);
+/// Puts another application beside one that was looked at before: both go into one container.
+void put_beside(Seen& first, Seen other, std::vector<std::string>& notes);
 /// A command that is run for this, on the host itself.
 [[nodiscard]] Result<Seen> run_command(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes);
 

@@ -73,7 +73,9 @@ std::string postgresql_hello() { return {'\0', '\0', '\0', '\x08', '\x04', '\xd2
 
 /// What name servers say of themselves (RFC 4892): version.bind, class CHAOS, TXT.
 std::string dns_version_query() {
-  constexpr char query[] = "\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0\x07version\x04""bind\0\0\x10\0\x03";
+  constexpr char query[] =
+      "\x2a\x2a\x01\0\0\x01\0\0\0\0\0\0\x07version\x04"
+      "bind\0\0\x10\0\x03";
   return {query, sizeof query - 1};
 }
 

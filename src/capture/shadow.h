@@ -25,7 +25,7 @@ struct ShadowOptions {
   BpfWatcher* bpf = nullptr;  ///< watches it; unset: notification or ptrace, inside
   int timeout_seconds = 20;
   const Trace* running = nullptr;  ///< what the first one was seen to do: its data folders are archived too
-  bool all_state = false;  ///< archive also the data that it does not need to start
+  bool all_state = false;          ///< archive also the data that it does not need to start
 };
 /// Starts, waits until the expected ports are open, asks each for a first
 /// answer, ends it. Needs root.

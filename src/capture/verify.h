@@ -19,12 +19,12 @@ class Runner {
   struct Options {
     std::string image;
     bool read_only = true;
-    std::vector<std::string> writable;  ///< folders that are in memory then
-    std::vector<std::string> secrets;   ///< files of this host that the image does not have, handed in
-    std::vector<std::string> env;       ///< NAME=VALUE that it does not have
+    std::vector<std::string> writable;                     ///< folders that are in memory then
+    std::vector<std::string> secrets;                      ///< files of this host that the image does not have, handed in
+    std::vector<std::string> env;                          ///< NAME=VALUE that it does not have
     std::optional<std::vector<std::string>> capabilities;  ///< those that it gets; unset: the engine's
-    Json seccomp;                       ///< policy in the form of runtime-spec; null: the engine's
-    std::string scratch;                ///< folder of the capture: without it, what runs is left over
+    Json seccomp;                                          ///< policy in the form of runtime-spec; null: the engine's
+    std::string scratch;                                   ///< folder of the capture: without it, what runs is left over
   };
   virtual ~Runner() = default;
   /// Returns its id.

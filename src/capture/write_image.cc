@@ -101,10 +101,29 @@ Result<> write_layer(const FileSet& files, const std::set<std::string>& paths, c
   return tar.finish();
 }
 
+/// "" for root. By name alone, the user has the groups that /etc/group gives it.
+std::string user_of(const EntryPoint& entry, const FileSet& files) {
+  if (entry.uid == 0 && entry.gid == 0) return {};
+  HostUser known = files.root().empty() ? host_user(entry.uid) : HostUser{};
+  return known.gid == entry.gid ? known.name : std::to_string(entry.uid) + ":" + std::to_string(entry.gid);
+}
+
+/// One program of several, as the engine reads it (label io.caisson.start).
+Json start_command(const EntryPoint& entry, const FileSet& files) {
+  std::string user = user_of(entry, files);
+  return {{"args", entry.argv}, {"user", user.empty() ? "root" : user}, {"cwd", files.has(entry.cwd) ? entry.cwd : "/"}, {"forking", entry.forking}};
+}
+
 oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, const FileSet& files) {
   oci::ImageConfig config;
   config.created = rfc3339(moment_of(files));
-  if (seen.entry.forking) {
+  if (!seen.more.empty()) {
+    Json start = Json::array({start_command(seen.entry, files)});
+    for (const auto& entry : seen.more) start.push_back(start_command(entry, files));
+    for (size_t i = 0; i + 1 < start.size(); ++i)
+      if (seen.ready[i] != 0) start[i]["ready_port"] = seen.ready[i];
+    config.labels["io.caisson.start"] = json_text(start);
+  } else if (seen.entry.forking) {
     // Its first process leaves: an init stays until the daemon has ended.
     Json start = Json::array({{{"args", seen.entry.argv}, {"forking", true}}});
     config.labels["io.caisson.start"] = json_text(start);
@@ -115,20 +134,18 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   if (std::none_of(config.env.begin(), config.env.end(), [](const std::string& e) { return e.starts_with("PATH="); }))
     config.env.insert(config.env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   config.working_dir = files.has(seen.entry.cwd) ? seen.entry.cwd : "/";
-  if (seen.entry.uid != 0 || seen.entry.gid != 0) {
-    // By name alone, the user has the groups that /etc/group gives it.
-    HostUser known = files.root().empty() ? host_user(seen.entry.uid) : HostUser{};
-    config.user = known.gid == seen.entry.gid ? known.name : std::to_string(seen.entry.uid) + ":" + std::to_string(seen.entry.gid);
-  }
+  if (seen.more.empty()) config.user = user_of(seen.entry, files);
   std::set<std::string> ports;
   for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
     if (is_volume(folder) || seen.volumes.contains(folder)) config.volumes.push_back(folder);
   if (files.root().empty()) {
-    Json captured{{"made", Json::array()}, {"trees", files.trees()}, {"left_out", Json::array()}, {"state", Json::array()}};
+    Json captured{{"made", Json::array()}, {"trees", Json::array()}, {"left_out", Json::array()}, {"state", Json::array()}};
     for (const auto& [path, item] : files.items())
       if (item.origin != "copied") captured["made"].push_back(path);
+    for (const auto& [folder, rule] : files.trees())
+      if (rule == "application" || rule == "configuration") captured["trees"].push_back(folder);
     for (const auto& s : files.secrets()) captured["left_out"].push_back(s.path);
     for (const auto& [folder, needed] : seen.state_folders) captured["state"].push_back(folder);
     config.labels[kCapturedLabel] = json_text(captured);

@@ -61,10 +61,22 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
   int ways = args.has("pid") + args.has("package") + args.has("service");
   if (ways > 1) return fail("--pid, --service and --package exclude each other");
   if (ways == 0 && args.rest().empty() && !args.has("plan")) return fail("say what to capture: --service NAME, --pid N, --package NAME, or a command after --");
-  if (args.has("service")) TRY(take_service(TRY(capture::find_service(args.get("service")), "--service"), request), "--service");
-  if (args.has("pid")) {
-    request.pid = static_cast<pid_t>(TRY(parse_uint(args.get("pid"), INT32_MAX), "--pid"));
-    if (request.pid <= 1) return fail("--pid: " + args.get("pid") + " is not the process of an application");
+  auto services = args.all("service");
+  for (const auto& name : services) {
+    auto service = TRY(capture::find_service(name), "--service");
+    if (services.size() > 1 && service.state != "running") return fail("--service: " + name + " does not run: of several, all must");
+    if (request.pid != 0)
+      request.beside.push_back(service.pids[0]);
+    else
+      TRY(take_service(service, request), "--service");
+  }
+  for (const auto& text : args.all("pid")) {
+    auto pid = static_cast<pid_t>(TRY(parse_uint(text, INT32_MAX), "--pid"));
+    if (pid <= 1) return fail("--pid: " + text + " is not the process of an application");
+    if (request.pid != 0)
+      request.beside.push_back(pid);
+    else
+      request.pid = pid;
   }
   // Options that belong to another way of capturing.
   auto refuse = [&](std::string_view way, std::initializer_list<const char*> options) -> Result<> {
@@ -77,6 +89,7 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
   if (request.pid == 0 && !args.has("plan")) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
+  if (!request.beside.empty()) TRY(refuse("with several applications", {"plan", "exercise"}));
   request.package = args.get("package");
   if (!args.rest().empty()) request.command = args.rest();
   if (args.has("user")) request.user = args.get("user");
@@ -174,8 +187,8 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   using Verified = capture::Verdict::Result;
   if (result.verdict->result == Verified::differs) return fail("verification: " + result.verdict->summary + ". The image " + request.name + " is there; --report has each answer, --no-verify captures without this");
   bool read_only = result.verdict->details["read_only"].get<bool>(), confined = result.verdict->details["confined"].get<bool>();
-  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), confined ? read_only ? ", confined and with a read-only root" : ", confined"
-                                                                                                                                                                                                : read_only ? ", with a read-only root" : "");
+  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), confined ? read_only ? ", confined and with a read-only root" : ", confined" : read_only ? ", with a read-only root"
+                                                                                                                                                                                                                                                : "");
   return 0;
 }
 
@@ -233,8 +246,8 @@ constexpr Option kAnalyzeOptions[] = {
 constexpr Option kOptions[] = {
     {"--plan", "FILE", "take what a plan of caisson analyze says"},
     {"-t,--tag", "NAME", "name of the image"},
-    {"--service", "NAME", "capture a service of discover, by its name, unit or package; one that does not run is started for it"},
-    {"--pid", "N", "capture a running process and its children, without stopping them"},
+    {"--service", "NAME", "capture a service of discover, by its name, unit or package; one that does not run is started for it. Several go into one container and start in the order given"},
+    {"--pid", "N", "capture a running process and its children, without stopping them; several as with --service"},
     {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
     {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
     {"--until-ready", "", "watch the command until it listens on its ports"},

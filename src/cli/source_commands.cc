@@ -121,9 +121,10 @@ Result<int> cmd_restore_data(const Globals& globals, const Args& args) {
   if (label == container.config.labels.end()) return fail(name + " is of no image that was captured on a machine");
   Json known = TRY(parse_json(label->second, std::string("label ") + capture::kCapturedLabel));
   std::vector<std::string> folders(args.rest().begin() + 1, args.rest().end());
+  auto all = known["state"].get<std::vector<std::string>>();
   for (const auto& folder : folders)
-    if (!known["state"].contains(folder)) return fail(folder + " is no data of " + name + "; it has " + join(known["state"].get<std::vector<std::string>>(), ", "));
-  if (folders.empty()) folders = known["state"].get<std::vector<std::string>>();
+    if (std::find(all.begin(), all.end(), folder) == all.end()) return fail(folder + " is no data of " + name + "; it has " + join(all, ", "));
+  if (folders.empty()) folders = all;
   if (folders.empty()) return fail(name + " has no data of its own");
   for (const auto& folder : folders)
     if (std::string user = user_of(folder); !user.empty() && !args.flag("force")) return fail(folder + " is in use by " + user + ": stop it first, or give --force");
