@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "build/source-root"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 # What the requests need beside the applications.
-TOOLS = ["ca-certificates", "curl", "gosu", "bind9-dnsutils", "ldap-utils", "mosquitto-clients", "redis-tools", "binutils", "procps", "iproute2"]
+TOOLS = ["ca-certificates", "curl", "gosu", "bind9-dnsutils", "ldap-utils", "mosquitto-clients", "redis-tools", "apache2-utils", "binutils", "procps", "iproute2"]
 
 MAKE = """
 set -e

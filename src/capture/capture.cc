@@ -1,5 +1,6 @@
 #include "capture/capture.h"
 
+#include <fnmatch.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +43,24 @@ void add_planned_files(FileSet& files, const Plan& plan, const ClosureInput& in)
   }
   add_replaced_files(files);
   add_users(files, in);
+}
+
+/// Binary files and those above the limit are left as they are.
+Result<> replace_text(FileSet& files, const Replacement& r) {
+  constexpr uint64_t kLargest = 16u << 20;
+  std::map<std::string, std::string> changed;
+  for (const auto& [path, item] : files.items()) {
+    if (!S_ISREG(item.st.st_mode) || ::fnmatch(r.path.c_str(), path.c_str(), 0) != 0) continue;
+    auto text = item.content ? Result<std::string>(*item.content) : read_file(files.root() + path, kLargest);
+    if (!text || text->find('\0') != std::string::npos || text->find(r.from) == std::string::npos) continue;
+    std::string out;
+    size_t at = 0;
+    for (size_t found; (found = text->find(r.from, at)) != std::string::npos; at = found + r.from.size()) out += text->substr(at, found - at) + r.to;
+    changed[path] = out + text->substr(at);
+  }
+  if (changed.empty()) return fail("no captured text file of that path has \"" + r.from + "\"");
+  for (auto& [path, text] : changed) files.add_content(path, std::move(text), 0644, "asked", "\"" + r.from + "\" became \"" + r.to + "\" (--replace)");
+  return {};
 }
 
 /// Everything that goes into the image. `root`: of an unpacked package, or "";
@@ -96,6 +115,7 @@ Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const 
     files.add_tree(path, "asked", "asked for with --add", 64ull << 30);
   }
   for (const auto& [path, source] : request.set_files) files.add_content(clean_path(path), TRY(read_file(source, 64u << 20), "--set-file"), 0644, "asked", "replaced with --set-file");
+  for (const auto& r : request.replacements) TRY(replace_text(files, r), "--replace " + r.path);
   return files;
 }
 

@@ -16,6 +16,12 @@ namespace caisson::capture {
 
 struct Plan;
 
+/// Text that becomes another one in files on their way into the image.
+struct Replacement {
+  std::string path;  ///< a pattern of glob(7), over whole paths
+  std::string from, to;
+};
+
 struct CaptureRequest {
   pid_t pid = 0;                       ///< a running application, or
   std::vector<pid_t> beside;           ///< with `pid`: others for the same container, started after it in this order
@@ -34,7 +40,8 @@ struct CaptureRequest {
   std::vector<std::string> env;  ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
-  std::string scratch;                                         ///< folder for temporary files
+  std::vector<Replacement> replacements;
+  std::string scratch;  ///< folder for temporary files
   /// Gets the tar of each folder that `data` wants as a volume.
   std::function<Result<>(const std::string& folder, const std::string& tar)> fill_volume;
   const Plan* plan = nullptr;       ///< to be followed; null: the rules decide

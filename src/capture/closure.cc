@@ -4,13 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <set>
 
 #include "base/fd.h"
 #include "base/strings.h"
+#include "capture/closure_internal.h"
 
 namespace caisson::capture {
-namespace {
 
 bool below(const std::string& path, std::string_view prefix) { return path == prefix || (path.size() > prefix.size() && path.starts_with(prefix) && path[prefix.size()] == '/'); }
 
@@ -25,6 +24,34 @@ std::string real_path(const std::string& path) {
   ::free(resolved);
   return out;
 }
+
+std::set<std::string> touched(const ClosureInput& in) {
+  std::set<std::string> out;
+  for (const auto& [path, use] : in.trace->paths)
+    if (std::string real = real_path(path); !real.empty()) out.insert(real);
+  for (const auto& p : *in.processes) {
+    out.insert(p.mapped.begin(), p.mapped.end());
+    out.insert(p.open_files.begin(), p.open_files.end());
+    out.insert(p.exe);
+  }
+  return out;
+}
+
+bool documentation(const std::string& path) {
+  for (const char* prefix : {"/usr/share/doc", "/usr/share/man", "/usr/share/info", "/usr/share/locale", "/usr/share/lintian", "/usr/share/bug", "/usr/include", "/usr/share/zoneinfo", "/usr/share/doc-base", "/usr/share/bash-completion", "/usr/share/vim"})
+    if (below(path, prefix)) return true;
+  return path.ends_with(".a") || path.ends_with(".la");
+}
+
+std::string setting_text(const std::string& file) {
+  constexpr off_t kLargest = 262144;
+  struct stat st;
+  if (::stat(file.c_str(), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > kLargest) return {};
+  auto text = read_file(file, kLargest);
+  return text && text->find('\0') == std::string::npos ? *text : "";
+}
+
+namespace {
 
 /// The top folder of an application that no package owns: /srv/site of
 /// /srv/site/a/b. Empty for places that belong to the system.
@@ -52,24 +79,6 @@ std::string use_text(unsigned use) {
   if (use & kRead) return "opened while it ran";
   if (use & kListed) return "listed while it ran";
   return "looked at while it ran";
-}
-
-std::set<std::string> touched(const ClosureInput& in) {
-  std::set<std::string> out;
-  for (const auto& [path, use] : in.trace->paths)
-    if (std::string real = real_path(path); !real.empty()) out.insert(real);
-  for (const auto& p : *in.processes) {
-    out.insert(p.mapped.begin(), p.mapped.end());
-    out.insert(p.open_files.begin(), p.open_files.end());
-    out.insert(p.exe);
-  }
-  return out;
-}
-
-bool documentation(const std::string& path) {
-  for (const char* prefix : {"/usr/share/doc", "/usr/share/man", "/usr/share/info", "/usr/share/locale", "/usr/share/lintian", "/usr/share/bug", "/usr/include", "/usr/share/zoneinfo", "/usr/share/doc-base", "/usr/share/bash-completion", "/usr/share/vim"})
-    if (below(path, prefix)) return true;
-  return path.ends_with(".a") || path.ends_with(".la");
 }
 
 }  // namespace
@@ -151,15 +160,12 @@ namespace {
 /// Absolute paths that stand in a configuration file.
 std::set<std::string> paths_in(const std::string& file) {
   std::set<std::string> out;
-  struct stat st;
-  if (::stat(file.c_str(), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > 262144) return out;
-  auto text = read_file(file, 262144);
-  if (!text || text->find('\0') != std::string::npos) return out;
-  for (size_t i = 0; i < text->size(); ++i) {
-    if ((*text)[i] != '/' || (i > 0 && (::isalnum(static_cast<unsigned char>((*text)[i - 1])) || (*text)[i - 1] == '.' || (*text)[i - 1] == '/'))) continue;
+  std::string text = setting_text(file);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '/' || (i > 0 && (::isalnum(static_cast<unsigned char>(text[i - 1])) || text[i - 1] == '.' || text[i - 1] == '/'))) continue;
     size_t end = i;
-    while (end < text->size() && (::isalnum(static_cast<unsigned char>((*text)[end])) || std::string_view("/._-+@").find((*text)[end]) != std::string_view::npos)) ++end;
-    if (end - i > 3) out.insert(clean_path(text->substr(i, end - i)));
+    while (end < text.size() && (::isalnum(static_cast<unsigned char>(text[end])) || std::string_view("/._-+@").find(text[end]) != std::string_view::npos)) ++end;
+    if (end - i > 3) out.insert(clean_path(text.substr(i, end - i)));
     i = end;
   }
   return out;
@@ -204,253 +210,4 @@ void add_application_trees(FileSet& files, const ClosureInput& in) {
     files.add_tree(folder, "configuration", "part of " + folder + ", of which something was used", 64u << 20);
   }
 }
-
-namespace {
-/// Code that an interpreter loads by name, of which the next request may need the next file.
-bool is_module(const std::string& path) {
-  static const char* const ends[] = {".rb", ".pm", ".pl", ".js", ".mjs", ".cjs", ".php", ".jar", ".beam", ".app", ".lua", ".tcl", ".jsa", ".jmod", ".scm", ".elc", ".dll"};
-  bool place = path.starts_with("/usr/lib/") || path.starts_with("/usr/share/");
-  return place && std::any_of(std::begin(ends), std::end(ends), [&](const char* end) { return path.ends_with(end); });
-}
-
-/// Whole Debian packages of which a module was used: they are the units in which the
-/// distribution divides a language's library. Python is known better (below).
-void add_packages_of_modules(FileSet& files, const ClosureInput& in, const std::set<std::string>& seen) {
-  std::set<std::string> packages;
-  for (const auto& path : seen)
-    if (is_module(path))
-      if (std::string owner = in.packages->owner(path); !owner.empty()) packages.insert(owner);
-  for (const auto& package : packages)
-    for (const auto& path : in.packages->files(package))
-      if ((path.starts_with("/usr/lib/") || path.starts_with("/usr/share/") || path.starts_with("/etc/")) && !documentation(path) && !is_folder(path)) files.add(path, "language", "part of package " + package + ", of which a module was used");
-}
-}  // namespace
-
-void add_language_libraries(FileSet& files, const ClosureInput& in) {
-  std::set<std::string> seen = touched(in);
-  std::set<std::string> stdlib, packages;
-  for (const auto& path : seen) {
-    // /usr/lib/python3.11/…, /usr/local/lib/python3.11/…, a virtual environment's
-    if (size_t at = path.find("/lib/python3"); at != std::string::npos) {
-      size_t end = path.find('/', at + 5);
-      std::string base = path.substr(0, end);
-      for (const char* site : {"/site-packages/", "/dist-packages/"})
-        if (size_t s = path.find(site, at); s != std::string::npos) {
-          size_t name_start = s + std::string_view(site).size(), name_end = path.find('/', name_start);
-          packages.insert(path.substr(0, name_end));
-          base.clear();
-        }
-      if (!base.empty() && base != "/usr/lib/python3" && is_folder(base)) stdlib.insert(base);
-    }
-    for (std::string_view perl : {"/usr/share/perl/", "/usr/lib/x86_64-linux-gnu/perl/", "/usr/lib/x86_64-linux-gnu/perl-base/"})
-      if (path.starts_with(perl)) stdlib.insert(path.substr(0, perl.ends_with("-base/") ? perl.size() - 1 : path.find('/', perl.size())));
-    if (path.starts_with("/usr/share/nodejs/")) packages.insert(path.substr(0, path.find('/', 18)));
-  }
-  add_packages_of_modules(files, in, seen);
-  for (const auto& folder : stdlib) {
-    // The interpreter's own tests and tools are larger than all the rest, and
-    // other packages come by themselves.
-    files.add_tree(folder, kRuntimeRule, "standard library of the interpreter", 1ull << 30,
-                   {"test", "tests", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"});
-  }
-  for (const auto& path : packages) {
-    files.add_tree(path, "language", "a package that was imported");
-    // Entry points are looked up in the metadata beside the package.
-    std::string folder = dir_name(path), name(base_name(path));
-    std::replace(name.begin(), name.end(), '-', '_');
-    if (auto names = list_dir(folder); names)
-      for (const auto& n : *names) {
-        std::string lower = n;
-        for (char& c : lower) c = static_cast<char>(c == '-' ? '_' : ::tolower(c));
-        std::string wanted = name;
-        for (char& c : wanted) c = static_cast<char>(::tolower(c));
-        if ((n.ends_with(".dist-info") || n.ends_with(".egg-info")) && lower.starts_with(wanted)) files.add_tree(folder + "/" + n, "language", "metadata of a package that was imported");
-      }
-  }
-}
-
-void add_private_files(FileSet& files, const ClosureInput& in) {
-  std::set<std::string> mains;
-  for (const auto& p : *in.processes)
-    if (std::string owner = in.packages->owner(p.exe); !owner.empty()) mains.insert(owner);
-  if (!in.entry->argv.empty())
-    for (const auto& a : in.entry->argv)
-      if (std::string real = real_path(a); a.starts_with("/") && !real.empty())
-        if (std::string owner = in.packages->owner(real); !owner.empty()) mains.insert(owner);
-  std::set<std::string> all = mains;
-  // Packages of which private data was used belong to the application too.
-  for (const auto& path : touched(in)) {
-    std::string owner = in.packages->owner(path);
-    if (owner.empty()) continue;
-    for (const auto& main : mains) {
-      std::string stem = main.substr(0, main.find_first_of("-0123456789"));
-      if (stem.size() > 2 && owner.starts_with(stem)) all.insert(owner);
-    }
-  }
-  for (const auto& package : all) {
-    if (package.starts_with("python3") && mains.size() > 1) continue;  // rule 6 knows better
-    if (package == "python3.11-minimal" || package.starts_with("libc")) continue;
-    for (const auto& path : in.packages->files(package)) {
-      struct stat st;
-      if (::lstat(path.c_str(), &st) < 0 || S_ISDIR(st.st_mode) || documentation(path) || files.has(path)) continue;
-      bool library = path.ends_with(".so") || path.find(".so.") != std::string::npos;
-      if (!library) {
-        if (path.starts_with("/usr/lib/") || path.starts_with("/usr/share/") || path.starts_with("/usr/bin/") || path.starts_with("/usr/sbin/") || path.starts_with("/etc/"))
-          files.add(path, "package", "part of package " + package);
-        continue;
-      }
-      // A plugin is taken with its libraries, if those are small.
-      FileSet alone;
-      alone.add(path, "plugin", "");
-      uint64_t cost = 0;
-      for (const auto& [name, item] : alone.items())
-        if (!files.has(name) && S_ISREG(item.st.st_mode)) cost += static_cast<uint64_t>(item.st.st_size);
-      if (cost > kPluginBudget)
-        files.warn("plugin " + path + " of package " + package + " was left out: it and its libraries need " + human_size(cost));
-      else
-        files.add(path, "plugin", "plugin of package " + package);
-    }
-  }
-}
-
-namespace {
-constexpr const char* kStatePlaces[] = {"/var/lib", "/var/cache", "/var/spool", "/var/log"};
-
-/// Folders in those places whose paths stand in the captured files, programs among them.
-std::set<std::string> state_folders_named(const FileSet& files) {
-  constexpr uint64_t kLargest = 64u << 20;
-  std::set<std::string> out;
-  for (const auto& [path, item] : files.items()) {
-    if (!S_ISREG(item.st.st_mode) || item.content || documentation(path)) continue;
-    auto text = read_file(files.root() + path, kLargest);
-    if (!text) continue;
-    for (size_t at = text->find("/var/"); at != std::string::npos; at = text->find("/var/", at + 5)) {
-      size_t end = at;
-      while (end < text->size() && end - at < 200 && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || std::string_view("/._-+@").find((*text)[end]) != std::string_view::npos)) ++end;
-      std::string named = clean_path(text->substr(at, end - at));
-      if (std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(named, top) && named != top; }) && !files.excluded(named) && is_folder(named)) out.insert(std::move(named));
-    }
-  }
-  return out;
-}
-
-/// The tree of a spool or a cache, without the files in it.
-void add_folders_inside(FileSet& files, const std::string& top) {
-  constexpr size_t kMost = 10000;
-  std::vector<std::string> open{top};
-  for (size_t i = 0; i < open.size(); ++i) {
-    auto names = list_dir(open[i]);
-    if (!names) continue;
-    std::sort(names->begin(), names->end());
-    for (const auto& name : *names) {
-      std::string inner = open[i] + "/" + name;
-      struct stat st;
-      if (::lstat(inner.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) continue;
-      if (open.size() > kMost) return files.warn(top + " has more than " + std::to_string(kMost) + " folders: the rest of them was left out");
-      files.add_empty_folder(inner, "state", "a folder in " + top + ", where the application writes");
-      open.push_back(std::move(inner));
-    }
-  }
-}
-}  // namespace
-
-void add_state_folders(FileSet& files, const ClosureInput& in) {
-  // What programs and configuration name, and packages keep ready for later: PHP's sessions.
-  for (const auto& folder : state_folders_named(files))
-    if (!files.has(folder)) files.add_empty_folder(folder, "state", "named by a file of the application");
-  std::set<std::string> packages;
-  for (const auto& [path, item] : files.items())
-    if (S_ISREG(item.st.st_mode))
-      if (std::string owner = in.packages->owner(path); !owner.empty()) packages.insert(owner);
-  for (const auto& package : packages)
-    for (const auto& path : in.packages->files(package)) {
-      bool place = std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(path, top) && path != top; });
-      if (place && !files.has(path) && is_folder(path)) files.add_empty_folder(path, "state", "package " + package + " has it");
-    }
-  for (const auto& [folder, needed] : *in.state_folders) {
-    files.add_empty_folder(folder, "state", "the application writes there");
-    add_folders_inside(files, folder);
-  }
-  for (const auto& folder : in.entry->runtime_folders) files.add_empty_folder(folder, "state", "runtime directory of its unit");
-  for (const auto& [path, use] : in.trace->paths) {
-    if ((use & kWritten) == 0) continue;
-    std::string folder = dir_name(clean_path(path));
-    bool place = below(folder, "/run") || below(folder, "/var/run") || below(folder, "/var/log") || below(folder, "/var/cache") || below(folder, "/var/spool");
-    if (place && is_folder(folder)) files.add_empty_folder(folder, "state", "the application writes there");
-  }
-  for (const auto& p : *in.processes)
-    for (const auto& path : p.open_files)
-      if (below(path, "/var/log") && is_folder(dir_name(path))) files.add_empty_folder(dir_name(path), "state", "the application writes there");
-}
-
-namespace {
-/// The words of a configuration file that could be names of users.
-void add_words(const std::string& file, std::set<std::string>& words) {
-  struct stat st;
-  if (::stat(file.c_str(), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > 262144) return;
-  auto text = read_file(file, 262144);
-  if (!text || text->find('\0') != std::string::npos) return;
-  for (size_t i = 0; i < text->size();) {
-    size_t end = i;
-    while (end < text->size() && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || (*text)[end] == '-' || (*text)[end] == '_')) ++end;
-    if (end > i) words.insert(text->substr(i, end - i));
-    i = end + 1;
-  }
-}
-
-/// Users of the system and of the application; people's accounts stay out.
-std::string filtered_users(const std::set<std::string>& keep, const char* file) {
-  auto text = read_file(file, 4u << 20);
-  std::string out;
-  if (!text) return out;
-  for (const auto& line : split(*text, '\n', true)) {
-    auto fields = split(line, ':');
-    if (fields.size() < 4) continue;
-    auto id = parse_uint(fields[2], UINT32_MAX);
-    bool person = id && *id >= 1000 && *id != 65534;
-    if (!id || (person && !keep.contains(fields[0]))) continue;
-    if (std::string_view(file).ends_with("passwd")) {
-      // No password, and no person's name.
-      fields[1] = "x";
-      if (person && fields.size() > 4) fields[4].clear();
-    } else {
-      fields[1] = "x";
-      std::vector<std::string> members;
-      for (const auto& m : split(fields[3], ',', true))
-        if (keep.contains(m)) members.push_back(m);
-      fields[3] = join(members, ",");
-    }
-    out += join(fields, ":") + "\n";
-  }
-  return out;
-}
-
-std::string name_in(const char* file, uint32_t id) {
-  auto text = read_file(file, 4u << 20);
-  if (!text) return {};
-  for (const auto& line : split(*text, '\n', true))
-    if (auto fields = split(line, ':'); fields.size() > 2 && fields[2] == std::to_string(id)) return fields[0];
-  return {};
-}
-}  // namespace
-
-void add_users(FileSet& files, const ClosureInput& in) {
-  std::set<uint32_t> uids{in.entry->uid}, gids{in.entry->gid};
-  for (const auto& p : *in.processes) {
-    uids.insert(p.uid);
-    gids.insert(p.gid);
-  }
-  std::set<std::string> names{"root", "nobody"};
-  for (const auto& [path, item] : files.items()) {
-    uids.insert(item.st.st_uid);
-    gids.insert(item.st.st_gid);
-    if (below(path, "/etc")) add_words(path, names);
-  }
-  for (const auto& word : in.entry->argv) names.insert(word);
-  for (uint32_t uid : uids) names.insert(name_in("/etc/passwd", uid));
-  for (uint32_t gid : gids) names.insert(name_in("/etc/group", gid));
-  files.add_content("/etc/passwd", filtered_users(names, "/etc/passwd"), 0644, "skeleton", "users, without people's accounts");
-  files.add_content("/etc/group", filtered_users(names, "/etc/group"), 0644, "skeleton", "groups, without people's accounts");
-}
-
 }  // namespace caisson::capture

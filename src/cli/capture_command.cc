@@ -56,6 +56,16 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
   return {};
 }
 
+/// "/etc/shop/*.conf:s|old|new|": any character may stand between.
+Result<capture::Replacement> parse_replacement(const std::string& text) {
+  size_t colon = text.find(":s");
+  if (text.empty() || text[0] != '/' || colon == std::string::npos || colon + 2 >= text.size()) return fail("\"" + text + "\": write /PATH:s|OLD|NEW|");
+  char delimiter = text[colon + 2];
+  auto parts = split(text.substr(colon + 3), delimiter);
+  if (parts.size() != 3 || parts[0].empty() || !parts[2].empty()) return fail("\"" + text + "\": write /PATH:s" + delimiter + "OLD" + delimiter + "NEW" + delimiter);
+  return capture::Replacement{text.substr(0, colon), parts[0], parts[1]};
+}
+
 /// What both commands are told of what to look at, and how.
 Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
   int ways = args.has("pid") + args.has("package") + args.has("service");
@@ -110,6 +120,7 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
   request.include_secrets = args.all("include-secret");
   request.exercises = args.all("exercise");
+  for (const auto& text : args.all("replace")) request.replacements.push_back(TRY(parse_replacement(text), "--replace"));
   for (const auto& s : args.all("set-file")) {
     size_t equals = s.find('=');
     if (equals == std::string::npos || s[0] != '/') return fail("--set-file: \"" + s + "\": write /PATH/IN/IMAGE=FILE");
@@ -259,6 +270,7 @@ constexpr Option kOptions[] = {
     {"--data", "auto|copy|volume|empty", "state folders: copy into the image those it cannot start without (auto) or all, into volumes, or make all empty"},
     {"--include-secret", "PATH", "take this private file, which is left out otherwise"},
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
+    {"--replace", "/PATH:s|OLD|NEW|", "put one text for another in a file (or those of a pattern), any character between"},
     {"--no-shadow", "", "do not start a running application a second time"},
     {"--exercise", "COMMAND", "a command that uses the running application while it is watched"},
     {"--check", "COMMAND", "a command, such as curl -s http://127.0.0.1:8080/x, that must print the same for the original and the image"},

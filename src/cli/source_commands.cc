@@ -68,46 +68,57 @@ Result<Kept> where_kept(engine::Engine& engine, const engine::Container& contain
   return Kept{};
 }
 
-/// Puts a copy of `from` in the place of the folder on this machine, at one stroke. What was
-/// there stays beside it; its name is returned.
-Result<std::string> replace_folder(int from, const std::string& folder) {
+/// Drafts of restores that were killed half-way: never anything else has such a name.
+void remove_drafts(const std::string& folder) {
+  auto names = list_dir(dir_name(folder));
+  if (!names) return;
+  for (const auto& name : *names)
+    if (std::string path = dir_name(folder) + "/" + name; path.starts_with(folder + ".restore-")) (void)remove_tree(path);
+}
+
+/// A whole copy of a folder under another name.
+Result<> copy_folder(int from, const std::string& to) {
   struct stat st;
-  if (::fstat(from, &st) < 0) return fail_errno(folder);
+  if (::fstat(from, &st) < 0 || ::mkdir(to.c_str(), 0700) < 0) return fail_errno("make " + to);
+  Fd file(::open(dir_name(to).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file.valid()) return fail_errno("make a temporary file beside " + to);
+  image::FdSink sink(file.get());
+  image::TarWriter tar(sink);
+  TRY(image::pack_folder("/proc/self/fd/" + std::to_string(from), tar, false));
+  TRY(tar.finish());
+  if (::lseek(file.get(), 0, SEEK_SET) < 0) return fail_errno("read the copy");
+  image::FdSource source(file.get(), to);
+  TRY(image::unpack_layer(source, to, {.whiteouts = false}));
+  if (::chown(to.c_str(), st.st_uid, st.st_gid) < 0 || ::chmod(to.c_str(), st.st_mode & 07777) < 0) return fail_errno(to);
+  Fd whole = TRY(open_file(to, O_RDONLY | O_DIRECTORY));
+  if (::syncfs(whole.get()) < 0) return fail_errno("sync " + to);
+  return {};
+}
+
+/// Puts a copy of `from` in the place of the folder on this machine, at one stroke. What was
+/// there stays beside it; its name is returned ("" where nothing was there).
+Result<std::string> replace_folder(int from, const std::string& folder) {
+  remove_drafts(folder);
   std::string draft = folder + ".restore-" + random_hex(6);
-  if (::mkdir(draft.c_str(), 0700) < 0) return fail_errno("make " + draft);
   Rollback undo;
   undo.on_failure([&] { (void)remove_tree(draft); });
-  std::string archive = draft + ".tar";
-  undo.on_failure([&] { ::unlink(archive.c_str()); });
-  {
-    Fd file = TRY(open_file(archive, O_RDWR | O_CREAT | O_EXCL, 0600));
-    image::FdSink sink(file.get());
-    image::TarWriter tar(sink);
-    TRY(image::pack_folder("/proc/self/fd/" + std::to_string(from), tar, false));
-    TRY(tar.finish());
-    if (::lseek(file.get(), 0, SEEK_SET) < 0) return fail_errno(archive);
-    image::FdSource source(file.get(), archive);
-    TRY(image::unpack_layer(source, draft, {.whiteouts = false}));
-  }
-  ::unlink(archive.c_str());
-  if (::chown(draft.c_str(), st.st_uid, st.st_gid) < 0 || ::chmod(draft.c_str(), st.st_mode & 07777) < 0) return fail_errno(draft);
-  Fd whole = TRY(open_file(draft, O_RDONLY | O_DIRECTORY));
-  if (::syncfs(whole.get()) < 0) return fail_errno("sync " + draft);
+  TRY(copy_folder(from, draft));
   if (!exists(folder)) {
     if (::rename(draft.c_str(), folder.c_str()) < 0) return fail_errno("rename " + draft);
     undo.keep();
     return std::string();
   }
-  if (::renameat2(AT_FDCWD, draft.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) < 0)
-    return fail_errno(errno == EBUSY || errno == EXDEV ? folder + " is a file system of its own, which cannot be replaced" : "replace " + folder);
-  undo.keep();
-  // Now the draft is what was there before.
+  // Under its last name first, so that a kill at any point leaves both, each whole.
   char moment[32];
   time_t now = ::time(nullptr);
   struct tm fields;
   std::strftime(moment, sizeof moment, "%Y%m%d-%H%M%S", ::gmtime_r(&now, &fields));
   std::string before = folder + ".before-" + moment;
-  if (::renameat2(AT_FDCWD, draft.c_str(), AT_FDCWD, before.c_str(), RENAME_NOREPLACE) < 0) return draft;
+  if (::renameat2(AT_FDCWD, draft.c_str(), AT_FDCWD, before.c_str(), RENAME_NOREPLACE) < 0) return fail_errno("rename " + draft + " to " + before);
+  undo.on_failure([&] { (void)remove_tree(before); });
+  if (::renameat2(AT_FDCWD, before.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) < 0)
+    return fail_errno(errno == EBUSY || errno == EXDEV ? folder + " is a file system of its own, which cannot be replaced" : "replace " + folder);
+  undo.keep();
   return before;
 }
 

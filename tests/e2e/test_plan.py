@@ -203,3 +203,14 @@ def test_until_ready(caisson, place):
     port = free_port()
     caisson("capture", "--until-ready", "--tag", "web", "--", "/usr/bin/python3", "-m", "http.server", "--directory", place, str(port))
     assert f"{port}/tcp" in caisson.inspect("web")["config"]["ExposedPorts"]
+
+
+def test_text_is_replaced_on_the_way(caisson, place, counter):
+    pid, url = counter
+    done = caisson("capture", "--pid", pid, "--tag", "counter", "--no-verify", "--replace", f"{place}/*.txt:s|later|sooner|", "--replace", "/etc/os-release:s#Debian#Other#", "--report", place / "report.json")
+    files = {f["path"]: f for f in json.loads((place / "report.json").read_text())["files"]}
+    assert files[f"{place}/later.txt"]["origin"] == "modified" and '"later" became "sooner"' in files[f"{place}/later.txt"]["reason"], done
+    assert shown(caisson, "counter", "python3", "-c", f"print(open('{place}/later.txt').read())") == "sooner\n\n" and (place / "later.txt").read_text() == "later\n"
+    assert "has \"nonsense\"" in caisson("capture", "--pid", pid, "--tag", "x", "--no-verify", "--replace", f"{place}/*:s|nonsense||", code=1).err
+    for bad in ("relative:s|a|b|", "/x", "/x:s|a|b", "/x:s||b|"):
+        assert "write /" in caisson("capture", "--pid", pid, "--tag", "x", "--replace", bad, code=1).err

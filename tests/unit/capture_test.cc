@@ -1,11 +1,17 @@
 #include <gtest/gtest.h>
 
+#include "base/strings.h"
 #include "base/yaml.h"
+#include "capture/confinement.h"
 #include "capture/discover.h"
+#include "capture/plan.h"
 #include "capture/requests.h"
 #include "capture/secrets.h"
+#include "capture/titles.h"
 #include "capture/units.h"
+#include "oci/spec.h"
 #include "scratch.h"
+#include "sys/seccomp.h"
 
 using namespace caisson;
 using namespace caisson::capture;
@@ -84,4 +90,53 @@ TEST(Secrets, SettingsOnly) {
   EXPECT_NE(secret_reason("/srv/shop/.env", file), "");
   EXPECT_EQ(secret_reason("/srv/shop/login.py", file), "") << "source text";
   EXPECT_EQ(secret_reason("/usr/share/shop/defaults.conf", file), "") << "a package's";
+}
+
+TEST(Answers, ARandomPartIsForgiven) {
+  std::string greeting = "5.5.5-10.11.19-MariaDB-0+deb12u1 ", end = " mysql_native_password";
+  EXPECT_TRUE(same_answer(greeting + "aK!x9" + end, greeting + "Zq#1~" + end, greeting + "p0+eW" + end));
+  EXPECT_FALSE(same_answer(greeting + "aK!x9" + end, greeting + "Zq#1~" + end, greeting + "p0+eW" + " caching_sha2_password")) << "what both have is missing";
+  EXPECT_FALSE(same_answer(greeting + "aK!x9" + end, greeting + "Zq#1~" + end, greeting + end + std::string(60, 'x'))) << "much longer";
+  EXPECT_FALSE(same_answer("key=" + std::string(40, 'a'), "key=" + std::string(40, 'b'), "key=" + std::string(40, 'c'))) << "more than half changes";
+}
+
+TEST(Yaml, ReadsWhatItWrites) {
+  Json document{{"name", "web"}, {"port", "8080:80"}, {"truth", "yes"}, {"on", true}, {"none", nullptr}, {"number", 12}, {"real", 1.5}, {"list", {"a", {{"k", "v: w"}}}}, {"empty", Json::object()}};
+  EXPECT_EQ(parse_yaml(yaml_text(document), "x").value(), document);
+  EXPECT_EQ(parse_yaml("a: [1, '1', 0x, -2, 1e3, .5, 1.2.3, ~, Null, nulls]\n# comment\n", "x").value(), (Json{{"a", {1, "1", "0x", -2, 1000.0, 0.5, "1.2.3", nullptr, nullptr, "nulls"}}}));
+  EXPECT_EQ(parse_yaml("", "x").value(), Json());
+  for (const char* bad : {"a: 1\na: 2", "a: [", "? [a]\n: 1", "a: !!int 1", "--- a\n--- b", "&a b", "*a", "\t- a: b", "a: \"\xff\""}) EXPECT_FALSE(parse_yaml(bad, "x")) << bad;
+  EXPECT_NE(parse_yaml("a: 1\nb: [\n", "file.yaml").error().message.find("file.yaml: line 3, column 1"), std::string::npos);
+}
+
+TEST(Titles, TellTheCommand) {
+  auto command = [](const std::string& title, const std::string& exe, const std::string& script, std::set<Port> ports = {}) {
+    ProcessInfo p;
+    p.title = title;
+    p.exe = exe;
+    p.script = script;
+    return join(command_in_title(p, ports).value_or(std::vector<std::string>{"none"}), "|");
+  };
+  EXPECT_EQ(command("nginx: master process /usr/sbin/nginx -g daemon on; master_process on;", "/usr/sbin/nginx", ""), "/usr/sbin/nginx|-g|daemon on; master_process on;");
+  EXPECT_EQ(command("nginx: master process nginx -g daemon on; -c /etc/n.conf", "/usr/sbin/nginx", ""), "/usr/sbin/nginx|-g|daemon on;|-c|/etc/n.conf");
+  EXPECT_EQ(command("php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf)", "/usr/sbin/php-fpm8.2", ""), "/usr/sbin/php-fpm8.2|--nodaemonize|--fpm-config|/etc/php/8.2/fpm/php-fpm.conf");
+  EXPECT_EQ(command("puma 5.6.5 (tcp://0.0.0.0:9292,unix:///run/p) [shop]", "/usr/bin/ruby", "/usr/bin/puma"), "/usr/bin/puma|-b|tcp://0.0.0.0:9292|-b|unix:///run/p");
+  EXPECT_EQ(command("gunicorn: master [app:app]", "/usr/bin/python3", "/usr/bin/gunicorn", {{8000, "tcp", "::1"}}), "/usr/bin/gunicorn|-b|[::1]:8000|app:app");
+  EXPECT_EQ(command("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", "/usr/sbin/sshd", ""), "/usr/sbin/sshd|-D");
+  EXPECT_EQ(command("puma 5.6.5 (tcp://0.0.0.0:9292) [shop]", "/usr/bin/ruby", ""), "none") << "its script is not known";
+  EXPECT_EQ(command("something else", "/bin/x", ""), "none");
+}
+
+TEST(Confinement, KeepsWhatWasSeen) {
+  KernelUse use{.known = true, .calls = {sys::system_call_number("read"), sys::system_call_number("setgid"), sys::system_call_number("bind")}, .capabilities_known = true, .capabilities = {oci::capability_number("CAP_SETUID"), oci::capability_number("CAP_SYS_ADMIN")}};
+  EXPECT_EQ(needed_capabilities(use), std::vector<std::string>{"CAP_SETUID"}) << "never more than the default ones";
+  std::set<std::string> allowed;
+  const Json profile = seccomp_profile(use);
+  for (const auto& rule : profile["syscalls"])
+    if (rule["action"] == "SCMP_ACT_ALLOW")
+      for (const auto& name : rule["names"]) allowed.insert(name.get<std::string>());
+  EXPECT_TRUE(allowed.contains("read") && allowed.contains("setuid") && allowed.contains("openat")) << "siblings, and what stands in no group";
+  EXPECT_FALSE(allowed.contains("msgget") || allowed.contains("chown") || allowed.contains("chroot") || allowed.contains("mount"));
+  use.capabilities_known = false;
+  EXPECT_EQ(needed_capabilities(use), (std::vector<std::string>{"CAP_NET_BIND_SERVICE", "CAP_SETGID"})) << "what the calls may have needed";
 }

@@ -61,6 +61,8 @@ TEST(Tar, ReadsWhatItWrites) {
   TarEntry fancy = entry("dir/" + long_name);
   fancy.uid = 3'000'000;
   fancy.xattrs["user.note"] = std::string("a\0b", 3);
+  fancy.mtime = 1'700'000'000;
+  fancy.mtime_ns = 120'000'000;
   std::string text = tar_of({{entry("dir", EntryType::directory), ""}, {fancy, "content"}, {entry("l", EntryType::symlink, std::string(200, 't')), ""}});
   StringSource source(text);
   TarReader reader(source);
@@ -70,6 +72,7 @@ TEST(Tar, ReadsWhatItWrites) {
   ASSERT_TRUE(*reader.next(e));
   EXPECT_EQ(e.path, "dir/" + long_name);
   EXPECT_EQ(e.uid, 3'000'000u);
+  EXPECT_EQ(std::pair(e.mtime, e.mtime_ns), std::pair(int64_t{1'700'000'000}, 120'000'000u));
   EXPECT_EQ(e.xattrs["user.note"], std::string("a\0b", 3));
   char buffer[100];
   EXPECT_EQ(std::string(buffer, *reader.read_data(buffer, sizeof buffer)), "content");
