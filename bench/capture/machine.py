@@ -1,5 +1,5 @@
 """A server to capture from: a Debian of its own below build/, with every application of
-applications.yaml installed, entered in mount and network namespaces of its own. What
+applications.yaml and held_out.yaml installed, entered in mount and network namespaces of its own. What
 runs there sees that root as its machine; nothing of this host is captured."""
 import os
 import pathlib
@@ -9,11 +9,16 @@ import subprocess
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import yaml
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# Those that the rules were made with, and those that were written later.
+APPLICATIONS = {name: yaml.safe_load((HERE / f"{name}.yaml").read_text()) for name in ("applications", "held_out")}
 SOURCE = ROOT / "build/source-root"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 # What the requests need beside the applications.
-TOOLS = ["ca-certificates", "curl", "gosu", "bind9-dnsutils", "ldap-utils", "mosquitto-clients", "redis-tools", "apache2-utils", "binutils", "procps", "iproute2"]
+TOOLS = ["ca-certificates", "curl", "gosu", "libfcgi-bin", "openssh-client", "bind9-dnsutils", "ldap-utils", "mosquitto-clients", "redis-tools", "apache2-utils", "binutils", "procps", "iproute2"]
 
 MAKE = """
 set -e
@@ -35,10 +40,11 @@ chroot "$1" apt-get -q -y install --no-install-recommends $2
 """
 
 
-def make(applications):
+def make():
     """The source root, made once: some minutes."""
     if SOURCE.exists():
         return
+    applications = {name: app for those in APPLICATIONS.values() for name, app in those.items()}
     packages = sorted({p for a in applications.values() for p in a["packages"]} | set(TOOLS))
     draft = SOURCE.with_name("source-root.tmp")
     shutil.rmtree(draft, ignore_errors=True)

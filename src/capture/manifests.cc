@@ -93,6 +93,8 @@ std::string compose_file(const image::Image& image, const std::string& name, con
     service["security_opt"].push_back("seccomp:./seccomp.json");
   }
   for (const auto& p : ports_of(image)) service["ports"].push_back(std::to_string(p.number) + ":" + std::to_string(p.number) + (p.protocol == "tcp" ? "" : "/" + p.protocol));
+  if (report.contains("open_files"))
+    for (const char* which : {"soft", "hard"}) service["ulimits"]["nofile"][which] = parse_uint(report["open_files"][which].get<std::string>(), INT32_MAX).value_or(INT32_MAX);
   if (read_only(report)) service["read_only"] = true;
   // Not tmpfs: a volume without a name has the image's own folders in it, with their owners.
   for (const auto& folder : memory_folders(report)) service["volumes"].push_back(folder);

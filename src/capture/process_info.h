@@ -21,9 +21,10 @@ struct ProcessInfo {
   std::string cwd, title;
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> groups;
-  bool gave_up_root = false;         ///< it was started as root, and is another user now
-  std::set<std::string> mapped;      ///< files in its memory maps
-  std::set<std::string> open_files;  ///< regular files it holds open
+  std::string open_files_soft, open_files_hard;  ///< RLIMIT_NOFILE, as /proc has it
+  bool gave_up_root = false;                     ///< it was started as root, and is another user now
+  std::set<std::string> mapped;                  ///< files in its memory maps
+  std::set<std::string> open_files;              ///< regular files it holds open
 };
 
 struct Port {

@@ -34,6 +34,10 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
     out["files"].push_back(std::move(entry));
   }
   out["bytes"] = bytes;
+  // Raised or lowered for it: by its unit, or by itself.
+  constexpr const char* kUsual = "1024";
+  if (!seen.processes.empty() && seen.processes[0].open_files_soft != kUsual && seen.processes[0].open_files_soft.find_first_not_of("0123456789") == std::string::npos)
+    out["open_files"] = {{"soft", seen.processes[0].open_files_soft}, {"hard", seen.processes[0].open_files_hard}};
   out["secrets"] = Json::array();
   for (const auto& s : files.secrets()) out["secrets"].push_back({{"path", s.path}, {"why", s.why}, {"hand_in", "caisson run -v " + s.path + ":" + s.path + ":ro …, or capture again with --include-secret " + s.path}});
   out["secret_variables"] = seen.entry.secret_variables;

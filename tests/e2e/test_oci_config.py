@@ -236,12 +236,12 @@ def test_tmpcopyup(bundle):
     (place / "sub/file").chmod(0o4755)
     (place / "link").symlink_to("/etc/passwd")
     os.mkfifo(place / "pipe")
-    os.chown(place, 5, 6)
-    place.chmod(0o2750)
+    os.chown(place, 0, 6)
+    place.chmod(0o2751)
     mount = {"destination": "/place", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}
     bundle.config["mounts"].append(mount)
     out = bundle.sh("cat /place/sub/file; stat -c ' %u %g %a' /place/sub/file; readlink /place/link; test -p /place/pipe && echo pipe; echo x > /place/new; stat -c '%u %g %a' /place").run().stdout
-    assert out == "content 7 8 4755\n/etc/passwd\npipe\n5 6 2750\n" and not (place / "new").exists()
+    assert out == "content 7 8 4755\n/etc/passwd\npipe\n0 6 2751\n" and not (place / "new").exists()
     mount.update(type="proc", source="proc", destination="/other")
     assert "tmpcopyup is for tmpfs" in bundle.run(code=1).stderr
 

@@ -81,11 +81,16 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 ip link set lo up
 hostname guest
 modprobe loop
+# The project may lie where the next file system is mounted.
+mkdir -p /run/project
+mount --bind @FOLDER@ /run/project
 # A file system that can be id-mapped, which this kernel's tmpfs cannot.
 truncate -s 1500M /run/disk
 mkfs.ext4 -q /run/disk
 mount -o loop /run/disk /var/tmp
 chmod 1777 /var/tmp
+mkdir -p @FOLDER@
+mount --bind /run/project @FOLDER@
 exec > /dev/hvc0 2>&1 < /dev/null
 @ENVIRONMENT@
 cd @FOLDER@
