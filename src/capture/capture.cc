@@ -135,7 +135,7 @@ std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& 
 }
 
 /// Runs the image and compares; adds what it lacks and tries again, while that helps.
-Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
+Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
   VerifyRequest check{.run = {.image = request.name, .scratch = request.scratch}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
   check.run.writable = writable_folders(seen, files);
   if (seen.kernel.known) {
@@ -161,8 +161,17 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, const Seen& see
     auto missing = missing_from(files, verdict.trace);
     size_t before = repaired.size();
     repaired.merge(missing);
-    if (repaired.size() == before) return verdict;
-    progress("adding " + std::to_string(repaired.size() - before) + " paths that it looked for");
+    if (verdict.ended && !seen.init) {
+      progress("it ended while it was asked; starting it below an init");
+      seen.init = true;
+    } else if (repaired.size() == before) {
+      if (!verdict.details["confined"].get<bool>()) return verdict;
+      progress("nothing more was looked for; trying without confinement");
+      check.run.capabilities.reset();
+      check.run.seccomp = {};
+      continue;
+    }
+    if (repaired.size() > before) progress("adding " + std::to_string(repaired.size() - before) + " paths that it looked for");
     files = TRY(assemble(request, seen, packages, "", repaired));
     TRY(write_image(request, seen, files, packages, store));
   }

@@ -56,12 +56,15 @@ namespace {
 /// The top folder of an application that no package owns: /srv/site of
 /// /srv/site/a/b. Empty for places that belong to the system.
 std::string application_top(const std::string& path) {
-  static const std::pair<const char*, size_t> roots[] = {{"/srv", 2}, {"/opt", 2}, {"/var/www", 2}, {"/home", 3}, {"/root", 2}, {"/usr/local/share", 4}, {"/usr/local/lib", 4}, {"/usr/local/etc", 4}, {"/tmp", 2}, {"/var/tmp", 3}};
+  static const std::pair<const char*, size_t> roots[] = {{"/srv", 2}, {"/opt", 2}, {"/var/www", 2}, {"/home", 3}, {"/root", 2}, {"/usr/local/share", 4}, {"/usr/local/lib", 4}, {"/usr/local/etc", 4}, {"/tmp", 2}, {"/var/tmp", 3}, {"/var/lib", 4}};
   static const std::set<std::string> system{"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "media", "proc", "run", "sbin", "sys", "usr", "var", "home", "root", "srv", "opt", "tmp"};
   auto parts = split(path, '/', true);
   size_t depth = 0;
   for (const auto& [root, known] : roots)
     if (below(path, root) && path != root) depth = known;
+  // The system's own, and what package managers and engines keep.
+  for (const char* own : {"systemd", "dbus", "apt", "dpkg", "docker", "containerd", "containers", "private", "pam", "ucf", "polkit-1", "misc", "sudo", "logrotate"})
+    if (below(path, std::string("/var/lib/") + own)) return {};
   // A top folder of this server's own, such as /data or /app.
   if (depth == 0 && !parts.empty() && !system.contains(parts[0])) depth = 2;
   if (depth == 0) return {};

@@ -10,7 +10,15 @@
 
 namespace caisson::capture {
 namespace {
-constexpr const char* kStatePlaces[] = {"/var/lib", "/var/cache", "/var/spool", "/var/log"};
+constexpr const char* kStatePlaces[] = {"/var/lib", "/var/cache", "/var/spool", "/var/log", "/run", "/var/run"};
+constexpr const char* kNames[] = {"/var/", "/run/"};  ///< how their paths begin
+
+bool shared_runtime_folder(const std::string& path) {
+  for (const char* name : {"systemd", "user", "udev", "lock", "dbus", "log", "mount", "credentials", "initctl", "sendsigs.omit.d", "shm", "NetworkManager", "caisson", "containers", "docker", "crun", "runc", "podman", "netns", "resolvconf", "host"})
+    for (const char* top : {"/run/", "/var/run/"})
+      if (below(path, std::string(top) + name)) return true;
+  return false;
+}
 
 /// Folders in those places whose paths stand in the captured files, programs among them.
 std::set<std::string> state_folders_named(const FileSet& files) {
@@ -20,12 +28,16 @@ std::set<std::string> state_folders_named(const FileSet& files) {
     if (!S_ISREG(item.st.st_mode) || item.content || documentation(path)) continue;
     auto text = read_file(files.root() + path, kLargest);
     if (!text) continue;
-    for (size_t at = text->find("/var/"); at != std::string::npos; at = text->find("/var/", at + 5)) {
-      size_t end = at;
-      while (end < text->size() && end - at < 200 && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || std::string_view("/._-+@").find((*text)[end]) != std::string_view::npos)) ++end;
-      std::string named = clean_path(text->substr(at, end - at));
-      if (std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(named, top) && named != top; }) && !files.excluded(named) && is_folder(named)) out.insert(std::move(named));
-    }
+    for (const char* start : kNames)
+      for (size_t at = text->find(start); at != std::string::npos; at = text->find(start, at + 5)) {
+        size_t end = at;
+        while (end < text->size() && end - at < 200 && (::isalnum(static_cast<unsigned char>((*text)[end])) != 0 || std::string_view("/._-+@").find((*text)[end]) != std::string_view::npos)) ++end;
+        std::string named = clean_path(text->substr(at, end - at));
+        bool place = std::any_of(std::begin(kStatePlaces), std::end(kStatePlaces), [&](const char* top) { return below(named, top) && named != top; });
+        bool runtime = below(named, "/run") || below(named, "/var/run");
+        // What the system itself has in /run is none of the application's.
+        if (place && (runtime ? !shared_runtime_folder(named) : !files.excluded(named)) && is_folder(named)) out.insert(std::move(named));
+      }
   }
   return out;
 }

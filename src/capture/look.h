@@ -21,6 +21,7 @@ struct Seen {
   std::vector<ProcessInfo> processes;
   EntryPoint entry;
   std::vector<EntryPoint> more;  ///< of what is started after it, in this order
+  bool init = false;             ///< it needs a first process other than itself
   std::vector<uint16_t> ready;   ///< of each that is not the last: the TCP port that shows that it is up; 0: none
   std::set<Port> ports;
   StateFolders state_folders;

@@ -89,6 +89,12 @@ std::set<uint16_t> open_tcp_ports() {
   return out;
 }
 
+bool chosen_by_kernel(uint16_t port) {
+  auto range = read_file("/proc/sys/net/ipv4/ip_local_port_range");
+  auto ends = split(range ? trim(*range) : "32768\t60999", '\t', true);
+  return ends.size() == 2 && port >= std::atoi(ends[0].c_str()) && port <= std::atoi(ends[1].c_str());
+}
+
 /// A first request to a port, in a process of its own: the tracer must not
 /// wait for the application that it has stopped.
 void ask_in_background(uint16_t port) {
@@ -122,10 +128,15 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
   if (options.bpf != nullptr) options.bpf->hear_executions();
   std::unique_ptr<Watcher> watcher = std::make_unique<SeenFromOutside>();
   if (options.bpf == nullptr) watcher = TRY(make_stopping_watcher(options.method));
-  std::set<uint16_t> wanted;
+  // Ports that the kernel may have chosen are another one at each start.
+  std::set<uint16_t> wanted, fixed;
   for (const auto& p : options.expected)
-    if (p.protocol == "tcp") wanted.insert(p.number);
-  int64_t begun = monotonic_ms(), ready_at = 0;
+    if (p.protocol == "tcp") {
+      wanted.insert(p.number);
+      if (!chosen_by_kernel(p.number)) fixed.insert(p.number);
+    }
+  int64_t begun = monotonic_ms(), ready_at = 0, fixed_at = 0;
+  std::set<uint16_t> opened;
   bool ready = false, asked = false;
   TraceOptions trace;
   trace.argv = entry.argv;
@@ -139,7 +150,12 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
     int64_t now = monotonic_ms();
     if (!ready) {
       auto seen = open_tcp_ports();
+      constexpr int kPatience = 3000;
       bool all = std::includes(seen.begin(), seen.end(), wanted.begin(), wanted.end());
+      bool all_fixed = !fixed.empty() && std::includes(seen.begin(), seen.end(), fixed.begin(), fixed.end());
+      if (all_fixed && fixed_at == 0) fixed_at = now;
+      if (all_fixed && now - fixed_at > kPatience) all = true;
+      opened = seen;
       // Without ports to wait for, three seconds of start are watched.
       if (all && (!wanted.empty() || now - begun > 3000)) {
         ready = true;
@@ -154,7 +170,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
     return now - ready_at > (wanted.empty() ? 0 : 1200);
   };
   TRY(trace_command(trace, *watcher));
-  Json out{{"with", watcher->name()}, {"left", watcher->trace.first_process_left}, {"ready", ready}, {"paths", Json::object()}};
+  Json out{{"with", watcher->name()}, {"left", watcher->trace.first_process_left}, {"ready", ready}, {"opened", opened}, {"paths", Json::object()}};
   for (const auto& [path, use] : watcher->trace.paths) out["paths"][path] = use;
   return out;
 }
@@ -241,6 +257,7 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
   }
   shadow.watched_with = document["with"].get<std::string>();
   shadow.ready = document["ready"].get<bool>();
+  shadow.opened = document["opened"].get<std::set<uint16_t>>();
   shadow.trace.first_process_left = document["left"].get<bool>();
   for (const auto& item : document["paths"].items()) shadow.trace.paths[item.key()] = item.value().get<unsigned>();
   // The application has ended, so its files are at rest.

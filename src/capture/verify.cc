@@ -122,6 +122,7 @@ class Run {
 
   /// The host name that the capture sees, which its answers may have.
   std::string name() const { return id_.substr(0, 12); }
+  bool running() { return runner_.running(id_); }
   std::string output() { return runner_.output(id_); }
   Trace take_trace() {
     if (!bpf_) return {};
@@ -215,6 +216,7 @@ Result<Verdict> verify(const VerifyRequest& request, const Original& original, R
   if (!verdict.details["read_only"].get<bool>() || (request.run.capabilities && !verdict.details["confined"].get<bool>())) verdict.details["stricter_output"] = first_words.substr(0, 2000);
 
   Json captured = TRY(run->ask(original.answers()), "ask the capture");
+  verdict.ended = !run->running();
   verdict.trace.merge(run->take_trace());
   size_t same = 0, number = 0;
   std::string difference, host = host_name();

@@ -49,6 +49,7 @@ struct Verdict {
   enum class Result { passed,
                       differs,
                       not_checked } result = Result::not_checked;
+  bool ended = false;   ///< the capture ran, and ended by itself while it was asked
   std::string summary;  ///< one line
   Json details;         ///< for the report
   Trace trace;          ///< what the capture looked for, where that could be watched

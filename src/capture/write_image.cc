@@ -123,9 +123,10 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
     for (size_t i = 0; i + 1 < start.size(); ++i)
       if (seen.ready[i] != 0) start[i]["ready_port"] = seen.ready[i];
     config.labels["io.caisson.start"] = json_text(start);
-  } else if (seen.entry.forking) {
-    // Its first process leaves: an init stays until the daemon has ended.
-    Json start = Json::array({{{"args", seen.entry.argv}, {"forking", true}}});
+  } else if (seen.entry.forking || seen.init) {
+    // Its first process leaves: an init stays until the daemon has ended. Or it cannot be the
+    // first process, to which the orphans of all others come.
+    Json start = Json::array({{{"args", seen.entry.argv}, {"forking", seen.entry.forking}}});
     config.labels["io.caisson.start"] = json_text(start);
   } else {
     config.entrypoint = seen.entry.argv;
