@@ -49,8 +49,11 @@ void add_planned_files(FileSet& files, const Plan& plan, const ClosureInput& in)
 Result<> replace_text(FileSet& files, const Replacement& r) {
   constexpr uint64_t kLargest = 16u << 20;
   std::map<std::string, std::string> changed;
+  std::set<std::string> behind_links;
+  for (const auto& [path, item] : files.items())
+    if (char real[PATH_MAX]; S_ISLNK(item.st.st_mode) && ::fnmatch(r.path.c_str(), path.c_str(), 0) == 0 && ::realpath((files.root() + path).c_str(), real) != nullptr) behind_links.insert(std::string(real).substr(files.root().size()));
   for (const auto& [path, item] : files.items()) {
-    if (!S_ISREG(item.st.st_mode) || ::fnmatch(r.path.c_str(), path.c_str(), 0) != 0) continue;
+    if (!S_ISREG(item.st.st_mode) || (!behind_links.contains(path) && ::fnmatch(r.path.c_str(), path.c_str(), 0) != 0)) continue;
     auto text = item.content ? Result<std::string>(*item.content) : read_file(files.root() + path, kLargest);
     if (!text || text->find('\0') != std::string::npos || text->find(r.from) == std::string::npos) continue;
     std::string out;
@@ -68,6 +71,7 @@ Result<> replace_text(FileSet& files, const Replacement& r) {
 Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const Packages& packages, const std::string& root, const std::map<std::string, unsigned>& repaired) {
   FileSet files(root);
   for (const auto& s : request.include_secrets) files.allow_secret(s);
+  for (const auto& s : seen.state_secrets) files.leave_out(s);
   ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &seen.state_folders, &packages};
   if (request.plan != nullptr) {
     for (const auto& s : request.plan->include_secrets) files.allow_secret(s);
@@ -208,6 +212,10 @@ Result<Looked> look(const CaptureRequest& request, const Progress& progress) {
   } else {
     seen = TRY(run_command(request, progress, out.notes), "capture");
   }
+  auto allowed = request.include_secrets;
+  if (request.plan != nullptr) allowed.insert(allowed.end(), request.plan->include_secrets.begin(), request.plan->include_secrets.end());
+  for (const auto& [folder, archive] : seen.state)
+    for (auto& secret : TRY(drop_secrets(folder, archive, allowed), "look for secrets in " + folder)) seen.state_secrets.push_back(std::move(secret));
   clean_environment(seen.entry);
   for (auto& entry : seen.more) clean_environment(entry);
   if (request.plan != nullptr) TRY(follow_plan(*request.plan, seen));

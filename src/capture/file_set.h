@@ -25,10 +25,6 @@ struct FileItem {
   std::string origin = "copied";       ///< copied, modified or made
 };
 
-struct Secret {
-  std::string path, why;
-};
-
 /// Collects paths of this host (or of a root below `root`), links and all.
 class FileSet {
  public:
@@ -54,6 +50,7 @@ class FileSet {
   [[nodiscard]] bool has(const std::string& path) const { return items_.contains(path); }
   [[nodiscard]] const std::map<std::string, FileItem>& items() const { return items_; }
   [[nodiscard]] std::map<std::string, FileItem>& items() { return items_; }
+  void leave_out(Secret secret) { secrets_.push_back(std::move(secret)); }
   [[nodiscard]] const std::vector<Secret>& secrets() const { return secrets_; }
   [[nodiscard]] std::vector<std::string> warnings() const;
   /// Folders that add_tree() took, with the rule that did.

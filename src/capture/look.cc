@@ -123,8 +123,7 @@ Result<> start_again(const CaptureRequest& request, Seen& seen, BpfWatcher* bpf,
   }
   if (!shadow->ready)
     notes.push_back("the second start did not open the ports of the first one" + (shadow->output.empty() ? std::string() : "; it wrote: " + std::string(trim(shadow->output)).substr(0, 600)));
-  // A port that only the first start had was any that was free.
-  if (shadow->ready) std::erase_if(seen.ports, [&](const Port& p) { return p.protocol == "tcp" && !shadow->opened.contains(p.number); });
+  for (const auto& port : shadow->by_chance) seen.ports.erase(port);
   seen.trace = std::move(shadow->trace);
   seen.state = std::move(shadow->state);
   seen.entry.forking = seen.trace.first_process_left;

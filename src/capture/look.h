@@ -26,6 +26,7 @@ struct Seen {
   std::set<Port> ports;
   StateFolders state_folders;
   std::map<std::string, std::string> state;  ///< folder → tar
+  std::vector<Secret> state_secrets;         ///< left out of it
   std::set<std::string> volumes;             ///< state that the user wants to be volumes
   KernelUse kernel;
 };

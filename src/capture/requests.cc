@@ -193,7 +193,7 @@ std::string normalised(const std::string& answer, const std::string& host_name) 
   }
   text = std::regex_replace(std::regex_replace(text, dates, "DATE"), iso_dates, "DATE");
   // As a word: it may be short.
-  auto letter = [&](size_t i) { return i < text.size() && std::isalnum(static_cast<unsigned char>(text[i])) != 0; };
+  auto letter = [&](size_t i) { return i < text.size() && (std::isalnum(static_cast<unsigned char>(text[i])) != 0 || text[i] == '_'); };
   for (size_t at = 0; host_name.size() > 1 && (at = text.find(host_name, at)) != std::string::npos;) {
     bool word = (at == 0 || !letter(at - 1)) && !letter(at + host_name.size());
     if (word) text.replace(at, host_name.size(), "HOST");

@@ -30,7 +30,7 @@ std::string reason_by_name(const std::string& path) {
     if (path == e) return "password or privilege database of the host";
   if (below(path, "/etc/ssl/private") || below(path, "/etc/letsencrypt/archive") || below(path, "/etc/sudoers.d")) return "in a folder of private keys or privileges";
   std::string name(base_name(path));
-  static const char* const names[] = {".pgpass", ".my.cnf", ".netrc", ".git-credentials", "rndc.key", "id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".htpasswd", "credentials.json", ".npmrc", ".pypirc", ".vault-token", ".s3cfg"};
+  static const char* const names[] = {".pgpass", ".my.cnf", ".netrc", ".git-credentials", "rndc.key", ".erlang.cookie", "id_rsa", "id_ecdsa", "id_ed25519", "id_dsa", ".htpasswd", "credentials.json", ".npmrc", ".pypirc", ".vault-token", ".s3cfg"};
   for (const char* n : names)
     if (name == n) return "a file that usually holds credentials";
   for (const char* end : {"/.aws/credentials", "/.docker/config.json", "/.kube/config", "/.config/gh/hosts.yml", "/.ssh/config"})
@@ -158,26 +158,39 @@ bool holds_address_with_password(std::string_view text) {
   return false;
 }
 
-std::string secret_reason(const std::string& path, const std::string& file) {
-  if (std::string known = reason_by_name(path); !known.empty()) return known;
+namespace {
+constexpr off_t kLargestSecret = 1 << 20;
+
+/// Whether its content can make it one.
+bool worth_reading(const std::string& path, mode_t mode, uint64_t size) {
   std::string name(base_name(path));
-  struct stat st;
-  constexpr off_t kLargest = 1 << 20;
-  if (is_source(name) || ::stat(file.c_str(), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < 8 || st.st_size > kLargest) return {};
-  bool setting = is_setting(path, name);
-  bool likely_key = name.ends_with(".key") || name.ends_with(".pem") || name.ends_with(".crt") || name.find("key") != std::string::npos || (st.st_mode & 0077) == 0;
-  if (!setting && !likely_key) return {};
-  auto fd = open_file(file, O_RDONLY | O_NONBLOCK);
-  if (!fd) return {};
-  std::string text(static_cast<size_t>(st.st_size), '\0');
-  ssize_t n = ::pread(fd->get(), text.data(), text.size(), 0);
-  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  if (is_source(name) || !S_ISREG(mode) || size < 8 || size > kLargestSecret) return false;
+  bool likely_key = name.ends_with(".key") || name.ends_with(".pem") || name.ends_with(".crt") || name.find("key") != std::string::npos || (mode & 0077) == 0;
+  return likely_key || is_setting(path, name);
+}
+}  // namespace
+
+std::string secret_reason(const std::string& path, mode_t mode, std::string_view text) {
+  if (std::string known = reason_by_name(path); !known.empty()) return known;
+  if (!worth_reading(path, mode, text.size())) return {};
   if (holds_private_key(text)) return "contains a private key";
-  if (!setting || text.find('\0') != std::string::npos || is_as_packaged(path, text)) return {};
+  if (!is_setting(path, std::string(base_name(path))) || text.find('\0') != std::string_view::npos || is_as_packaged(path, std::string(text))) return {};
   if (holds_token(text)) return "contains a token";
   if (holds_address_with_password(text)) return "contains an address with a password";
   if (sets_password(text)) return "sets a password, secret or token";
   return {};
+}
+
+std::string secret_reason(const std::string& path, const std::string& file) {
+  struct stat st = {};
+  std::string text;
+  if (::stat(file.c_str(), &st) == 0 && worth_reading(path, st.st_mode, static_cast<uint64_t>(st.st_size)))
+    if (auto fd = open_file(file, O_RDONLY | O_NONBLOCK); fd) {
+      text.resize(static_cast<size_t>(st.st_size));
+      ssize_t n = ::pread(fd->get(), text.data(), text.size(), 0);
+      text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+    }
+  return secret_reason(path, st.st_mode, text);
 }
 
 bool secret_variable(const std::string& name) {

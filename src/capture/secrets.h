@@ -6,9 +6,15 @@
 
 namespace caisson::capture {
 
+struct Secret {
+  std::string path, why;
+};
+
 /// Why a file must not be copied; "" where nothing is known against it. `path` is its name
 /// in the image, `file` where its content is read from (the first MiB, regular files only).
 [[nodiscard]] std::string secret_reason(const std::string& path, const std::string& file);
+/// The same where the content is at hand; `mode` has the type of the file too.
+[[nodiscard]] std::string secret_reason(const std::string& path, mode_t mode, std::string_view text);
 /// The same for an environment variable's name.
 [[nodiscard]] bool secret_variable(const std::string& name);
 

@@ -78,13 +78,14 @@ Result<> build_view(const std::string& base) {
   return {};
 }
 
-std::set<uint16_t> open_tcp_ports() {
+/// Of sockets that listen, or of UDP sockets without a peer.
+std::set<uint16_t> open_ports(const std::string& protocol) {
   std::set<uint16_t> out;
-  for (const char* file : {"/proc/self/net/tcp", "/proc/self/net/tcp6"})
-    if (auto text = read_file(file, 16u << 20); text)
+  for (const char* version : {"", "6"})
+    if (auto text = read_file("/proc/self/net/" + protocol + version, 16u << 20); text)
       for (const auto& line : split(*text, '\n', true)) {
         auto fields = split(line, ' ', true);
-        if (fields.size() > 3 && fields[3] == "0A") out.insert(static_cast<uint16_t>(std::stoul(fields[1].substr(fields[1].rfind(':') + 1), nullptr, 16)));
+        if (fields.size() > 3 && fields[3] == (protocol == "tcp" ? "0A" : "07")) out.insert(static_cast<uint16_t>(std::stoul(fields[1].substr(fields[1].rfind(':') + 1), nullptr, 16)));
       }
   return out;
 }
@@ -136,7 +137,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
       if (!chosen_by_kernel(p.number)) fixed.insert(p.number);
     }
   int64_t begun = monotonic_ms(), ready_at = 0, fixed_at = 0;
-  std::set<uint16_t> opened;
+  std::set<uint16_t> opened, opened_udp;
   bool ready = false, asked = false;
   TraceOptions trace;
   trace.argv = entry.argv;
@@ -149,13 +150,13 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
   trace.enough = [&](pid_t) {
     int64_t now = monotonic_ms();
     if (!ready) {
-      auto seen = open_tcp_ports();
+      auto seen = open_ports("tcp");
       constexpr int kPatience = 3000;
       bool all = std::includes(seen.begin(), seen.end(), wanted.begin(), wanted.end());
       bool all_fixed = !fixed.empty() && std::includes(seen.begin(), seen.end(), fixed.begin(), fixed.end());
       if (all_fixed && fixed_at == 0) fixed_at = now;
       if (all_fixed && now - fixed_at > kPatience) all = true;
-      opened = seen;
+      opened = std::move(seen);
       // Without ports to wait for, three seconds of start are watched.
       if (all && (!wanted.empty() || now - begun > 3000)) {
         ready = true;
@@ -163,6 +164,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
       }
       return now - begun > int64_t{options.timeout_seconds} * 1000;
     }
+    opened_udp = open_ports("udp");
     if (!asked) {
       asked = true;
       for (uint16_t port : wanted) ask_in_background(port);
@@ -170,7 +172,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
     return now - ready_at > (wanted.empty() ? 0 : 1200);
   };
   TRY(trace_command(trace, *watcher));
-  Json out{{"with", watcher->name()}, {"left", watcher->trace.first_process_left}, {"ready", ready}, {"opened", opened}, {"paths", Json::object()}};
+  Json out{{"with", watcher->name()}, {"left", watcher->trace.first_process_left}, {"ready", ready}, {"opened", opened}, {"opened_udp", opened_udp}, {"paths", Json::object()}};
   for (const auto& [path, use] : watcher->trace.paths) out["paths"][path] = use;
   return out;
 }
@@ -257,7 +259,9 @@ Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options)
   }
   shadow.watched_with = document["with"].get<std::string>();
   shadow.ready = document["ready"].get<bool>();
-  shadow.opened = document["opened"].get<std::set<uint16_t>>();
+  std::map<std::string, std::set<uint16_t>> opened{{"tcp", document["opened"].get<std::set<uint16_t>>()}, {"udp", document["opened_udp"].get<std::set<uint16_t>>()}};
+  for (const auto& port : options.expected)
+    if (shadow.ready && chosen_by_kernel(port.number) && !opened[port.protocol].contains(port.number)) shadow.by_chance.insert(port);
   shadow.trace.first_process_left = document["left"].get<bool>();
   for (const auto& item : document["paths"].items()) shadow.trace.paths[item.key()] = item.value().get<unsigned>();
   // The application has ended, so its files are at rest.

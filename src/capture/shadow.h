@@ -14,7 +14,7 @@ struct Shadow {
   Trace trace;
   std::string watched_with;
   bool ready = false;                        ///< it opened every port it was expected to
-  std::set<uint16_t> opened;                 ///< TCP
+  std::set<Port> by_chance;                  ///< expected ports that it has not, as the kernel had chosen them
   std::string output;                        ///< what it wrote (its end)
   std::map<std::string, std::string> state;  ///< data folder → tar with its content, after the application ended
 };

@@ -1,6 +1,11 @@
 #include "capture/state.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+
+#include <algorithm>
+#include <functional>
+#include <set>
 
 #include "base/fd.h"
 #include "base/strings.h"
@@ -51,6 +56,56 @@ Result<std::map<std::string, std::string>> save_state(const Trace& trace, const 
     TRY(tar.finish());
     out[folder] = archive;
   }
+  return out;
+}
+
+namespace {
+/// Hands each entry of an archive to `use`, with its content where that is no longer than
+/// any secret.
+Result<> for_each_entry(const std::string& archive, const std::function<Result<>(image::TarReader&, image::TarEntry&, const std::string& text)>& use) {
+  constexpr uint64_t kLongest = 1u << 20;
+  Fd file = TRY(open_file(archive, O_RDONLY));
+  image::FdSource source(file.get(), archive);
+  image::TarReader reader(source);
+  image::TarEntry e;
+  while (TRY(reader.next(e))) {
+    std::string text;
+    if (e.type == image::EntryType::file && e.size <= kLongest) {
+      text.resize(e.size);
+      for (size_t at = 0; at < text.size();) at += TRY(reader.read_data(text.data() + at, text.size() - at));
+    }
+    TRY(use(reader, e, text));
+  }
+  return {};
+}
+}  // namespace
+
+Result<std::vector<Secret>> drop_secrets(const std::string& folder, const std::string& archive, const std::vector<std::string>& allowed) {
+  std::vector<Secret> out;
+  std::set<std::string> dropped;
+  TRY(for_each_entry(archive, [&](image::TarReader&, image::TarEntry& e, const std::string& text) -> Result<> {
+    std::string path = folder + "/" + e.path;
+    if (e.type != image::EntryType::file || std::find(allowed.begin(), allowed.end(), path) != allowed.end()) return {};
+    if (std::string why = secret_reason(path, S_IFREG | e.mode, text); !why.empty() && e.size > 0) {
+      out.push_back({path, why});
+      dropped.insert(e.path);
+    }
+    return {};
+  }));
+  if (out.empty()) return out;
+  std::string draft = archive + ".clean";
+  Fd file = TRY(open_file(draft, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  image::FdSink sink(file.get());
+  image::TarWriter tar(sink);
+  std::vector<char> buffer(1u << 17);
+  TRY(for_each_entry(archive, [&](image::TarReader& reader, image::TarEntry& e, const std::string& text) -> Result<> {
+    if (dropped.contains(e.path) || (e.type == image::EntryType::hard_link && dropped.contains(e.link))) return {};
+    TRY(tar.add_file(e, text));
+    for (size_t n; (n = TRY(reader.read_data(buffer.data(), buffer.size()))) > 0;) TRY(tar.data(std::string_view(buffer.data(), n)));
+    return {};
+  }));
+  TRY(tar.finish());
+  if (::rename(draft.c_str(), archive.c_str()) < 0) return fail_errno("rename " + draft);
   return out;
 }
 

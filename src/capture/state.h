@@ -3,7 +3,9 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
+#include "capture/secrets.h"
 #include "capture/trace.h"
 #include "sys/in_root.h"
 
@@ -17,5 +19,9 @@ using StateFolders = std::map<std::string, bool>;
 [[nodiscard]] StateFolders state_folders(const Trace& trace, const sys::RootDir& root);
 /// Writes those that it cannot start without into archives in `scratch`: folder → tar.
 [[nodiscard]] Result<std::map<std::string, std::string>> save_state(const Trace& trace, const sys::RootDir& root, const std::string& scratch, bool all = false);
+
+/// Takes secrets out of an archive of save_state(), but those that are `allowed`. Returns
+/// what it took.
+[[nodiscard]] Result<std::vector<Secret>> drop_secrets(const std::string& folder, const std::string& archive, const std::vector<std::string>& allowed);
 
 }  // namespace caisson::capture

@@ -214,3 +214,24 @@ def test_text_is_replaced_on_the_way(caisson, place, counter):
     assert "has \"nonsense\"" in caisson("capture", "--pid", pid, "--tag", "x", "--no-verify", "--replace", f"{place}/*:s|nonsense||", code=1).err
     for bad in ("relative:s|a|b|", "/x", "/x:s|a|b", "/x:s||b|"):
         assert "write /" in caisson("capture", "--pid", pid, "--tag", "x", "--replace", bad, code=1).err
+
+
+def test_secrets_among_the_data(caisson, counter, data, tmp_path):
+    """A key that lies in the data folder stays out of its copy too, and is handed in for the proof."""
+    pid, url = counter
+    with open(f"{data}/server.key", "w") as f:
+        f.write("-----BEGIN PRIVATE KEY-----\n" + "canary" * 10 + "\n-----END PRIVATE KEY-----\n")
+    with open(f"{data}/.erlang.cookie", "w") as f:
+        f.write("COOKIECANARY")
+    with open(f"{data}/other", "w") as f:
+        f.write("x" * 3_000_000)
+    done = caisson("capture", "--pid", pid, "--tag", "counter", "--exercise", f"curl -s {url}/more")
+    assert f"left out {data}/server.key" in done.err and f"left out {data}/.erlang.cookie" in done.err and "verification passed" in done.err
+    code = f"import os; print(sorted(os.listdir({data!r})), len(open('{data}/other').read()), open('{data}/n').read())"
+    assert shown(caisson, "counter", "python3", "-c", code) == "['n', 'other'] 3000000 1\n"
+    caisson("save", "-o", tmp_path / "image.tar", "counter")
+    subprocess.run(["tar", "xf", tmp_path / "image.tar", "-C", tmp_path], check=True)
+    found = subprocess.run("for f in $(find . -type f); do (zcat $f 2>/dev/null || cat $f) | grep -c -a -e canarycanary -e COOKIECANARY; done | sort -u", shell=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert found == "0\n"
+    caisson("capture", "--pid", pid, "--tag", "counter", "--include-secret", f"{data}/server.key", "--exercise", f"curl -s {url}/more")
+    assert "'server.key'" in shown(caisson, "counter", "python3", "-c", code)
