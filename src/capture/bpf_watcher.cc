@@ -284,8 +284,8 @@ void BpfWatcher::handle() {
   (void)ring_buffer__consume(state_->ring.get());
   if (state_->executions.valid()) state_->on_executions();
   uint32_t zero = 0;
-  uint64_t lost = 0;
-  if (bpf_map_lookup_elem(state_->map(".bss"), &zero, &lost) == 0) trace.lost = lost;
+  caisson_counters counters = {};
+  if (bpf_map_lookup_elem(state_->map(".bss"), &zero, &counters) == 0) trace.lost = counters.lost;
 }
 
 }  // namespace caisson::capture

@@ -20,6 +20,11 @@ struct caisson_call {
 
 #define CAISSON_CAPABILITY_LIMIT 64
 
+struct caisson_counters {
+  __u64 lost;        /* events that found no room */
+  __u64 outstanding; /* calls that were entered; who is killed inside one leaves it there, which costs time and nothing else */
+};
+
 enum caisson_event_kind {
   CAISSON_EVENT_CALL, /* a system call, when it has returned (execve: when it is entered) */
   CAISSON_EVENT_FORK,

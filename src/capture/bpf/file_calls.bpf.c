@@ -73,7 +73,7 @@ struct {
   __type(value, __u8);
 } reported SEC(".maps");
 
-__u64 lost = 0;
+struct caisson_counters counters = {0, 0};
 
 /* Where the kernel's sched_process_fork record has its child's id; set
    before loading. */
@@ -81,7 +81,7 @@ const volatile __u32 fork_child_offset = 0;
 
 static int send(struct caisson_event* event, __u64 size) {
   if (bpf_ringbuf_output(&events, event, size, 0) == 0) return 1;
-  __sync_fetch_and_add(&lost, 1);
+  __sync_fetch_and_add(&counters.lost, 1);
   return 0;
 }
 
@@ -138,11 +138,12 @@ SEC("raw_tp/sys_enter")
 int on_enter(struct bpf_raw_tracepoint_args* context) {
   __u64 id = bpf_get_current_pid_tgid();
   __u32 process = id >> 32, thread = id;
-  __u32* state = bpf_map_lookup_elem(&followed, &process);
-  if (!state) return 0;
   __u32 number = context->args[1];
   struct caisson_call* call = bpf_map_lookup_elem(&calls, &number);
-  if (!call) return 0;
+  /* Most calls end here: known to be made, and naming no file. */
+  if (!call || (!call->watched && call->made)) return 0;
+  __u32* state = bpf_map_lookup_elem(&followed, &process);
+  if (!state) return 0;
   if (*state == CAISSON_FOLLOW_NOW && !call->made) call->made = 1;
   if (!call->watched) return 0;
   int executes = number == __NR_execve || number == __NR_execveat;
@@ -159,20 +160,20 @@ int on_enter(struct bpf_raw_tracepoint_args* context) {
   /* What called execve is gone when it returns. */
   if (executes)
     send_call(process, &pending, 0);
-  else
-    bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY);
+  else if (bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY) == 0)
+    __sync_fetch_and_add(&counters.outstanding, 1);
   return 0;
 }
 
 SEC("raw_tp/sys_exit")
 int on_exit(struct bpf_raw_tracepoint_args* context) {
+  if (counters.outstanding == 0) return 0;
   __u64 id = bpf_get_current_pid_tgid();
   __u32 process = id >> 32, thread = id;
-  if (!bpf_map_lookup_elem(&followed, &process)) return 0;
   struct pending* pending = bpf_map_lookup_elem(&entered, &thread);
   if (!pending) return 0;
   struct pending call = *pending;
-  bpf_map_delete_elem(&entered, &thread);
+  if (bpf_map_delete_elem(&entered, &thread) == 0) __sync_fetch_and_add(&counters.outstanding, -1);
   send_call(process, &call, (__s64)context->args[1]);
   return 0;
 }
