@@ -216,8 +216,6 @@ Result<Looked> look(const CaptureRequest& request, const Progress& progress) {
   if (request.plan != nullptr) allowed.insert(allowed.end(), request.plan->include_secrets.begin(), request.plan->include_secrets.end());
   for (const auto& [folder, archive] : seen.state)
     for (auto& secret : TRY(drop_secrets(folder, archive, allowed), "look for secrets in " + folder)) seen.state_secrets.push_back(std::move(secret));
-  clean_environment(seen.entry);
-  for (auto& entry : seen.more) clean_environment(entry);
   if (request.plan != nullptr) TRY(follow_plan(*request.plan, seen));
   for (const auto& e : request.env) {
     std::erase_if(seen.entry.env, [&](const std::string& old) { return old.starts_with(e.substr(0, e.find('=') + 1)); });

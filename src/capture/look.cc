@@ -166,6 +166,7 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
     seen.kernel = bpf->kernel_use();
   }
   seen.state_folders = state_folders(seen.trace, TRY(sys::RootDir::open("/")));
+  clean_environment(seen.entry);
   return seen;
 }
 
@@ -214,6 +215,7 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
     ::free(cwd);
   }
   for (char** e = environ; *e != nullptr; ++e) seen.entry.env.push_back(*e);
+  for (const auto& e : request.unit_env) seen.entry.env.push_back(e);
   clean_environment(seen.entry);
   for (const auto& e : request.env) seen.entry.env.push_back(e);
   if (!request.user.empty()) {
@@ -232,7 +234,10 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
       }
   TraceOptions options;
   options.argv = seen.entry.argv;
+  // Run with the unit's secrets too, which the image does not get.
   options.env = seen.entry.env;
+  for (const auto& e : request.unit_env)
+    if (std::find(options.env.begin(), options.env.end(), e) == options.env.end()) options.env.push_back(e);
   options.cwd = seen.entry.cwd;
   options.uid = seen.entry.uid;
   options.gid = seen.entry.gid;

@@ -182,7 +182,6 @@ Result<> write_image(const CaptureRequest& request, const Seen& seen, const File
   manifest.config = TRY(writer.add_blob(oci::kMediaConfig, json_text(oci::to_json(config))));
   auto stored = TRY(writer.add_blob(oci::kMediaManifest, json_text(oci::to_json(manifest))));
   TRY(writer.stage(stored, {request.name}));
-  TRY(writer.commit());
   return writer.commit();
 }
 

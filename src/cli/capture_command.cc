@@ -51,7 +51,7 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
   request.command = service.command;
   request.user = unit.user.empty() ? "" : unit.user + (unit.group.empty() ? "" : ":" + unit.group);
   request.cwd = unit.working_directory.empty() ? "/" : unit.working_directory;
-  request.env = capture::unit_environment(unit);
+  request.unit_env = capture::unit_environment(unit);
   request.for_seconds = kServiceSeconds;
   return {};
 }
@@ -95,8 +95,9 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
     return {};
   };
   if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "until-ready", "trace-with", "user", "workdir", "data"}));
-  if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir", "until-ready"}));
+  if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
+  if (request.pid != 0) TRY(refuse("for what runs already", {"until-ready"}));
   if (request.pid == 0 && !args.has("plan")) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   if (!request.beside.empty()) TRY(refuse("with several applications", {"plan", "exercise"}));
@@ -146,7 +147,9 @@ Result<> fill_volume(engine::Engine& engine, const std::string& name, const std:
   auto volume = TRY(engine.volumes().create(name));
   Fd file = TRY(open_file(tar, O_RDONLY));
   image::FdSource source(file.get(), tar);
-  return image::unpack_layer(source, volume.mountpoint, {.whiteouts = false});
+  auto filled = image::unpack_layer(source, volume.mountpoint, {.whiteouts = false});
+  if (!filled) (void)engine.volumes().remove(name);
+  return filled;
 }
 
 Result<int> cmd_capture(const Globals& globals, const Args& args) {
@@ -156,6 +159,8 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   if (args.has("plan")) {
     plan = TRY(capture::parse_plan(TRY(read_file(args.get("plan"), 64u << 20), "--plan"), args.get("plan")), "--plan");
     TRY(take_target(plan, args, request), "--plan");
+    for (const char* option : {"check", "exercise", "no-shadow"})
+      if (request.pid == 0 && args.has(option)) return fail("--" + std::string(option) + " has no meaning: what the plan names does not run");
   }
   request.name = args.get("tag");
   if (request.name.empty()) return fail("--tag: give the image a name");
