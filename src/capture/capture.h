@@ -34,11 +34,11 @@ struct CaptureRequest {
   bool until_ready = false;            ///< watch `command` until it has listened for two seconds, and no new ports come
   std::vector<std::string> exercises;  ///< commands to run while the running application is watched
   TraceMethod method = TraceMethod::automatic;
-  bool shadow = true;                 ///< start a running application a second time, unseen by the host
-  std::string data = "auto";          ///< state: auto, copy, volume or empty
-  std::vector<std::string> add;       ///< more paths
-  std::vector<std::string> unit_env;  ///< NAME=VALUE of the unit that `command` is of; secrets among them stay out of the image
-  std::vector<std::string> env;       ///< NAME=VALUE to set
+  bool shadow = true;                                ///< start a running application a second time, unseen by the host
+  std::string data = "auto";                         ///< state: auto, copy, volume or empty
+  std::vector<std::string> add;                      ///< more paths
+  std::optional<std::vector<std::string>> unit_env;  ///< NAME=VALUE of the unit that `command` is of; secrets among them stay out of the image
+  std::vector<std::string> env;                      ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here
   std::vector<Replacement> replacements;

@@ -214,8 +214,11 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
     seen.entry.cwd = cwd;
     ::free(cwd);
   }
-  for (char** e = environ; *e != nullptr; ++e) seen.entry.env.push_back(*e);
-  for (const auto& e : request.unit_env) seen.entry.env.push_back(e);
+  // A unit's command has the unit's environment, not that of whoever captures.
+  if (request.unit_env)
+    seen.entry.env = *request.unit_env;
+  else
+    for (char** e = environ; *e != nullptr; ++e) seen.entry.env.push_back(*e);
   clean_environment(seen.entry);
   for (const auto& e : request.env) seen.entry.env.push_back(e);
   if (!request.user.empty()) {
@@ -236,8 +239,9 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   options.argv = seen.entry.argv;
   // Run with the unit's secrets too, which the image does not get.
   options.env = seen.entry.env;
-  for (const auto& e : request.unit_env)
+  for (const auto& e : request.unit_env.value_or(std::vector<std::string>()))
     if (std::find(options.env.begin(), options.env.end(), e) == options.env.end()) options.env.push_back(e);
+  if (request.unit_env) options.env.insert(options.env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   options.cwd = seen.entry.cwd;
   options.uid = seen.entry.uid;
   options.gid = seen.entry.gid;
