@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/strings.h"
+#include "capture/installation.h"
 #include "capture/look.h"
 #include "capture/plan.h"
 #include "capture/report.h"
@@ -33,7 +34,7 @@ void add_planned_files(FileSet& files, const Plan& plan, const ClosureInput& in)
     std::string rule = colon == std::string::npos ? "plan" : reason.substr(0, colon), why = colon == std::string::npos ? reason : reason.substr(colon + 2);
     for (const auto& path : paths) {
       struct stat st;
-      bool there = ::lstat((files.root() + path).c_str(), &st) == 0;
+      bool there = ::lstat(path.c_str(), &st) == 0;
       if (!there && rule != "skeleton" && rule != "state") files.warn("the plan names " + path + ", which does not exist");
       if (!there || S_ISDIR(st.st_mode))
         files.add_empty_folder(path, rule, why);
@@ -51,10 +52,10 @@ Result<> replace_text(FileSet& files, const Replacement& r) {
   std::map<std::string, std::string> changed;
   std::set<std::string> behind_links;
   for (const auto& [path, item] : files.items())
-    if (char real[PATH_MAX]; S_ISLNK(item.st.st_mode) && ::fnmatch(r.path.c_str(), path.c_str(), 0) == 0 && ::realpath((files.root() + path).c_str(), real) != nullptr) behind_links.insert(std::string(real).substr(files.root().size()));
+    if (char real[PATH_MAX]; S_ISLNK(item.st.st_mode) && ::fnmatch(r.path.c_str(), path.c_str(), 0) == 0 && ::realpath(path.c_str(), real) != nullptr) behind_links.insert(real);
   for (const auto& [path, item] : files.items()) {
     if (!S_ISREG(item.st.st_mode) || (!behind_links.contains(path) && ::fnmatch(r.path.c_str(), path.c_str(), 0) != 0)) continue;
-    auto text = item.content ? Result<std::string>(*item.content) : read_file(files.root() + path, kLargest);
+    auto text = item.content ? Result<std::string>(*item.content) : read_file(path, kLargest);
     if (!text || text->find('\0') != std::string::npos || text->find(r.from) == std::string::npos) continue;
     std::string out;
     size_t at = 0;
@@ -66,19 +67,17 @@ Result<> replace_text(FileSet& files, const Replacement& r) {
   return {};
 }
 
-/// Everything that goes into the image. `root`: of an unpacked package, or "";
-/// `repaired`: what an earlier image lacked.
-Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const Packages& packages, const std::string& root, const std::map<std::string, unsigned>& repaired) {
-  FileSet files(root);
+/// Everything that goes into the image. `repaired`: what an earlier image lacked.
+Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const Packages& packages, const std::map<std::string, unsigned>& repaired) {
+  FileSet files;
   for (const auto& s : request.include_secrets) files.allow_secret(s);
   for (const auto& s : seen.state_secrets) files.leave_out(s);
+  for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
   ClosureInput in{&seen.trace, &seen.processes, &seen.entry, &seen.state_folders, &packages};
   if (request.plan != nullptr) {
     for (const auto& s : request.plan->include_secrets) files.allow_secret(s);
-    for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
     add_planned_files(files, *request.plan, in);
-  } else if (root.empty()) {
-    for (const auto& [folder, needed] : seen.state_folders) files.exclude(folder);
+  } else {
     for (const auto& entry : seen.more) {
       in.entry = &entry;
       add_traced_files(files, in);
@@ -95,17 +94,10 @@ Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const 
     add_application_trees(files, in);
     add_language_libraries(files, in);
     add_private_files(files, in);
+    for (const auto& path : request.installed) files.add(path, "installed", request.installation->script.empty() ? "part of the package that was asked for" : "installed for this image");
     add_state_folders(files, in);
     add_implied_bundles(files, in);  // plugins may have brought new libraries
     add_users(files, in);
-  } else {
-    files.add_tree("/", "package", "part of package " + request.package + " or of one it needs", 8ull << 30);
-    for (const char* path : {"/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev"}) files.add_empty_folder(path, "skeleton", "a folder that programs expect");
-    for (const auto& folder : seen.entry.runtime_folders) {
-      files.add_empty_folder(folder, "state", "runtime directory of its unit");
-      files.items()[folder].st.st_uid = seen.entry.uid;
-      files.items()[folder].st.st_gid = seen.entry.gid;
-    }
   }
   for (const auto& [path, use] : repaired)
     if ((use & kListed) != 0)
@@ -115,7 +107,7 @@ Result<FileSet> assemble(const CaptureRequest& request, const Seen& seen, const 
   for (const char* path : {"/tmp", "/var/tmp"})
     if (auto it = files.items().find(path); it != files.items().end()) it->second.st.st_mode = S_IFDIR | 01777;
   for (const auto& path : request.add) {
-    if (!exists(root + path)) return fail("--add: " + path + " does not exist");
+    if (!exists(path)) return fail("--add: " + path + " does not exist");
     files.add_tree(path, "asked", "asked for with --add", 64ull << 30);
   }
   for (const auto& [path, source] : request.set_files) files.add_content(clean_path(path), TRY(read_file(source, 64u << 20), "--set-file"), 0644, "asked", "replaced with --set-file");
@@ -140,7 +132,7 @@ std::map<std::string, unsigned> missing_from(const FileSet& files, const Trace& 
 
 /// Runs the image and compares; adds what it lacks and tries again, while that helps.
 Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, const Packages& packages, FileSet& files, image::Store& store, const Progress& progress) {
-  VerifyRequest check{.run = {.image = request.name, .scratch = request.scratch}, .original = request.pid, .ports = seen.ports, .checks = request.checks};
+  VerifyRequest check{.run = {.image = request.name, .scratch = request.scratch}, .original = request.pid, .ports = seen.ports, .checks = request.checks, .recorded = seen.recorded};
   check.run.writable = writable_folders(seen, files);
   if (seen.kernel.known) {
     check.run.capabilities = needed_capabilities(seen.kernel);
@@ -152,8 +144,8 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, con
     for (const auto& variable : process.env)
       for (const auto& name : seen.entry.secret_variables)
         if (variable.starts_with(name + "=") && std::find(check.run.env.begin(), check.run.env.end(), variable) == check.run.env.end()) check.run.env.push_back(variable);
-  progress("asking the original");
-  Original original = TRY(Original::ask(check), "ask the original");
+  if (!seen.answers) progress("asking the original");
+  Original original = seen.answers ? Original::from(*seen.answers) : TRY(Original::ask(check), "ask the original");
   std::map<std::string, unsigned> repaired;
   for (int round = 1;; ++round) {
     progress("verifying the capture" + (round > 1 ? ", round " + std::to_string(round) : std::string()));
@@ -165,7 +157,15 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, con
     auto missing = missing_from(files, verdict.trace);
     size_t before = repaired.size();
     repaired.merge(missing);
-    if (verdict.ended && !seen.init) {
+    if (!verdict.ran && !seen.entry.before.empty() && !seen.prepared) {
+      progress("it does not run; having it prepared as its unit does");
+      seen.prepared = true;
+      add_init(seen.kernel);
+      if (seen.kernel.known) {
+        check.run.capabilities = needed_capabilities(seen.kernel);
+        check.run.seccomp = seccomp_profile(seen.kernel);
+      }
+    } else if (verdict.ended && !seen.init) {
       progress("it ended while it was asked; starting it below an init");
       seen.init = true;
     } else if (repaired.size() == before) {
@@ -176,7 +176,7 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, con
       continue;
     }
     if (repaired.size() > before) progress("adding " + std::to_string(repaired.size() - before) + " paths that it looked for");
-    files = TRY(assemble(request, seen, packages, "", repaired));
+    files = TRY(assemble(request, seen, packages, repaired));
     TRY(write_image(request, seen, files, packages, store));
   }
 }
@@ -184,7 +184,6 @@ Result<Verdict> verify_and_repair(const CaptureRequest& request, Seen& seen, con
 /// A look at the target, with its environment cleaned.
 struct Looked {
   Seen seen;
-  std::string root;  ///< of an unpacked package, or ""
   std::vector<std::string> notes;
 };
 
@@ -200,15 +199,6 @@ Result<Looked> look(const CaptureRequest& request, const Progress& progress) {
       TRY(make_dirs(other.scratch, 0700));
       put_beside(seen, TRY(look_at_process(other, progress, out.notes), "capture process " + std::to_string(other.pid)), out.notes);
     }
-  } else if (!request.package.empty()) {
-    out.root = request.scratch + "/root";
-    TRY(unpack_package(request.package, request.scratch, out.root, seen.entry, progress), "capture package " + request.package);
-    if (!request.command.empty()) {
-      seen.entry.argv = request.command;
-      seen.entry.how = "given on the command line";
-    }
-    if (seen.entry.argv.empty()) return fail("package " + request.package + " says nothing of how it is started: give the command after --");
-    keep_in_foreground(seen.entry);
   } else {
     seen = TRY(run_command(request, progress, out.notes), "capture");
   }
@@ -248,11 +238,22 @@ class Scratch {
 
 }  // namespace
 
-Result<std::string> analyze(const CaptureRequest& request, const std::string& kind, const std::string& target, const Progress& progress) {
-  Scratch scratch = TRY(Scratch::make(request.scratch));
+void take_unit(const Unit& unit, CaptureRequest& request) {
+  request.command = unit_command(unit);
+  request.user = unit.user.empty() ? "" : unit.user + (unit.group.empty() ? "" : ":" + unit.group);
+  request.cwd = unit.working_directory.empty() ? "/" : unit.working_directory;
+  request.unit_env = unit_environment(unit);
+  for (const auto& d : unit.runtime_directories) request.folders.push_back("/run/" + d);
+  request.folders.insert(request.folders.end(), unit.other_directories.begin(), unit.other_directories.end());
+  request.before = unit_before(unit);
+}
+
+namespace {
+
+Result<std::string> analyze_here(const CaptureRequest& request, const std::string& kind, const std::string& target, const Progress& progress) {
   Looked looked = TRY(look(request, progress));
-  Packages packages = looked.root.empty() ? Packages::read() : Packages();
-  FileSet files = TRY(assemble(request, looked.seen, packages, looked.root, {}));
+  Packages packages = Packages::read();
+  FileSet files = TRY(assemble(request, looked.seen, packages, {}));
   std::vector<std::string> unsure = files.warnings();
   unsure.insert(unsure.end(), looked.notes.begin(), looked.notes.end());
   Plan plan;
@@ -261,17 +262,16 @@ Result<std::string> analyze(const CaptureRequest& request, const std::string& ki
   return plan_text(plan, looked.seen, files, unsure);
 }
 
-Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store, const Progress& progress) {
-  Scratch scratch = TRY(Scratch::make(request.scratch));
+Result<CaptureResult> capture_here(const CaptureRequest& request, image::Store& store, const Progress& progress) {
   CaptureResult result;
   Looked looked = TRY(look(request, progress));
   Seen& seen = looked.seen;
-  Packages packages = looked.root.empty() ? Packages::read() : Packages();
-  FileSet files = TRY(assemble(request, seen, packages, looked.root, {}));
+  Packages packages = Packages::read();
+  FileSet files = TRY(assemble(request, seen, packages, {}));
   for (const auto& s : files.secrets()) log::debug("left out " + s.path + ": " + s.why);
   progress("writing the image");
   TRY(write_image(request, seen, files, packages, store));
-  if (request.runner != nullptr && request.pid != 0) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
+  if (request.runner != nullptr && (request.pid != 0 || (seen.answers && !seen.answers->is_null()))) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
   if (request.data == "volume") {
     // Proven with its data in the image, which moves out now.
     for (const auto& [folder, tar] : seen.state) {
@@ -289,6 +289,31 @@ Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store
   result.report["verification"]["result"] = !result.verdict || result.verdict->result == Verdict::Result::not_checked ? "not checked" : result.verdict->result == Verdict::Result::passed ? "passed"
                                                                                                                                                                                           : "differs";
   if (result.verdict) result.report["verification"]["summary"] = result.verdict->summary;
+  return result;
+}
+
+}  // namespace
+
+Result<std::string> analyze(const CaptureRequest& request, const std::string& kind, const std::string& target, const Progress& progress) {
+  Scratch scratch = TRY(Scratch::make(request.scratch));
+  if (!request.installation) return analyze_here(request, kind, target, progress);
+  Json text = TRY(in_installation(request, progress, [&](const CaptureRequest& inside) -> Result<Json> { return Json(TRY(analyze_here(inside, kind, target, progress))); }));
+  return text.get<std::string>();
+}
+
+Result<CaptureResult> capture(const CaptureRequest& request, image::Store& store, const Progress& progress) {
+  Scratch scratch = TRY(Scratch::make(request.scratch));
+  if (!request.installation) return capture_here(request, store, progress);
+  Json told = TRY(in_installation(request, progress, [&](const CaptureRequest& inside) -> Result<Json> {
+    CaptureResult result = TRY(capture_here(inside, store, progress));
+    Json out{{"report", std::move(result.report)}, {"verdict", nullptr}};
+    if (result.verdict) out["verdict"] = {{"result", static_cast<int>(result.verdict->result)}, {"summary", result.verdict->summary}, {"details", std::move(result.verdict->details)}};
+    return out;
+  }));
+  CaptureResult result;
+  result.image = TRY(store.find(request.name));
+  result.report = std::move(told["report"]);
+  if (const Json& verdict = told["verdict"]; !verdict.is_null()) result.verdict = Verdict{.result = static_cast<Verdict::Result>(verdict["result"].get<int>()), .summary = verdict["summary"].get<std::string>(), .details = verdict["details"], .trace = {}};
   return result;
 }
 

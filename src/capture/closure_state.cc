@@ -26,7 +26,7 @@ std::set<std::string> state_folders_named(const FileSet& files) {
   std::set<std::string> out;
   for (const auto& [path, item] : files.items()) {
     if (!S_ISREG(item.st.st_mode) || item.content || documentation(path)) continue;
-    auto text = read_file(files.root() + path, kLargest);
+    auto text = read_file(path, kLargest);
     if (!text) continue;
     for (const char* start : kNames)
       for (size_t at = text->find(start); at != std::string::npos; at = text->find(start, at + 5)) {
@@ -79,7 +79,12 @@ void add_state_folders(FileSet& files, const ClosureInput& in) {
     files.add_empty_folder(folder, "state", "the application writes there");
     add_folders_inside(files, folder);
   }
-  for (const auto& folder : in.entry->runtime_folders) files.add_empty_folder(folder, "state", "runtime directory of its unit");
+  for (const auto& folder : in.entry->runtime_folders) {
+    files.add_empty_folder(folder, "state", "runtime directory of its unit");
+    if (exists(folder)) continue;
+    files.items()[folder].st.st_uid = in.entry->uid;
+    files.items()[folder].st.st_gid = in.entry->gid;
+  }
   for (const auto& [path, use] : in.trace->paths) {
     if ((use & kWritten) == 0) continue;
     std::string folder = dir_name(clean_path(path));
@@ -87,7 +92,7 @@ void add_state_folders(FileSet& files, const ClosureInput& in) {
     if (place && is_folder(folder)) files.add_empty_folder(folder, "state", "the application writes there");
   }
   for (const auto& p : *in.processes)
-    for (const auto& path : p.open_files)
+    for (const auto& path : p.open_logs)
       if (below(path, "/var/log") && is_folder(dir_name(path))) files.add_empty_folder(dir_name(path), "state", "the application writes there");
 }
 }  // namespace caisson::capture

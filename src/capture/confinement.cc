@@ -70,6 +70,11 @@ bool any_of_them(const std::string_view calls, const std::set<int>& seen) {
 
 }  // namespace
 
+void add_init(KernelUse& use) {
+  for (const char* name : {"CAP_KILL", "CAP_SETGID", "CAP_SETUID"}) use.capabilities.insert(oci::capability_number(name));
+  for (const char* name : {"setgroups", "setresgid", "setresuid", "kill"}) use.calls.insert(sys::system_call_number(name));
+}
+
 std::vector<std::string> needed_capabilities(const KernelUse& use) {
   std::vector<std::string> out;
   for (const auto& name : oci::default_capabilities()) {

@@ -19,6 +19,8 @@ struct KernelUse {
 
 /// Of a container's default capabilities, those that it used. Where this kernel does not
 /// tell, those that its system calls may have needed.
+/// Adds what the init of a container needs that starts programs as several users.
+void add_init(KernelUse& use);
 [[nodiscard]] std::vector<std::string> needed_capabilities(const KernelUse& use);
 
 /// The default policy without the groups of system calls of which it made none: message

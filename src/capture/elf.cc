@@ -61,9 +61,9 @@ void read_elf(int fd, const std::string& path, ProgramNeeds& out) {
 
 }  // namespace
 
-ProgramNeeds program_needs(const std::string& file, const std::string& path) {
+ProgramNeeds program_needs(const std::string& path) {
   ProgramNeeds out;
-  auto fd = open_file(file, O_RDONLY | O_NONBLOCK);
+  auto fd = open_file(path, O_RDONLY | O_NONBLOCK);
   char start[256] = {};
   ssize_t n = fd ? ::pread(fd->get(), start, sizeof start - 1, 0) : -1;
   if (n < 4) return out;
@@ -81,21 +81,21 @@ ProgramNeeds program_needs(const std::string& file, const std::string& path) {
   return out;
 }
 
-LibrarySearch::LibrarySearch(std::string root) : root_(std::move(root)) {
+LibrarySearch::LibrarySearch() {
   read_conf("/etc/ld.so.conf", 0);
   for (const char* folder : {"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"}) folders_.push_back(folder);
 }
 
 void LibrarySearch::read_conf(const std::string& path, int depth) {
-  auto text = read_file(root_ + path, 1u << 20);
+  auto text = read_file(path, 1u << 20);
   if (!text || depth > 4) return;
   for (const auto& raw : split(*text, '\n', true)) {
     std::string line(trim(raw.substr(0, raw.find('#'))));
     if (line.starts_with("include ")) {
-      std::string pattern = root_ + std::string(trim(line.substr(8)));
+      std::string pattern = std::string(trim(line.substr(8)));
       glob_t matches = {};
       if (::glob(pattern.c_str(), 0, nullptr, &matches) == 0)
-        for (size_t i = 0; i < matches.gl_pathc; ++i) read_conf(std::string(matches.gl_pathv[i]).substr(root_.size()), depth + 1);
+        for (size_t i = 0; i < matches.gl_pathc; ++i) read_conf(matches.gl_pathv[i], depth + 1);
       ::globfree(&matches);
     } else if (line.starts_with("/")) {
       folders_.push_back(clean_path(line));
@@ -104,11 +104,11 @@ void LibrarySearch::read_conf(const std::string& path, int depth) {
 }
 
 std::string LibrarySearch::find(const std::string& name, const std::vector<std::string>& first) const {
-  if (name.starts_with("/")) return ::access((root_ + name).c_str(), F_OK) == 0 ? name : "";
+  if (name.starts_with("/")) return ::access(name.c_str(), F_OK) == 0 ? name : "";
   for (const auto* list : {&first, &folders_})
     for (const auto& folder : *list) {
       std::string path = folder + "/" + name;
-      if (::access((root_ + path).c_str(), F_OK) == 0) return path;
+      if (::access(path.c_str(), F_OK) == 0) return path;
     }
   return {};
 }

@@ -18,20 +18,18 @@ struct ProgramNeeds {
   std::vector<std::string> search;     ///< DT_RUNPATH or DT_RPATH, with $ORIGIN replaced
 };
 
-/// `file` is read, `path` is its name (for $ORIGIN). Damaged headers make an
-/// empty answer: such a file cannot be loaded either.
-[[nodiscard]] ProgramNeeds program_needs(const std::string& file, const std::string& path);
+/// Damaged headers make an empty answer: such a file cannot be loaded either.
+[[nodiscard]] ProgramNeeds program_needs(const std::string& path);
 
-/// Finds libraries below `root` ("" is this host).
+/// Finds libraries as the loader would.
 class LibrarySearch {
  public:
-  explicit LibrarySearch(std::string root);
-  /// The path (without root), or "" where there is none.
+  LibrarySearch();
+  /// The path, or "" where there is none.
   [[nodiscard]] std::string find(const std::string& name, const std::vector<std::string>& first) const;
 
  private:
   void read_conf(const std::string& path, int depth);
-  std::string root_;
   std::vector<std::string> folders_;
 };
 

@@ -93,6 +93,7 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   if (unit) {
     for (const auto& d : unit->runtime_directories) entry.runtime_folders.push_back("/run/" + d);
     entry.forking = unit->type == "forking";
+    entry.before = unit_before(*unit);
   }
   // A command line as it was given has a first word that names a file; one
   // that was overwritten has everything in its first word.
@@ -184,7 +185,7 @@ void keep_in_foreground(EntryPoint& entry) {
     }
     entry.forking = false;
   } else if (program == "redis-server" || program == "redis-check-rdb") {
-    entry.argv.insert(entry.argv.end(), {"--daemonize", "no"});
+    if (!has("--daemonize") || entry.argv.back() != "no") entry.argv.insert(entry.argv.end(), {"--daemonize", "no"});
     entry.forking = false;
   } else if (program == "apache2" || program == "httpd") {
     if (!has("FOREGROUND")) entry.argv.push_back("-DFOREGROUND");

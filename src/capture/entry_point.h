@@ -21,6 +21,7 @@ struct EntryPoint {
   std::vector<uint32_t> groups;
   std::vector<std::string> secret_variables;  ///< names left out of env
   std::vector<std::string> runtime_folders;   ///< RuntimeDirectory of the unit
+  std::vector<UnitCommand> before;            ///< ExecStartPre of the unit
   std::string how;                            ///< where the command came from
   bool forking = false;                       ///< its first process leaves a daemon behind
 };

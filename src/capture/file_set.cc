@@ -33,7 +33,7 @@ bool FileSet::insert(const std::string& path, const struct stat& st, const std::
   it->second.reason = reason;
   if (S_ISLNK(st.st_mode)) {
     char buffer[4096];
-    ssize_t n = ::readlink((root_ + path).c_str(), buffer, sizeof buffer);
+    ssize_t n = ::readlink(path.c_str(), buffer, sizeof buffer);
     it->second.link = n < 0 ? "" : std::string(buffer, static_cast<size_t>(n));
   }
   return true;
@@ -52,7 +52,7 @@ std::string FileSet::resolve(const std::string& path, const std::string& rule, c
     std::string next = real + "/" + parts[i];
     if (excluded(next)) return {};
     struct stat st;
-    if (::lstat((root_ + next).c_str(), &st) < 0) return {};
+    if (::lstat(next.c_str(), &st) < 0) return {};
     bool last = i + 1 == parts.size();
     if (S_ISLNK(st.st_mode)) {
       insert(next, st, rule, last ? reason : "a link on the way to " + path);
@@ -65,7 +65,7 @@ std::string FileSet::resolve(const std::string& path, const std::string& rule, c
       insert(next, st, rule, last ? reason : "a folder on the way to " + path);
     } else if (last && S_ISREG(st.st_mode)) {
       if (!items_.contains(next)) {
-        std::string why = secret_reason(next, root_ + next);
+        std::string why = secret_reason(next, next);
         if (!why.empty() && std::find(allowed_secrets_.begin(), allowed_secrets_.end(), next) == allowed_secrets_.end()) {
           if (std::none_of(secrets_.begin(), secrets_.end(), [&](const Secret& s) { return s.path == next; })) secrets_.push_back({next, why});
           return {};
@@ -86,12 +86,12 @@ std::string FileSet::add(const std::string& path, const std::string& rule, const
 }
 
 void FileSet::add_needs(const std::string& path) {
-  ProgramNeeds needs = program_needs(root_ + path, path);
+  ProgramNeeds needs = program_needs(path);
   if (!needs.interpreter.empty()) {
     add(needs.interpreter, needs.is_script ? "interpreter" : "loader", std::string(needs.is_script ? "interpreter of " : "program loader of ") + path);
     if (needs.is_script && needs.interpreter.ends_with("/env") && !needs.interpreter_argument.empty())
       for (const char* folder : {"/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"})
-        if (std::string found = std::string(folder) + "/" + needs.interpreter_argument; ::access((root_ + found).c_str(), X_OK) == 0) {
+        if (std::string found = std::string(folder) + "/" + needs.interpreter_argument; ::access(found.c_str(), X_OK) == 0) {
           add(found, "interpreter", "interpreter of " + path);
           break;
         }
@@ -119,20 +119,20 @@ void FileSet::add_tree(const std::string& path, const std::string& rule, const s
   std::string real = add(path, rule, reason);
   if (real.empty()) return;
   struct stat st;
-  if (::lstat((root_ + real).c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) return;
+  if (::lstat(real.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) return;
   trees_.emplace(real, rule);
   uint64_t used = 0;
   std::vector<std::string> open{real};
   while (!open.empty()) {
     std::string folder = std::move(open.back());
     open.pop_back();
-    auto names = list_dir(root_ + folder);
+    auto names = list_dir(folder);
     if (!names) continue;
     std::sort(names->begin(), names->end());
     for (const auto& name : *names) {
       std::string inner = folder + "/" + name;
       if (name == "__pycache__" || name == ".git" || name == ".hg" || name == ".svn" || std::find(skip.begin(), skip.end(), name) != skip.end()) continue;
-      if (::lstat((root_ + inner).c_str(), &st) < 0 || excluded(inner)) continue;
+      if (::lstat(inner.c_str(), &st) < 0 || excluded(inner)) continue;
       if (S_ISREG(st.st_mode)) {
         used += static_cast<uint64_t>(st.st_size);
         if (used > budget) {
@@ -153,7 +153,7 @@ void FileSet::add_empty_folder(const std::string& path, const std::string& rule,
   for (const auto& part : split(clean_path(path), '/', true)) {
     at += "/" + part;
     struct stat st;
-    if (::lstat((root_ + at).c_str(), &st) < 0) {
+    if (::lstat(at.c_str(), &st) < 0) {
       st = {};
       st.st_mode = S_IFDIR | 0755;
     }
@@ -169,12 +169,12 @@ void FileSet::add_empty_folder(const std::string& path, const std::string& rule,
 void FileSet::add_content(const std::string& path, std::string content, mode_t mode, const std::string& rule, const std::string& reason) {
   add_empty_folder(dir_name(path), rule, "a folder on the way to " + path);
   struct stat st;
-  bool there = ::lstat((root_ + path).c_str(), &st) == 0 && S_ISREG(st.st_mode);
+  bool there = ::lstat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode);
   if (!there) {
     st = {};
     st.st_mode = S_IFREG | mode;
   }
-  auto original = there ? read_file(root_ + path, 16u << 20) : Result<std::string>(std::string());
+  auto original = there ? read_file(path, 16u << 20) : Result<std::string>(std::string());
   FileItem item;
   item.st = st;
   item.st.st_size = static_cast<off_t>(content.size());

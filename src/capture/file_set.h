@@ -25,11 +25,9 @@ struct FileItem {
   std::string origin = "copied";       ///< copied, modified or made
 };
 
-/// Collects paths of this host (or of a root below `root`), links and all.
+/// Collects paths of this host, links and all.
 class FileSet {
  public:
-  explicit FileSet(std::string root = "") : root_(std::move(root)), libraries_(root_) {}
-
   /// Adds a path: every link on the way, every folder (without its content),
   /// the file, and what it needs to be loaded. Paths that do not exist, belong
   /// to the kernel or are secrets are not added. Returns the real path.
@@ -56,14 +54,12 @@ class FileSet {
   /// Folders that add_tree() took, with the rule that did.
   [[nodiscard]] const std::map<std::string, std::string>& trees() const { return trees_; }
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
-  [[nodiscard]] const std::string& root() const { return root_; }
 
  private:
   std::string resolve(const std::string& path, const std::string& rule, const std::string& reason, int depth);
   bool insert(const std::string& path, const struct stat& st, const std::string& rule, const std::string& reason);
   void add_needs(const std::string& path);
 
-  std::string root_;
   LibrarySearch libraries_;
   std::map<std::string, FileItem> items_;
   std::vector<std::string> excluded_, allowed_secrets_;

@@ -75,11 +75,8 @@ std::vector<LayerFiles> divide(const FileSet& files, const Seen& seen, const Pac
     taken.insert(paths.begin(), paths.end());
     if (!paths.empty()) out.push_back({name, with_folders(paths)});
   };
-  // An unpacked package has no machine to share with.
-  if (files.root().empty()) {
-    add("distribution", plain_files(distribution(), files));
-    add("runtime", plain_files(runtimes(files, seen, packages), files));
-  }
+  add("distribution", plain_files(distribution(), files));
+  add("runtime", plain_files(runtimes(files, seen, packages), files));
   std::set<std::string> rest;
   for (const auto& [path, item] : files.items())
     if (!taken.contains(path)) rest.insert(path);

@@ -7,14 +7,18 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "base/strings.h"
 #include "capture/bpf_watcher.h"
+#include "capture/recorder.h"
 #include "capture/shadow.h"
 #include "capture/tracer.h"
+#include "capture/unit_start.h"
+#include "capture/verify.h"
 #include "sys/user_db.h"
 
 namespace caisson::capture {
@@ -76,6 +80,8 @@ void watch_until(BpfWatcher& bpf, int64_t end) {
   }
 }
 
+std::string exercise_failed(const std::string& command, const std::string& why) { return "--exercise: \"" + command + "\" " + why; }
+
 /// Runs commands that use the application, while that is watched.
 Result<> exercise(BpfWatcher& bpf, const std::vector<std::string>& commands, const Progress& progress) {
   for (const auto& command : commands) {
@@ -92,7 +98,31 @@ Result<> exercise(BpfWatcher& bpf, const std::vector<std::string>& commands, con
       if (ready[0].revents != 0) break;
     }
     ExitStatus status = TRY(child.wait());
-    if (status.code != 0) return fail("--exercise: \"" + command + "\" ended with status " + std::to_string(status.code));
+    if (status.code != 0) return fail(exercise_failed(command, "ended with status " + std::to_string(status.code)));
+  }
+  return {};
+}
+
+/// What it does, and what it is asked, while it is exercised or for as long as was asked for.
+Result<> watch_running(const CaptureRequest& request, BpfWatcher& bpf, Seen& seen, const Progress& progress, std::vector<std::string>& notes) {
+  std::optional<Recorder> recorder;
+  if (request.for_seconds > 0 || !request.exercises.empty()) {
+    auto started = Recorder::start(request.pid, seen.ports);
+    if (started)
+      recorder.emplace(std::move(*started));
+    else if (started.error().code != ENOENT)
+      notes.push_back("what it is asked could not be recorded: " + started.error().message);
+  }
+  TRY(exercise(bpf, request.exercises, progress));
+  if (request.for_seconds > 0) {
+    progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
+    InterruptedBySignals stop;
+    watch_until(bpf, monotonic_ms() + int64_t{request.for_seconds} * 1000);
+  }
+  bpf.handle();
+  if (recorder) {
+    seen.recorded = TRY(recorder->finish(), "what it was asked");
+    progress("recorded " + std::to_string(seen.recorded.size()) + " requests and conversations");
   }
   return {};
 }
@@ -147,15 +177,7 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
   auto bpf = TRY(open_bpf(request.method));
   if (bpf) TRY(follow_tree(*bpf, seen.processes));
   if (!bpf && (request.for_seconds > 0 || !request.exercises.empty())) notes.push_back("the running process itself could not be watched: only BPF can do that, and this kernel does not allow it here");
-  if (bpf) {
-    TRY(exercise(*bpf, request.exercises, progress));
-    if (request.for_seconds > 0) {
-      progress("watching the running application for " + std::to_string(request.for_seconds) + " s; use it now");
-      InterruptedBySignals stop;
-      watch_until(*bpf, monotonic_ms() + int64_t{request.for_seconds} * 1000);
-    }
-    bpf->handle();
-  }
+  if (bpf) TRY(watch_running(request, *bpf, seen, progress, notes));
   // Last, so that it is known by then where its data is, and that is as it is now.
   if (request.shadow) TRY(start_again(request, seen, bpf.get(), progress, notes));
   if (bpf) {
@@ -195,12 +217,71 @@ void put_beside(Seen& first, Seen other, std::vector<std::string>& notes) {
   first.ports.merge(other.ports);
   for (const auto& [folder, needed] : other.state_folders) first.state_folders[folder] |= needed;
   first.state.merge(other.state);
+  for (auto& asked : other.recorded) first.recorded.push_back(std::move(asked));
   first.kernel.known = first.kernel.known && other.kernel.known;
   first.kernel.calls.merge(other.kernel.calls);
   first.kernel.capabilities_known = first.kernel.capabilities_known && other.kernel.capabilities_known;
   first.kernel.capabilities.merge(other.kernel.capabilities);
+  if (first.entry.uid != other.entry.uid) add_init(first.kernel);
   first.more.push_back(std::move(other.entry));
 }
+
+namespace {
+
+/// Asks a command its questions while it goes on being watched, which may be what it needs to
+/// answer: in a child, so that the watching does not wait.
+class AskedMeanwhile {
+ public:
+  AskedMeanwhile() = default;
+  AskedMeanwhile(const AskedMeanwhile&) = delete;
+  AskedMeanwhile& operator=(const AskedMeanwhile&) = delete;
+  ~AskedMeanwhile() {
+    if (child_ > 0) ::kill(child_, SIGKILL);  // reaped by whoever reaps what the command leaves
+  }
+
+  [[nodiscard]] bool begun() const { return heard_.valid(); }
+  /// The exercises come first.
+  Result<> begin(const VerifyRequest& request, const std::vector<std::string>& exercises) {
+    auto pipe = TRY(make_pipe());
+    child_ = ::fork();
+    if (child_ < 0) return fail_errno("fork");
+    if (child_ == 0) {
+      for (const auto& command : exercises) {
+        SpawnOptions shell;
+        shell.argv = {"/bin/sh", "-c", command};
+        constexpr size_t kMostOutput = 64u << 20;
+        auto done = run_and_capture(shell, kMostOutput);
+        if (done && done->status.code == 0) continue;
+        (void)write_all(pipe.write.get(), json_text(exercise_failed(command, done ? "ended with status " + std::to_string(done->status.code) : done.error().message)));
+        ::_exit(0);
+      }
+      auto original = Original::ask(request);
+      if (original) (void)write_all(pipe.write.get(), json_text(original->answers()));
+      ::_exit(0);
+    }
+    heard_ = std::move(pipe.read);
+    return set_nonblocking(heard_.get());
+  }
+  /// All that was heard, once it has come; null where the questions could not be asked.
+  std::optional<Json> done() {
+    for (char buffer[65536];;) {
+      ssize_t n = ::read(heard_.get(), buffer, sizeof buffer);
+      if (n < 0 && errno == EAGAIN) return {};
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      text_.append(buffer, static_cast<size_t>(n));
+    }
+    child_ = 0;
+    return parse_json(text_, "answers").value_or(Json());
+  }
+
+ private:
+  pid_t child_ = 0;
+  Fd heard_;
+  std::string text_;
+};
+
+}  // namespace
 
 Result<Seen> run_command(const CaptureRequest& request, const Progress& progress, std::vector<std::string>& notes) {
   Seen seen;
@@ -235,6 +316,11 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
         seen.entry.argv[0] = folder + "/" + seen.entry.argv[0];
         break;
       }
+  UnitFolders folders;
+  TRY(folders.make(request.folders, seen.entry), "make a folder of its unit");
+  seen.entry.runtime_folders = request.folders;
+  seen.entry.before = request.before;
+  TRY(run_before(request.before, seen.entry));
   TraceOptions options;
   options.argv = seen.entry.argv;
   // Run with the unit's secrets too, which the image does not get.
@@ -249,25 +335,38 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   int64_t begun = monotonic_ms();
   size_t ports = 0;
   int64_t settled = begun;
+  AskedMeanwhile asked;
   options.enough = [&](pid_t first) {
+    if (asked.begun()) {
+      seen.answers = asked.done();
+      return seen.answers.has_value();
+    }
     if (auto tree = read_process_tree(first); tree) {
       for (const auto& p : listening_ports(*tree)) seen.ports.insert(p);
       seen.processes = std::move(*tree);
     }
     constexpr int kSettled = 2000;
     if (seen.ports.size() != ports) ports = seen.ports.size(), settled = monotonic_ms();
-    if (request.until_ready && ports > 0 && monotonic_ms() - settled > kSettled) return true;
-    return interrupted || (request.for_seconds > 0 && monotonic_ms() - begun > int64_t{request.for_seconds} * 1000);
+    bool ready = request.until_ready && ports > 0 && monotonic_ms() - settled > kSettled;
+    if (!ready && !interrupted && (request.for_seconds == 0 || monotonic_ms() - begun <= int64_t{request.for_seconds} * 1000)) return false;
+    // Asked before it ends, as there is no original afterwards.
+    if ((request.runner == nullptr && request.exercises.empty()) || seen.processes.empty() || ::kill(first, 0) < 0) return true;
+    progress("asking it");
+    return !asked.begin({.original = first, .ports = seen.ports, .checks = request.checks}, request.exercises);
   };
   progress("running " + join(seen.entry.argv, " ") + (request.for_seconds > 0 ? " for " + std::to_string(request.for_seconds) + " s" : request.until_ready ? " until it is ready"
                                                                                                                                                            : "; use it now, and end it with ctrl-c"));
-  std::unique_ptr<Watcher> watcher = TRY(open_bpf(request.method));
+  std::unique_ptr<BpfWatcher> bpf = TRY(open_bpf(request.method));
+  BpfWatcher* kernel = bpf.get();
+  std::unique_ptr<Watcher> watcher = std::move(bpf);
   if (!watcher) watcher = TRY(make_stopping_watcher(request.method), "--trace-with");
   {
     InterruptedBySignals stop;
     TRY(trace_command(options, *watcher));
   }
+  if (seen.answers && seen.answers->is_string()) return fail(seen.answers->get<std::string>());
   seen.trace = std::move(watcher->trace);
+  if (kernel != nullptr) seen.kernel = kernel->kernel_use();
   seen.entry.forking = seen.trace.first_process_left;
   progress("watched it with " + std::string(watcher->name()) + ": " + std::to_string(seen.trace.paths.size()) + " paths");
   auto host = TRY(sys::RootDir::open("/"));

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct Seen {
   std::vector<ProcessInfo> processes;
   EntryPoint entry;
   std::vector<EntryPoint> more;  ///< of what is started after it, in this order
+  bool prepared = false;         ///< it needs what its unit runs before it
   bool init = false;             ///< it needs a first process other than itself
   std::vector<uint16_t> ready;   ///< of each that is not the last: the TCP port that shows that it is up; 0: none
   std::set<Port> ports;
@@ -29,6 +31,8 @@ struct Seen {
   std::vector<Secret> state_secrets;         ///< left out of it
   std::set<std::string> volumes;             ///< state that the user wants to be volumes
   KernelUse kernel;
+  std::optional<Json> answers;    ///< of a command, which ends with the watching: what it said before (Original)
+  Json recorded = Json::array();  ///< what visitors asked while it was watched (capture/recorder.h)
 };
 
 /// Gets one line for each step.

@@ -7,6 +7,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 
@@ -36,6 +37,13 @@ std::string executed_path(const std::string& base) {
     return n > 0 ? text : "";
   }
   return {};
+}
+
+/// From the "flags:" of proc_pid_fdinfo(5).
+bool only_written(const std::string& fdinfo) {
+  std::string text = read_file(fdinfo).value_or("");
+  size_t at = text.find("flags:\t");
+  return at != std::string::npos && (std::strtoul(text.c_str() + at + 7, nullptr, 8) & O_ACCMODE) == O_WRONLY;
 }
 
 bool is_script(const std::string& path) {
@@ -113,7 +121,8 @@ Result<ProcessInfo> read_process(pid_t pid) {
     for (const auto& fd : *fds) {
       std::string target = link_target(base + "/fd/" + fd);
       struct stat st;
-      if (target.starts_with("/") && ::stat(target.c_str(), &st) == 0 && S_ISREG(st.st_mode)) p.open_files.insert(target);
+      if (!target.starts_with("/") || ::stat(target.c_str(), &st) < 0 || !S_ISREG(st.st_mode)) continue;
+      (only_written(base + "/fdinfo/" + fd) ? p.open_logs : p.open_files).insert(target);
     }
   return p;
 }

@@ -24,7 +24,8 @@ struct ProcessInfo {
   std::string open_files_soft, open_files_hard;  ///< RLIMIT_NOFILE, as /proc has it
   bool gave_up_root = false;                     ///< it was started as root, and is another user now
   std::set<std::string> mapped;                  ///< files in its memory maps
-  std::set<std::string> open_files;              ///< regular files it holds open
+  std::set<std::string> open_files;              ///< regular files it holds open to read
+  std::set<std::string> open_logs;               ///< and those only to write
 };
 
 struct Port {

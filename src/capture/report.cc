@@ -27,7 +27,7 @@ Json make_report(const FileSet& files, const Seen& seen, const Packages& package
                {"origin", item.origin}};
     if (regular) entry["size"] = item.st.st_size;
     // Folders are many packages'.
-    if (std::string owner = regular && files.root().empty() ? packages.owner(path) : ""; !owner.empty()) {
+    if (std::string owner = regular ? packages.owner(path) : ""; !owner.empty()) {
       entry["package"] = owner;
       if (const auto* known = packages.version(owner); known != nullptr) out["packages"][owner] = {{"version", known->version}, {"architecture", known->architecture}};
     }

@@ -42,13 +42,6 @@ Result<Fd> connect_to(const std::string& address, uint16_t port, int type = SOCK
   return fd;
 }
 
-/// Where a listening socket can be reached from beside it.
-std::string reachable(const std::string& address) {
-  if (address.empty() || address == "0.0.0.0") return "127.0.0.1";
-  if (address == "::") return "::1";
-  return address;
-}
-
 std::string http_request(const std::string& method, const std::string& path) {
   return method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nUser-Agent: caisson\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 }
@@ -111,6 +104,12 @@ void make_local(const std::string& address) {
   (void)::ioctl(any.get(), SIOCSIFADDR, &request);
 }
 
+std::string reachable(const std::string& address) {
+  if (address.empty() || address == "0.0.0.0") return "127.0.0.1";
+  if (address == "::") return "::1";
+  return address;
+}
+
 bool accepts(const std::string& address, uint16_t port) { return connect_to(reachable(address), port).has_value(); }
 
 namespace {
@@ -152,6 +151,28 @@ std::string ask(const Question& question) {
     quiet_until = monotonic_ms() + (text.starts_with("HTTP/") ? 3000 : 300);
   }
   return text;
+}
+
+std::string converse(const Question& to, const std::vector<Turn>& turns) {
+  auto fd = connect_to(to.address, to.port);
+  if (!fd) return {};
+  std::string all;
+  for (const auto& turn : turns) {
+    if (!turn.said.empty() && ::send(fd->get(), turn.said.data(), turn.said.size(), MSG_NOSIGNAL) < 0) break;
+    size_t heard = 0;
+    for (int patience_ms = 3000; heard < turn.heard.size(); patience_ms = 300) {
+      struct pollfd ready = {fd->get(), POLLIN, 0};
+      if (::poll(&ready, 1, patience_ms) <= 0) break;
+      char buffer[16384];
+      ssize_t n = ::recv(fd->get(), buffer, sizeof buffer, 0);
+      if (n <= 0) break;
+      all.append(buffer, static_cast<size_t>(n));
+      heard += static_cast<size_t>(n);
+    }
+    // It answers otherwise from here on.
+    if (heard == 0 && !turn.heard.empty()) break;
+  }
+  return all;
 }
 
 std::vector<Answer> explore(const Port& port) {

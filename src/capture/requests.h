@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "capture/process_info.h"
+#include "capture/recorder.h"
 
 namespace caisson::capture {
 
@@ -32,10 +33,15 @@ struct Answer {
 /// Gives the loopback device an address that a server of the host was bound to, so that
 /// it can be reached there. Runs in: the network namespace.
 void make_local(const std::string& address);
+/// Where a socket that listens on that address can be reached from beside it.
+[[nodiscard]] std::string reachable(const std::string& address);
 /// Whether something accepts connections there. Runs in: the network namespace.
 [[nodiscard]] bool accepts(const std::string& address, uint16_t port);
 /// Connects, sends, reads what comes (at most 1 MiB, some seconds). "" where nothing came.
 [[nodiscard]] std::string ask(const Question& question);
+/// Holds a conversation as it was held before: says each turn's part, and waits until as much
+/// was heard as then, or nothing more comes. Returns all that was heard.
+[[nodiscard]] std::string converse(const Question& to, const std::vector<Turn>& turns);
 /// Finds out what a port speaks and what can be asked without changing anything: a
 /// greeting, a page with what it includes, a page that is not there, a ping; of a name
 /// server, its version.

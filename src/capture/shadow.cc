@@ -31,6 +31,8 @@
 namespace caisson::capture {
 namespace {
 
+}  // namespace
+
 Result<> loopback_up() {
   Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   struct ifreq request = {};
@@ -42,6 +44,8 @@ Result<> loopback_up() {
   (void)write_file("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
   return {};
 }
+
+namespace {
 
 /// The host's file systems, each under an overlay whose writable part is in
 /// memory, with fresh /proc and the host's /dev and /sys.

@@ -32,4 +32,8 @@ struct ShadowOptions {
 /// answer, ends it. Needs root.
 [[nodiscard]] Result<Shadow> run_shadow(const EntryPoint& entry, const ShadowOptions& options);
 
+/// Brings up the loopback device of this process's network namespace; any address can be
+/// bound there then.
+[[nodiscard]] Result<> loopback_up();
+
 }  // namespace caisson::capture

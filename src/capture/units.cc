@@ -66,6 +66,12 @@ Unit parse_unit(const std::string& text, const std::string& path) {
     if (whole.empty() || whole[0] == '#' || whole[0] == ';' || equals == std::string::npos) continue;
     std::string key(trim(whole.substr(0, equals))), value(trim(whole.substr(equals + 1)));
     if (key == "ExecStart") unit.exec_start = value.substr(std::min(value.find_first_not_of("-@:+!"), value.size()));
+    if (key == "ExecStartPre" && value.empty()) unit.exec_start_pre.clear();  // starts the list anew
+    if (key == "ExecStartPre" && !value.empty()) unit.exec_start_pre.push_back(value);
+    // systemd.exec(5).
+    for (const auto& [name, top] : {std::pair("StateDirectory", "/var/lib/"), std::pair("CacheDirectory", "/var/cache/"), std::pair("LogsDirectory", "/var/log/")})
+      if (key == name)
+        for (auto& d : split(value, ' ', true)) unit.other_directories.push_back(top + d);
     if (key == "User") unit.user = value;
     if (key == "Group") unit.group = value;
     if (key == "Type") unit.type = value;
@@ -131,7 +137,9 @@ std::vector<std::string> unit_environment(const Unit& unit) {
   return out;
 }
 
-std::vector<std::string> unit_command(const Unit& unit) {
+std::vector<std::string> unit_command(const Unit& unit) { return expand_command(unit, unit.exec_start); }
+
+std::vector<std::string> expand_command(const Unit& unit, const std::string& text) {
   std::vector<std::string> out;
   auto environment = unit_environment(unit);
   auto value_of = [&](const std::string& name) -> std::string {
@@ -139,28 +147,38 @@ std::vector<std::string> unit_command(const Unit& unit) {
       if (it->starts_with(name + "=")) return it->substr(name.size() + 1);
     return {};
   };
-  for (const auto& word : split_command(unit.exec_start)) {
+  for (const auto& word : split_command(text)) {
     // systemd.service(5), "Command lines": $NAME as a word of its own is split.
     if (word.size() > 1 && word[0] == '$' && word[1] != '{' && word[1] != '$') {
       for (auto& part : split_command(value_of(word.substr(1)))) out.push_back(std::move(part));
       continue;
     }
-    std::string text;
+    std::string expanded;
     for (size_t i = 0; i < word.size(); ++i) {
       size_t close = word.compare(i, 2, "${") == 0 ? word.find('}', i) : std::string::npos;
       if (close != std::string::npos) {
-        text += value_of(word.substr(i + 2, close - i - 2));
+        expanded += value_of(word.substr(i + 2, close - i - 2));
         i = close;
       } else if (word.compare(i, 2, "$$") == 0 || word.compare(i, 2, "%%") == 0) {
-        text += word[i++];
+        expanded += word[i++];
       } else if (word.compare(i, 2, "%n") == 0) {
-        text += unit.name;
+        expanded += unit.name;
         ++i;
       } else {
-        text += word[i];
+        expanded += word[i];
       }
     }
-    out.push_back(std::move(text));
+    out.push_back(std::move(expanded));
+  }
+  return out;
+}
+
+std::vector<UnitCommand> unit_before(const Unit& unit) {
+  std::vector<UnitCommand> out;
+  for (const auto& text : unit.exec_start_pre) {
+    // systemd.service(5), "Special executable prefixes".
+    std::string_view prefixes = std::string_view(text).substr(0, std::min(text.find_first_not_of("-@:+!"), text.size()));
+    out.push_back({expand_command(unit, text.substr(prefixes.size())), prefixes.find_first_of("+!") != std::string_view::npos, prefixes.find('-') != std::string_view::npos});
   }
   return out;
 }

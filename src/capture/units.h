@@ -7,10 +7,18 @@
 
 namespace caisson::capture {
 
+/// A command that a unit has run before the application (ExecStartPre).
+struct UnitCommand {
+  std::vector<std::string> argv;
+  bool as_root = false, may_fail = false;
+};
+
 struct Unit {
   std::string path, name;  ///< "nginx.service"
   std::string exec_start, user, group, type, working_directory;
+  std::vector<std::string> exec_start_pre;  ///< as they stand there
   std::vector<std::string> runtime_directories;
+  std::vector<std::string> other_directories;  ///< whole paths: of its state, cache and logs
   std::vector<std::string> environment;        ///< NAME=VALUE
   std::vector<std::string> environment_files;  ///< with "-" where they may be missing
 };
@@ -26,8 +34,12 @@ struct Unit {
 [[nodiscard]] std::optional<Unit> find_unit(const std::string& exe, const std::vector<Unit>& units, const std::string& cwd = "");
 /// Environment= and what the EnvironmentFile=s have.
 [[nodiscard]] std::vector<std::string> unit_environment(const Unit& unit);
+/// A command of the unit as words, with its variables replaced.
+[[nodiscard]] std::vector<std::string> expand_command(const Unit& unit, const std::string& text);
 /// ExecStart as a command, with its variables replaced.
 [[nodiscard]] std::vector<std::string> unit_command(const Unit& unit);
+/// Its ExecStartPre= commands.
+[[nodiscard]] std::vector<UnitCommand> unit_before(const Unit& unit);
 /// Whether some target wants it at start.
 [[nodiscard]] bool unit_enabled(const Unit& unit);
 

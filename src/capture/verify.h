@@ -42,6 +42,7 @@ struct VerifyRequest {
   pid_t original = 0;
   std::set<Port> ports;             ///< of the original
   std::vector<std::string> checks;  ///< commands of the user; they reach both at the same addresses
+  Json recorded = Json::array();    ///< what visitors asked (capture/recorder.h)
   int timeout_seconds = 30;         ///< for the capture to open its ports
 };
 
@@ -49,6 +50,7 @@ struct Verdict {
   enum class Result { passed,
                       differs,
                       not_checked } result = Result::not_checked;
+  bool ran = false;     ///< the capture opened its ports
   bool ended = false;   ///< the capture ran, and ended by itself while it was asked
   std::string summary;  ///< one line
   Json details;         ///< for the report
@@ -61,6 +63,8 @@ class Original {
   /// Asks each TCP port and runs each check. Changes nothing that a visitor's reading
   /// would not.
   [[nodiscard]] static Result<Original> ask(const VerifyRequest& request);
+  /// Of what answers() had.
+  [[nodiscard]] static Original from(Json answers);
   [[nodiscard]] const Json& answers() const { return answers_; }
 
  private:

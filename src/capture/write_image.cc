@@ -64,7 +64,7 @@ Result<> write_layer(const FileSet& files, const std::set<std::string>& paths, c
           continue;
         }
       }
-      std::string source = item.source.empty() ? files.root() + path : item.source;
+      std::string source = item.source.empty() ? path : item.source;
       Fd fd = TRY(open_file(source, O_RDONLY | O_NONBLOCK));
       struct stat st;
       if (::fstat(fd.get(), &st) < 0 || !S_ISREG(st.st_mode)) return fail(source + " is not a regular file any more");
@@ -102,16 +102,26 @@ Result<> write_layer(const FileSet& files, const std::set<std::string>& paths, c
 }
 
 /// "" for root. By name alone, the user has the groups that /etc/group gives it.
-std::string user_of(const EntryPoint& entry, const FileSet& files) {
+std::string user_of(const EntryPoint& entry) {
   if (entry.uid == 0 && entry.gid == 0) return {};
-  HostUser known = files.root().empty() ? host_user(entry.uid) : HostUser{};
+  HostUser known = host_user(entry.uid);
   return known.gid == entry.gid ? known.name : std::to_string(entry.uid) + ":" + std::to_string(entry.gid);
 }
 
 /// One program of several, as the engine reads it (label io.caisson.start).
 Json start_command(const EntryPoint& entry, const FileSet& files) {
-  std::string user = user_of(entry, files);
+  std::string user = user_of(entry);
   return {{"args", entry.argv}, {"user", user.empty() ? "root" : user}, {"cwd", files.has(entry.cwd) ? entry.cwd : "/"}, {"forking", entry.forking}};
+}
+
+/// What its unit runs before it.
+void add_preparation(const EntryPoint& entry, Json& start) {
+  for (const auto& command : entry.before) {
+    Json one{{"args", command.argv}, {"cwd", "/"}, {"once", true}, {"may_fail", command.may_fail}};
+    std::string user = user_of(entry);
+    one["user"] = command.as_root || user.empty() ? "root" : user;
+    start.push_back(std::move(one));
+  }
 }
 
 oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, const FileSet& files) {
@@ -122,6 +132,11 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
     for (const auto& entry : seen.more) start.push_back(start_command(entry, files));
     for (size_t i = 0; i + 1 < start.size(); ++i)
       if (seen.ready[i] != 0) start[i]["ready_port"] = seen.ready[i];
+    config.labels["io.caisson.start"] = json_text(start);
+  } else if (seen.prepared) {
+    Json start = Json::array();
+    add_preparation(seen.entry, start);
+    start.push_back(start_command(seen.entry, files));
     config.labels["io.caisson.start"] = json_text(start);
   } else if (seen.entry.forking || seen.init) {
     // Its first process leaves: an init stays until the daemon has ended. Or it cannot be the
@@ -135,13 +150,13 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   if (std::none_of(config.env.begin(), config.env.end(), [](const std::string& e) { return e.starts_with("PATH="); }))
     config.env.insert(config.env.begin(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   config.working_dir = files.has(seen.entry.cwd) ? seen.entry.cwd : "/";
-  if (seen.more.empty()) config.user = user_of(seen.entry, files);
+  if (seen.more.empty() && !seen.prepared) config.user = user_of(seen.entry);
   std::set<std::string> ports;
   for (const auto& p : seen.ports) ports.insert(std::to_string(p.number) + "/" + p.protocol);
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
     if (is_volume(folder) || seen.volumes.contains(folder)) config.volumes.push_back(folder);
-  if (files.root().empty()) {
+  if (!request.installation) {
     Json captured{{"made", Json::array()}, {"trees", Json::array()}, {"left_out", Json::array()}, {"state", Json::array()}};
     for (const auto& [path, item] : files.items())
       if (item.origin != "copied") captured["made"].push_back(path);
@@ -151,8 +166,9 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
     for (const auto& [folder, needed] : seen.state_folders) captured["state"].push_back(folder);
     config.labels[kCapturedLabel] = json_text(captured);
   }
-  config.labels["io.caisson.captured.from"] = request.pid != 0 ? "process" : !request.package.empty() ? "package " + request.package
-                                                                                                      : "command";
+  std::string from = request.pid != 0 ? "process" : "command";
+  if (request.installation) from = request.installation->packages.empty() ? "installation" : "package " + join(request.installation->packages, ", ");
+  config.labels["io.caisson.captured.from"] = from;
   return config;
 }
 

@@ -47,12 +47,9 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
     request.pid = service.pids[0];
     return {};
   }
-  auto unit = capture::parse_unit(TRY(read_file(service.unit, 1u << 20)), service.unit);
-  request.command = service.command;
-  request.user = unit.user.empty() ? "" : unit.user + (unit.group.empty() ? "" : ":" + unit.group);
-  request.cwd = unit.working_directory.empty() ? "/" : unit.working_directory;
-  request.unit_env = capture::unit_environment(unit);
+  capture::take_unit(capture::parse_unit(TRY(read_file(service.unit, 1u << 20)), service.unit), request);
   request.for_seconds = kServiceSeconds;
+  request.until_ready = true;  // or earlier
   return {};
 }
 
@@ -68,9 +65,9 @@ Result<capture::Replacement> parse_replacement(const std::string& text) {
 
 /// What both commands are told of what to look at, and how.
 Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
-  int ways = args.has("pid") + args.has("package") + args.has("service");
-  if (ways > 1) return fail("--pid, --service and --package exclude each other");
-  if (ways == 0 && args.rest().empty() && !args.has("plan")) return fail("say what to capture: --service NAME, --pid N, --package NAME, or a command after --");
+  bool installs = args.has("package") || args.has("install");
+  if (args.has("pid") + installs + args.has("service") > 1) return fail("--pid, --service, and --package with --install, exclude each other");
+  if (!args.has("pid") && !installs && !args.has("service") && args.rest().empty() && !args.has("plan")) return fail("say what to capture: --service NAME, --pid N, --package NAME, --install SCRIPT, or a command after --");
   auto services = args.all("service");
   for (const auto& name : services) {
     auto service = TRY(capture::find_service(name), "--service");
@@ -94,14 +91,17 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
       if (args.has(option)) return fail("--" + std::string(option) + " has no meaning " + std::string(way));
     return {};
   };
-  if (args.has("package")) TRY(refuse("with --package: nothing is run", {"for", "until-ready", "trace-with", "user", "workdir", "data"}));
+  if (installs) {
+    request.installation = capture::Installation{args.all("package"), args.get("install")};
+    constexpr int kInstalledSeconds = 30;  // until it has opened its ports, or not at all
+    request.for_seconds = kInstalledSeconds;
+  }
   if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
   if (request.pid != 0) TRY(refuse("for what runs already", {"until-ready"}));
-  if (request.pid == 0 && !args.has("plan")) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow", "no-verify", "check", "exercise"}));
+  if (request.pid == 0 && !args.has("plan")) TRY(refuse(args.has("service") ? "for a service that does not run" : "without --pid", {"no-shadow"}));
   if (args.has("no-verify")) TRY(refuse("with --no-verify", {"check"}));
   if (!request.beside.empty()) TRY(refuse("with several applications", {"plan", "exercise"}));
-  request.package = args.get("package");
   if (!args.rest().empty()) request.command = args.rest();
   if (args.has("user")) request.user = args.get("user");
   if (args.has("workdir")) request.cwd = args.get("workdir");
@@ -121,6 +121,7 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
   request.include_secrets = args.all("include-secret");
   request.exercises = args.all("exercise");
+  if (request.pid == 0 && !request.exercises.empty() && request.for_seconds == 0) request.until_ready = true;
   for (const auto& text : args.all("replace")) request.replacements.push_back(TRY(parse_replacement(text), "--replace"));
   for (const auto& s : args.all("set-file")) {
     size_t equals = s.find('=');
@@ -133,8 +134,9 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
 /// The plan's own target, where none was given beside it.
 Result<> take_target(const capture::Plan& plan, const Args& args, capture::CaptureRequest& request) {
   request.plan = &plan;
-  if (args.has("pid") || args.has("service") || args.has("package") || !args.rest().empty()) return {};
-  if (plan.target_kind == "package") request.package = plan.target;
+  if (args.has("pid") || args.has("service") || args.has("package") || args.has("install") || !args.rest().empty()) return {};
+  if (plan.target_kind == "package") request.installation = capture::Installation{split(plan.target, ' ', true), ""};
+  if (plan.target_kind == "install") request.installation = capture::Installation{{}, plan.target};
   if (plan.target_kind == "pid") request.pid = static_cast<pid_t>(TRY(parse_uint(plan.target, INT32_MAX), "target: pid"));
   if (plan.target_kind == "service") TRY(take_service(TRY(capture::find_service(plan.target)), request));
   if (request.pid == 0) request.command = plan.command;
@@ -159,8 +161,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   if (args.has("plan")) {
     plan = TRY(capture::parse_plan(TRY(read_file(args.get("plan"), 64u << 20), "--plan"), args.get("plan")), "--plan");
     TRY(take_target(plan, args, request), "--plan");
-    for (const char* option : {"check", "exercise", "no-shadow"})
-      if (request.pid == 0 && args.has(option)) return fail("--" + std::string(option) + " has no meaning: what the plan names does not run");
+    if (request.pid == 0 && args.has("no-shadow")) return fail("--no-shadow has no meaning: what the plan names does not run");
   }
   request.name = args.get("tag");
   if (request.name.empty()) return fail("--tag: give the image a name");
@@ -170,6 +171,8 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   auto store = TRY(engine.images());
   CaptureRunner runner(engine);
   if (!args.flag("no-verify")) request.runner = &runner;
+  request.installer = &runner;
+  request.shared = {globals.root, globals.run_root};
   request.checks = args.all("check");
   request.fill_volume = [&](const std::string& folder, const std::string& tar) -> Result<> {
     std::string name = capture::volume_name(request.name, folder);
@@ -218,7 +221,7 @@ Result<int> cmd_analyze(const Globals& globals, const Args& args) {
   capture::CaptureRequest request;
   std::string kind = "command", target;
   Args looked = args;
-  if (!args.rest().empty() && !args.has("pid") && !args.has("package") && args.rest().size() == 1) {
+  if (!args.rest().empty() && !args.has("pid") && !args.has("package") && !args.has("install") && args.rest().size() == 1) {
     // A command of one word may also be a service's name, which comes first.
     const std::string& word = args.rest()[0];
     if (word.find('/') == std::string::npos && (capture::find_service(word) || !in_path(word))) {
@@ -226,14 +229,17 @@ Result<int> cmd_analyze(const Globals& globals, const Args& args) {
       looked.values_["service"] = {word};
     }
   }
-  for (const char* way : {"pid", "service", "package"})
+  for (const char* way : {"pid", "service", "package", "install"})
     if (looked.has(way)) {
       kind = way;
-      target = looked.get(way);
+      target = join(looked.all(way), " ");
     }
   TRY(parse_look(looked, request));
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
+  CaptureRunner runner(engine);
+  request.installer = &runner;
+  request.shared = {globals.root, globals.run_root};
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
   std::string text = TRY(capture::analyze(request, kind, target, [&](const std::string& line) {
     if (show) std::fprintf(stderr, "%s\n", line.c_str());
@@ -248,7 +254,8 @@ Result<int> cmd_analyze(const Globals& globals, const Args& args) {
 constexpr Option kAnalyzeOptions[] = {
     {"-o,--output", "FILE", "write the plan there"},
     {"--pid", "N", "a running process and its children"},
-    {"--package", "NAME", "a Debian package and what it needs, without installing it"},
+    {"--package", "NAME", "a Debian package, installed in a root of its own, not here; may be repeated"},
+    {"--install", "SCRIPT", "what this script installs in a root of its own, after any --package"},
     {"--for", "SECONDS", "watch the command, or the running process, that long"},
     {"--until-ready", "", "watch the command until it listens on its ports"},
     {"--exercise", "COMMAND", "a command that uses the running application while it is watched"},
@@ -264,7 +271,8 @@ constexpr Option kOptions[] = {
     {"-t,--tag", "NAME", "name of the image"},
     {"--service", "NAME", "capture a service of discover, by its name, unit or package; one that does not run is started for it. Several go into one container and start in the order given"},
     {"--pid", "N", "capture a running process and its children, without stopping them; several as with --service"},
-    {"--package", "NAME", "capture a Debian package and what it needs, without installing it"},
+    {"--package", "NAME", "capture a Debian package, installed in a root of its own, not here; may be repeated"},
+    {"--install", "SCRIPT", "capture what this script installs in a root of its own (in a container, with this host's network), after any --package"},
     {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
     {"--until-ready", "", "watch the command until it listens on its ports"},
     {"--trace-with", "METHOD", "auto, bpf, notify (seccomp) or ptrace; auto takes the first that this kernel allows"},
@@ -277,7 +285,7 @@ constexpr Option kOptions[] = {
     {"--set-file", "/PATH=FILE", "put this file's content in place of the host's"},
     {"--replace", "/PATH:s|OLD|NEW|", "put one text for another in a file (or those of a pattern), any character between"},
     {"--no-shadow", "", "do not start a running application a second time"},
-    {"--exercise", "COMMAND", "a command that uses the running application while it is watched"},
+    {"--exercise", "COMMAND", "a command that uses the application while it is watched"},
     {"--check", "COMMAND", "a command, such as curl -s http://127.0.0.1:8080/x, that must print the same for the original and the image"},
     {"--no-verify", "", "do not compare the image's answers with those of the running application"},
     {"--report", "FILE", "write why each file is there, as JSON"},

@@ -1,11 +1,14 @@
 #include "cli/capture_runner.h"
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/strings.h"
 #include "engine/container_log.h"
+#include "engine/spec_builder.h"
+#include "oci/default_policy.h"
 
 namespace caisson::cli {
 
@@ -22,7 +25,7 @@ Result<> copy_file(const std::string& from, const std::string& to) {
 }
 }  // namespace
 
-Result<std::string> CaptureRunner::create(const Options& options) {
+Result<std::string> CaptureRunner::create(const capture::Runner::Options& options) {
   auto store = TRY(engine_.images());
   auto image = TRY(store.find(options.image));
   engine::ContainerConfig config;
@@ -82,6 +85,41 @@ std::string CaptureRunner::output(const std::string& id) {
 
 void CaptureRunner::remove(const std::string& id) {
   if (auto container = engine_.containers().load(id); container) (void)engine_.remove(*container, true, true);
+}
+
+Result<int> CaptureRunner::run(const capture::Installer::Options& options) {
+  // With the privileges of an engine's container, but for the user namespace: the files get
+  // the owners that they are to have.
+  oci::Spec spec = oci::default_spec();
+  auto caps = TRY(engine::effective_capabilities({}));
+  oci::Process& process = *spec.process;
+  process.terminal = false;
+  process.args = options.argv;
+  process.env = options.env;
+  process.capabilities = oci::Capabilities{caps, caps, {}, caps, {}};
+  process.rlimits.clear();
+  spec.root_path = options.root;
+  spec.root_readonly = false;
+  spec.linux.seccomp = oci::default_seccomp(caps);
+  if (options.network) std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "network"; });
+  // A killed capture's is removed with its scratch folder (Engine::recover).
+  std::string id(base_name(dir_name(options.root)));
+  spec.linux.cgroups_path = "/caisson/" + id;
+  auto& runtime = engine_.runtime();
+  (void)runtime.remove(id, true);
+  Fd nothing = TRY(open_file("/dev/null", O_RDONLY));
+  runtime::LaunchOptions launch;
+  launch.id = id;
+  launch.bundle = dir_name(options.root);
+  launch.start = true;
+  launch.stdio[0] = nothing.get();
+  launch.stdio[1] = launch.stdio[2] = options.output;
+  auto launched = TRY(runtime.create(spec, std::move(launch)));
+  int status = 0;
+  while (::waitpid(launched.pid, &status, 0) < 0)
+    if (errno != EINTR) return fail_errno("wait for the installation");
+  TRY(runtime.remove(id, true));
+  return decode_wait_status(status).code;
 }
 
 }  // namespace caisson::cli

@@ -12,7 +12,7 @@ Json to_json(const ContainerConfig& c) {
   Json out{{"id", c.id}, {"name", c.name}, {"created", c.created}, {"image", c.image}, {"image_id", c.image_id}, {"layers", c.layers}, {"args", c.args}, {"env", c.env}, {"cwd", c.cwd}, {"user", c.user}, {"extra_groups", c.extra_groups}, {"hostname", c.hostname}, {"tty", c.tty}, {"stdin_open", c.stdin_open}, {"read_only", c.read_only}, {"auto_remove", c.auto_remove}, {"init", c.init}, {"privileged", c.privileged}, {"userns", c.userns}, {"network", c.network}, {"ip", c.ip}, {"mac", c.mac}, {"aliases", c.aliases}, {"dns", c.dns}, {"add_hosts", c.add_hosts}, {"cap_add", c.cap_add}, {"cap_drop", c.cap_drop}, {"security_opt", c.security_opt}, {"labels", c.labels}, {"sysctls", c.sysctls}, {"annotations", c.annotations}, {"ulimits", c.ulimits}, {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
   out["restart"] = {{"name", c.restart.name}, {"max_retries", c.restart.max_retries}};
   out["start"] = Json::array();
-  for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}, {"forking", s.forking}});
+  for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}, {"forking", s.forking}, {"once", s.once}, {"may_fail", s.may_fail}});
   out["ports"] = Json::array();
   for (const auto& p : c.ports) out["ports"].push_back({{"host_ip", p.host_ip}, {"host_port", p.host_port}, {"container_port", p.container_port}, {"protocol", p.protocol}});
   out["mounts"] = Json::array();
@@ -82,6 +82,8 @@ Result<ContainerConfig> parse_container_config(const Json& document, std::string
     s.get("user", command.user);
     s.get("cwd", command.cwd);
     s.get("forking", command.forking);
+    s.get("once", command.once);
+    s.get("may_fail", command.may_fail);
     port_number(s, "ready_port", command.ready_port);
   });
   r.each("ports", [&](JsonReader& p) {

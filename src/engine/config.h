@@ -38,6 +38,8 @@ struct StartCommand {
   std::string user, cwd;
   uint16_t ready_port = 0;  ///< started once this TCP port accepts; 0: at once
   bool forking = false;     ///< its first process ends and leaves a daemon that is meant
+  bool once = false;        ///< prepares something: it must end before the next one starts
+  bool may_fail = false;    ///< of `once`: it need not end well
 };
 
 struct Limits {

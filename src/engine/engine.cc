@@ -25,7 +25,7 @@ void pause_ms(long ms) {
 }
 
 /// Start order of an image with several programs: the label io.caisson.start
-/// holds a JSON list of {args, user, cwd, ready_port}.
+/// holds a JSON list of {args, user, cwd, ready_port, forking, once, may_fail}.
 Result<> read_start_label(ContainerConfig& config, const oci::ImageConfig& image) {
   auto label = image.labels.find("io.caisson.start");
   if (label == image.labels.end()) return {};
@@ -296,7 +296,8 @@ void Engine::sweep_captures() {
       struct stat st;
       if (!name.starts_with("tmp.capture.") || ::stat(path.c_str(), &st) < 0 || ::time(nullptr) - st.st_ctime < 5) continue;
       if (!FileLock::try_acquire(path + "/lock")) continue;
-      // First what it ran to verify an image.
+      // First what it ran, to install something or to verify an image.
+      (void)runtime_.remove(name, true);
       if (auto all = containers_.list(); all)
         for (const auto& c : *all)
           if (auto owner = c.config.labels.find(kCaptureLabel); owner != c.config.labels.end() && owner->second == name) (void)remove(c, true, true);

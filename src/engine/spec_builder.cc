@@ -165,8 +165,8 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
 /// The plan of the supervising init: see init/supervisor.cc for the format.
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
-  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port, bool forking) {
-    out += (forking ? "forks " : "start ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(all_groups(who).size());
+  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port, const char* how) {
+    out += how + std::string(" ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(all_groups(who).size());
     for (uint32_t g : all_groups(who)) out += " " + std::to_string(g);
     out += '\0';
     out += (cwd.empty() ? "/" : cwd) + '\0';
@@ -174,9 +174,11 @@ Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::Ro
     out += '\0';
   };
   if (config.start.empty()) {
-    command(config.args, user, config.cwd, 0, false);
+    command(config.args, user, config.cwd, 0, "start");
   } else {
-    for (const auto& s : config.start) command(s.args, s.user.empty() ? user : TRY(sys::resolve_user(rootfs, s.user)), s.cwd.empty() ? config.cwd : s.cwd, s.ready_port, s.forking);
+    for (const auto& s : config.start) command(s.args, s.user.empty() ? user : TRY(sys::resolve_user(rootfs, s.user)), s.cwd.empty() ? config.cwd : s.cwd, s.ready_port, s.forking ? "forks" : !s.once  ? "start"
+                                                                                                                                                                                           : s.may_fail ? "maybe"
+                                                                                                                                                                                                        : "first");
   }
   return out;
 }

@@ -4,9 +4,10 @@
 //
 // Plan file, one program after the other:
 //   "start UID GID PORT NGROUPS [GID…]" NUL  cwd NUL  arg NUL … arg NUL  NUL
-// PORT is the TCP port that tells it is ready, or 0. "forks" in place of
-// "start": the first process ends with 0 and leaves a daemon; what counts is
+// PORT is the TCP port that tells it is ready, or 0. In place of "start":
+// "forks": the first process ends with 0 and leaves a daemon; what counts is
 // when the last process of the container ends.
+// "first": it must end with 0 before the next one starts. "maybe": it must end.
 #include <linux/signal.h>
 #include <sys/syscall.h>
 
@@ -16,11 +17,11 @@ namespace caisson::init {
 namespace {
 
 constexpr int kMaxPrograms = 32, kMaxArgs = 1024, kMaxGroups = 64;
-constexpr long kReadySeconds = 60, kStopSeconds = 8;
+constexpr long kReadySeconds = 60, kStopSeconds = 8, kOnceMilliseconds = 1000;
 constexpr int kTerm = 15, kKill = 9, kChild = 17, kInt = 2, kQuit = 3;
 
 struct Program {
-  bool forks;
+  bool forks, once, may_fail;
   uint32_t uid, gid, port, group_count;
   uint32_t groups[kMaxGroups];
   const char* cwd;
@@ -54,8 +55,10 @@ uint32_t number(const char*& p) {
 void parse(char* at, char* end) {
   while (at < end && program_count < kMaxPrograms) {
     Program& p = programs[program_count++];
-    p.forks = *at == 'f';
-    const char* fields = at + 5;  // past "start" or "forks"
+    p.forks = at[1] == 'o';
+    p.may_fail = *at == 'm';
+    p.once = p.may_fail || at[1] == 'i';
+    const char* fields = at + 5;  // past the word
     p.uid = number(fields);
     p.gid = number(fields);
     p.port = number(fields);
@@ -147,6 +150,7 @@ void reap() {
         daemons = true;
         continue;
       }
+      if (programs[i].once && (status == 0 || programs[i].may_fail)) continue;
       if (!stopping) {
         exit_code = (status & 0x7f) != 0 ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
         if (program_count > 1) say(Text().add(programs[i].argv[0]).add(" ended with ").add(static_cast<long>(exit_code)).add(", stopping the others"));
@@ -233,6 +237,7 @@ extern "C" [[noreturn]] void init_main(long argc, char** argv, char** envp) {
 
   for (int i = 0; i < program_count && !stopping; ++i) {
     start(programs[i]);
+    while (programs[i].once && !stopping && programs[i].pid > 0) handle(next_signal(kOnceMilliseconds));
     for (long waited = 0; programs[i].port != 0 && !stopping && programs[i].pid > 0; waited += 20) {
       if (accepts(programs[i].port)) break;
       if (waited >= kReadySeconds * 1000) {

@@ -449,15 +449,18 @@ def test_the_same_state_makes_the_same_image(caisson, place, running):
     subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
     pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
     try:
-        first = caisson("capture", "--pid", pid, "--tag", "one").out
+        first = caisson("capture", "--pid", pid, "--tag", "one", "--report", place.with_suffix(".one")).out
         (pathlib.Path("/tmp") / place.name).touch()
-        second = caisson("capture", "--pid", pid, "--tag", "two").out
+        second = caisson("capture", "--pid", pid, "--tag", "two", "--report", place.with_suffix(".two")).out
+        reports = [json.loads(place.with_suffix(end).read_text()) for end in (".one", ".two")]
+        assert reports[0] == reports[1]
         assert first == second and first.startswith("sha256:")
         assert caisson("capture", "--pid", pid, "--tag", "three", "--no-verify", env={**os.environ, "SOURCE_DATE_EPOCH": "86400"}).out != first
         images = json.loads(caisson("images", "--format", "json").out)
         assert [i["created"] for i in images if "three:latest" in i["names"]] == ["1970-01-02T00:00:00Z"]
     finally:
-        (pathlib.Path("/tmp") / place.name).unlink()
+        for path in pathlib.Path("/tmp") / place.name, place.with_suffix(".one"), place.with_suffix(".two"):
+            path.unlink(missing_ok=True)
         os.kill(pid, signal.SIGTERM)
 
 

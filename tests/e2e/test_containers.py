@@ -255,6 +255,17 @@ def test_several_programs_start_in_order_and_stop_in_reverse(caisson, tmp_path, 
     assert [l for l in caisson("logs", "two").out.split("\n") if l] == ["first up", "second up", "1000", "second down", "first down"]
 
 
+def test_what_prepares_a_program_ends_before_it_starts(caisson, busybox_root):
+    def run(first, code):
+        start = [{"args": ["/bin/sh", "-c", first], "once": True, "user": "root"}, {"args": ["/bin/sh", "-c", "exit 3"], "once": True, "may_fail": True},
+                 {"args": ["/bin/sh", "-c", "cat /tmp/ready; id -u"], "user": "alice"}]
+        caisson("import", "--change", "LABEL io.caisson.start=" + json.dumps(start), busybox_root, "prepared")
+        return caisson("run", "--rm", "prepared", code=code)
+    assert run("sleep 0.3; echo ready > /tmp/ready", 0).out == "ready\n1000\n"
+    failed = run("exit 9", 9)
+    assert "1000" not in failed.out and "/bin/sh ended with 9" in failed.err
+
+
 def test_init_reaps_and_forwards(caisson):
     caisson("run", "-d", "--name", "i", "--init", "bb", "sh", "-c", "trap 'echo usr1' USR1; (sleep 0.1 &) ; echo up; while :; do sleep 0.05; done")
     wait_for(lambda: "up" in caisson("logs", "i").out)

@@ -5,6 +5,7 @@
 #include "capture/confinement.h"
 #include "capture/discover.h"
 #include "capture/plan.h"
+#include "capture/recorder.h"
 #include "capture/requests.h"
 #include "capture/secrets.h"
 #include "capture/titles.h"
@@ -139,4 +140,36 @@ TEST(Confinement, KeepsWhatWasSeen) {
   EXPECT_FALSE(allowed.contains("msgget") || allowed.contains("chown") || allowed.contains("chroot") || allowed.contains("mount"));
   use.capabilities_known = false;
   EXPECT_EQ(needed_capabilities(use), (std::vector<std::string>{"CAP_NET_BIND_SERVICE", "CAP_SETGID"})) << "what the calls may have needed";
+}
+
+TEST(Recorder, SegmentsMayComeInAnyOrder) {
+  Conversation talk;
+  talk.from_client(0xfffffffeu, "", true);  // the numbers wrap
+  talk.from_server(100, "", true);
+  talk.from_client(3, "c", false);
+  talk.from_client(0xffffffffu, "ab", false);
+  EXPECT_FALSE(talk.whole());
+  talk.from_client(1, "12", false);
+  talk.from_client(0xffffffffu, "ab12", false);  // once more
+  talk.from_server(101, "yes", false);
+  talk.from_client(4, "bye", false);
+  ASSERT_TRUE(talk.whole());
+  ASSERT_EQ(talk.turns().size(), 2u);
+  EXPECT_EQ(talk.turns()[0].said, "ab12c");
+  EXPECT_EQ(talk.turns()[0].heard, "yes");
+  EXPECT_EQ(talk.turns()[1].said, "bye");
+}
+
+TEST(Recorder, OnlySafeRequestsAreAskedAgain) {
+  Conversation talk;
+  talk.from_client(1, "GET /a?token=x HTTP/1.1\r\nHost: shop\r\nIf-None-Match: \"1\"\r\nConnection: keep-alive\r\nAccept-Encoding: gzip\r\n\r\nPOST /order HTTP/1.1\r\nHost: shop\r\nContent-Length: 15\r\n\r\nGET / HTTP/1.1\r\nHEAD /b HTTP/1.0\r\n\r\nGET /upload HTTP/1.1\r\nContent-Length: 3\r\n\r\n123GET /last", false);
+  EXPECT_EQ(safe_requests(talk), (std::vector<std::string>{"GET /a?token=x HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"}));
+  // The body of 15 bytes ends within what would be a request: what follows is none.
+  Conversation plain;
+  plain.from_client(1, "PUT /x HTTP/1.1\r\nContent-Length: 2\r\n\r\nokHEAD /b HTTP/1.0\r\n\r\n", false);
+  EXPECT_EQ(safe_requests(plain), (std::vector<std::string>{"HEAD /b HTTP/1.0\r\nConnection: close\r\n\r\n"}));
+  Conversation chunked;
+  chunked.from_client(1, "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n", false);
+  EXPECT_TRUE(safe_requests(chunked).empty());
+  EXPECT_EQ(request_title("GET /a?token=x HTTP/1.1\r\n"), "GET /a?…");
 }
