@@ -364,6 +364,7 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
     InterruptedBySignals stop;
     TRY(trace_command(options, *watcher));
   }
+  if (!seen.answers && (!request.checks.empty() || !request.exercises.empty())) return fail("the command ended before it could be used (--check, --exercise)");
   if (seen.answers && seen.answers->is_string()) return fail(seen.answers->get<std::string>());
   seen.trace = std::move(watcher->trace);
   if (kernel != nullptr) seen.kernel = kernel->kernel_use();

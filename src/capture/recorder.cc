@@ -95,27 +95,16 @@ std::string request_title(std::string_view request) {
   return words[0] + " " + words[1].substr(0, query) + (query == std::string::npos ? "" : "?…");
 }
 
-std::vector<std::string> safe_requests(const Conversation& conversation) {
-  static constexpr std::string_view kDropped[] = {"connection", "keep-alive", "upgrade", "http2-settings", "if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range", "accept-encoding", "expect", "te"};
-  std::string all;
-  for (const auto& turn : conversation.turns()) all += turn.said;
-  std::vector<std::string> out;
-  for (size_t at = 0; at < all.size();) {
-    size_t end = all.find("\r\n\r\n", at);
-    if (end == std::string::npos || !speaks_http(std::string_view(all).substr(at))) return out;
-    auto lines = split(std::string_view(all).substr(at, end - at), '\n');
-    std::string kept;
-    uint64_t body = 0;
-    for (auto& line : lines) {
-      if (line.ends_with('\r')) line.pop_back();
-      std::string name = lower(line.substr(0, line.find(':')));
-      if (name == "transfer-encoding") return out;  // where it ends is not known without reading it
-      if (name == "content-length") body = parse_uint(trim(line.substr(line.find(':') + 1)), kLongestConversation).value_or(kLongestConversation);
-      if (std::find(std::begin(kDropped), std::end(kDropped), name) == std::end(kDropped)) kept += line + "\r\n";
-    }
-    bool safe = body == 0 && (lines[0].starts_with("GET ") || lines[0].starts_with("HEAD ") || lines[0].starts_with("OPTIONS "));
-    if (safe && lines[0].find(" HTTP/1.") != std::string::npos) out.push_back(kept + "Connection: close\r\n\r\n");
-    at = end + 4 + body;
+std::vector<Turn> safe_requests(const Conversation& conversation) {
+  std::vector<Turn> out;
+  for (const auto& turn : conversation.turns()) {
+    size_t end = turn.said.find("\r\n\r\n");
+    // One request, without a body.
+    if (turn.heard.empty() || end == std::string::npos || end + 4 != turn.said.size()) continue;
+    std::string head = lower(turn.said);
+    bool safe = head.starts_with("get ") || head.starts_with("head ") || head.starts_with("options ");
+    bool plain = head.find("\r\nupgrade:") == std::string::npos && head.find("\r\nexpect:") == std::string::npos;
+    if (safe && plain && head.substr(0, head.find("\r\n")).find(" http/1.") != std::string::npos) out.push_back(turn);
   }
   return out;
 }
@@ -224,7 +213,8 @@ struct Heard {
 /// What verification can ask, without what was asked before.
 Json questions(const Heard& heard, const std::set<Port>& ports) {
   Json out = Json::array();
-  std::map<uint16_t, std::set<std::string>> asked;
+  std::map<std::pair<uint16_t, std::string>, size_t> asked;  // → where it is in `out`
+  std::map<uint16_t, size_t> requests;
   std::map<uint16_t, size_t> others;
   for (const auto& [number, conversation] : heard.conversations) {
     auto port = std::find_if(ports.begin(), ports.end(), [n = number](const Port& p) { return p.protocol == "tcp" && p.number == n; });
@@ -232,8 +222,17 @@ Json questions(const Heard& heard, const std::set<Port>& ports) {
     std::string address = reachable(port->address);
     const std::string& begin = conversation.turns()[0].said;
     if (speaks_http(begin)) {
-      for (const auto& request : safe_requests(conversation))
-        if (asked[number].size() < kMostRequests && asked[number].insert(request).second) out.push_back({{"port", number}, {"address", address}, {"protocol", "tcp"}, {"name", "recorded: " + request_title(request)}, {"bytes", to_hex(request)}});
+      for (const auto& [said, heard] : safe_requests(conversation)) {
+        auto [known, fresh] = asked.try_emplace({number, said}, out.size());
+        if (!fresh) {
+          // Once more, which shows what of it changes by itself.
+          if (Json& answers = out[known->second]["heard"]; answers.size() < 2) answers.push_back(to_hex(heard));
+        } else if (++requests[number] <= kMostRequests) {
+          out.push_back({{"port", number}, {"address", address}, {"protocol", "tcp"}, {"name", "recorded: " + request_title(said)}, {"bytes", to_hex(said)}, {"heard", Json::array({to_hex(heard)})}});
+        } else {
+          asked.erase(known);
+        }
+      }
       continue;
     }
     bool answered = std::any_of(conversation.turns().begin(), conversation.turns().end(), [](const Turn& t) { return !t.heard.empty(); });

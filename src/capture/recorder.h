@@ -48,9 +48,8 @@ class Conversation {
 };
 
 /// The requests of a conversation over HTTP/1 that may be asked again without harm (RFC 9110,
-/// section 9.2.1): ready to be sent, each for a connection of its own, without what makes
-/// an answer conditional or compressed. Empty where it is no HTTP.
-[[nodiscard]] std::vector<std::string> safe_requests(const Conversation& conversation);
+/// section 9.2.1), each with its answer. Empty where it is no HTTP.
+[[nodiscard]] std::vector<Turn> safe_requests(const Conversation& conversation);
 /// Whether it begins as HTTP/1 or TLS does.
 [[nodiscard]] bool speaks_http(std::string_view begin);
 [[nodiscard]] bool speaks_tls(std::string_view begin);
@@ -66,9 +65,9 @@ class Recorder {
   Recorder(Recorder&& other) noexcept : child_(std::exchange(other.child_, 0)), stop_(std::move(other.stop_)), heard_(std::move(other.heard_)) {}
   Recorder& operator=(Recorder&&) = delete;
   ~Recorder();
-  /// Questions for verification: [{port, address, name, protocol, bytes} of what may be asked
-  /// again, {port, address, name, turns: [{said, heard}]} of other conversations]; bytes in
-  /// hexadecimal.
+  /// Questions for verification: [{port, address, name, protocol, bytes, heard: [answers]} of
+  /// what may be asked again, {port, address, name, protocol, turns: [{said, heard}]} of other
+  /// conversations]; all bytes in hexadecimal.
   [[nodiscard]] Result<Json> finish();
 
  private:

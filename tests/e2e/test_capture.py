@@ -522,8 +522,8 @@ def test_a_capture_that_is_killed_while_it_verifies(caisson, place, app):
 
 @pytest.mark.parametrize("args, error", [(("--pid", "99999999", "--tag", "x"), "does not exist"), (("--pid", "1", "--tag", "x"), "not the process of an application"), (("--tag", "x", "--", "/nothing-here"), "No such file"),
                                          (("--package", "no-such-package-here", "--tag", "x"), "no-such-package-here"), (("--pid", "2"), "--tag"), ((), "say what to capture"),
-                                         (("--package", "nginx", "--for", "3", "--tag", "x"), "--for has no meaning with --package"), (("--pid", "2", "--user", "root", "--tag", "x"), "--user has no meaning with --pid"),
-                                         (("--no-shadow", "--tag", "x", "--", "/bin/true"), "--no-shadow has no meaning without --pid"), (("--check", "true", "--tag", "x", "--", "/bin/true"), "--check has no meaning without --pid"), (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
+                                         (("--package", "nginx", "--no-shadow", "--tag", "x"), "--no-shadow has no meaning"), (("--pid", "2", "--user", "root", "--tag", "x"), "--user has no meaning with --pid"),
+                                         (("--no-shadow", "--tag", "x", "--", "/bin/true"), "--no-shadow has no meaning without --pid"), (("--check", "true", "--tag", "x", "--", "/bin/true"), "ended before it could be used"), (("--tag", "x", "--trace-with", "magic", "--", "/bin/true"), "none of auto, bpf, notify, ptrace")])
 def test_bad_requests(caisson, args, error):
     done = caisson("capture", *args, code=None)
     assert done.code != 0 and error in done.err

@@ -26,7 +26,7 @@ def test_a_package_with_its_maintainer_scripts(caisson, tmp_path):
     assert found["/usr/lib/systemd/system/redis-server.service"]["rule"] == "installed", "what belongs to the package is there"
     assert "/usr/bin/dpkg" not in found and "/usr/bin/apt-get" not in found, "the base system is not"
     assert report["bytes"] < 60e6
-    config = caisson.inspect("redis")["config"]["config"]
+    config = caisson.inspect("redis")["config"]
     assert config["User"] == "redis" and "/usr/bin/redis-server" in config["Entrypoint"]
     owners = caisson("run", "--rm", "--entrypoint", "/usr/bin/redis-server", "redis", "--version").out
     assert "Redis server" in owners
