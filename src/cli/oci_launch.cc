@@ -11,6 +11,7 @@
 #include "base/socket.h"
 #include "base/strings.h"
 #include "cli/terminal.h"
+#include "elements/elements.h"
 #include "runtime/runtime.h"
 
 namespace caisson::cli {
@@ -105,12 +106,26 @@ Result<int> follow(const Runtime& rt, const Args& args, const std::string& id, c
   return code;
 }
 
+/// Elements that annotations ask for, so that users of other engines get them. Their settings
+/// lie beside config.json, and go with it.
+Result<> add_elements(const Globals& globals, const std::string& bundle, oci::Spec& spec) {
+  auto selected = TRY(elements::from_annotations(spec));
+  if (selected.empty()) return {};
+  std::string root = spec.root_path.starts_with('/') ? spec.root_path : bundle + "/" + spec.root_path;
+  auto required = spec.annotations.find(elements::kRequiredAnnotation);
+  elements::Injection where{"/var/lib/caisson/elements", bundle + "/caisson-elements", required != spec.annotations.end() && required->second == "true"};
+  // Who may not write there has a place of its own.
+  if (::geteuid() != 0) where.libraries = dir_name(globals.root) + "/elements";
+  return elements::inject(selected, where, TRY(sys::RootDir::open(root)), elements::this_moment(), spec);
+}
+
 Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   Runtime rt(globals.root);
   std::string id = args.rest()[0];
   std::string bundle = TRY(absolute(args.get("bundle", ".")), "--bundle");
   bool detached = !run || args.flag("detach");
   oci::Spec spec = TRY(bundle_spec(bundle));
+  TRY(add_elements(globals, bundle, spec));
   bool terminal = spec.process && spec.process->terminal;
   Console console = TRY(open_console(terminal, detached, args.get("console-socket")));
   LaunchOptions options;

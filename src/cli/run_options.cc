@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <set>
 
 #include "base/fd.h"
 #include "base/strings.h"
+#include "elements/elements.h"
 
 namespace caisson::cli {
 namespace {
@@ -52,6 +54,9 @@ namespace {
       {"--privileged", "", "give every capability, every device and no filter"},                                \
       {"--userns", "host", "no user namespace of its own: its root is the host's"},                             \
       {"--security-opt", "OPTION", "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined"}, \
+      {"--element", "NAME[=OPTIONS]", "give it a user-mode stand-in for a service of the kernel (caisson element ls)"}, \
+      {"--element-required", "", "refuse programs that cannot have the elements"},                             \
+      {"--elements-from-image", "", "also the elements that the image's labels ask for"},                       \
       {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                    \
       {"--rm", "", "remove the container when it ends"},                                                        \
       {"--init", "", "run an init that reaps and forwards signals"},                                            \
@@ -215,6 +220,13 @@ Result<engine::ContainerConfig> container_config(const Args& args) {
   c.annotations = TRY(pairs(args, "annotation"));
   c.cap_add = args.all("cap-add");
   c.cap_drop = args.all("cap-drop");
+  c.elements = args.all("element");
+  std::set<std::string> names;
+  for (const auto& text : c.elements)
+    if (auto selection = TRY(elements::parse_selection(text), "--element"); !names.insert(selection.name).second) return fail("--element: " + selection.name + " is there twice");
+  c.element_required = args.flag("element-required");
+  c.elements_from_image = args.flag("elements-from-image");
+  if (c.element_required && c.elements.empty() && !c.elements_from_image) return fail("--element-required: there is no --element");
   c.privileged = args.flag("privileged");
   c.security_opt = args.all("security-opt");
   c.userns = args.get("userns");

@@ -72,7 +72,10 @@ struct ContainerConfig {
   std::vector<MountRequest> mounts;
   std::vector<std::string> cap_add, cap_drop, security_opt;
   std::map<std::string, std::string> labels, sysctls, annotations;
-  std::vector<std::string> ulimits;  ///< "nofile=1024:2048"
+  std::vector<std::string> ulimits;   ///< "nofile=1024:2048"
+  std::vector<std::string> elements;  ///< "clock=+3d": elements::parse_selection
+  bool element_required = false;      ///< what cannot have them must not start
+  bool elements_from_image = false;   ///< those of its labels too; only while it is created
   Limits limits;
   RestartPolicy restart;
   std::string stop_signal = "SIGTERM";

@@ -34,6 +34,23 @@ Result<> read_start_label(ContainerConfig& config, const oci::ImageConfig& image
   return {};
 }
 
+/// Elements that an image asks for, where the user lets it: those that he names himself are
+/// as he says.
+Result<> read_elements_label(ContainerConfig& config, const oci::ImageConfig& image) {
+  auto label = image.labels.find(elements::kImageLabel);
+  if (!config.elements_from_image || label == image.labels.end()) return {};
+  std::string where = std::string("label ") + elements::kImageLabel;
+  Json list = TRY(parse_json(label->second, where));
+  if (!list.is_array()) return fail(where + ": not a list of elements");
+  for (const auto& item : list) {
+    if (!item.is_string()) return fail(where + ": not a list of elements");
+    auto wanted = TRY(elements::parse_selection(item.get<std::string>()), where);
+    bool given = std::any_of(config.elements.begin(), config.elements.end(), [&](const std::string& e) { return e.substr(0, e.find('=')) == wanted.name; });
+    if (!given) config.elements.push_back(item.get<std::string>());
+  }
+  return {};
+}
+
 /// Everything that can be known to be wrong before anything is made.
 Result<> check(const ContainerConfig& config) {
   TRY(effective_capabilities(config));
@@ -68,6 +85,7 @@ Result<Container> Engine::create(ContainerConfig config, const std::string& imag
   config.image_id = image.id().str();
   for (const auto& id : ic.diff_ids) config.layers.push_back(id.hex());
   if (config.args.empty() && ic.entrypoint.empty() && ic.cmd.empty()) TRY(read_start_label(config, ic));
+  TRY(read_elements_label(config, ic));
   if (config.args.empty() && config.start.empty()) return fail("no command specified: the image " + image_name + " has none, so give one after its name", EINVAL);
   std::vector<std::string> env = ic.env;
   for (const auto& e : config.env) {

@@ -162,6 +162,16 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
   return {};
 }
 
+Result<> add_elements(const SpecInputs& in, oci::Spec& spec) {
+  const ContainerConfig& config = in.container->config;
+  auto selected = TRY(selected_elements(config));
+  TRY(elements::inject(selected, {in.root + "/elements", in.run_folder + "/elements", config.element_required}, *in.rootfs, elements::this_moment(), spec));
+  if (!config.element_required) return {};
+  for (const auto& program : config.start)
+    if (std::string why = elements::why_not_linkable(*in.rootfs, program.args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
+  return {};
+}
+
 /// The plan of the supervising init: see init/supervisor.cc for the format.
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
@@ -184,6 +194,12 @@ Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::Ro
 }
 
 }  // namespace
+
+Result<std::vector<elements::Selection>> selected_elements(const ContainerConfig& config) {
+  std::vector<elements::Selection> out;
+  for (const auto& text : config.elements) out.push_back(TRY(elements::parse_selection(text), "--element"));
+  return out;
+}
 
 Result<std::vector<std::string>> effective_capabilities(const ContainerConfig& config) {
   std::set<std::string> set(oci::default_capabilities().begin(), oci::default_capabilities().end());
@@ -284,6 +300,7 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   TRY(add_limits(config, spec));
   TRY(add_files(in, spec));
   TRY(add_mounts(in, spec));
+  TRY(add_elements(in, spec));
   if (config.init || !config.start.empty()) {
     TRY(runtime::write_supervisor(in.run_folder + "/init"));
     std::string plan = TRY(supervisor_plan(config, *in.rootfs, user));
@@ -314,6 +331,7 @@ Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDi
     p.env.push_back(e);
   }
   complete_env(p.env, config, user.home, request.tty);
+  elements::add_environment(TRY(selected_elements(config)), rootfs, p.env);
   p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/"
                                                                   : config.cwd;
   p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = all_groups(user)};

@@ -1,6 +1,7 @@
 // From what was asked for to the document that the runtime carries out.
 #pragma once
 
+#include "elements/elements.h"
 #include "engine/containers.h"
 #include "oci/spec.h"
 #include "sys/in_root.h"
@@ -18,6 +19,9 @@ struct SpecInputs {
 };
 /// Makes the spec, and the files in the run folder that it mounts.
 [[nodiscard]] Result<oci::Spec> build_spec(const SpecInputs& inputs);
+
+/// The elements that a container asks for.
+[[nodiscard]] Result<std::vector<elements::Selection>> selected_elements(const ContainerConfig& config);
 
 /// The capabilities after --cap-add and --cap-drop.
 [[nodiscard]] Result<std::vector<std::string>> effective_capabilities(const ContainerConfig& config);

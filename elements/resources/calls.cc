@@ -1,0 +1,277 @@
+// The functions by which programs ask for the machine's resources, and the element's beginning.
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "caisson/element.h"
+#include "core/instance.h"
+#include "core/symbols.h"
+#include "core/sys.h"
+#include "resources/files.h"
+#include "resources/view.h"
+
+namespace caisson::element {
+namespace {
+
+enum Counter : int { kFiles, kCalls };
+const char* const kCounters[] = {"files", "calls", nullptr};
+constexpr long kPage = 4096;
+
+__attribute__((constructor(101))) void begin() {
+  static char text[1024];
+  if (read_file(CAISSON_ELEMENT_SETTINGS "/resources", text, sizeof text) > 0) {
+    the_settings.memory = (uint64_t)setting(text, "memory", 0);
+    the_settings.swap = (uint64_t)setting(text, "swap", 0);
+    the_settings.cpus = (uint64_t)setting(text, "cpus", 0);
+    the_settings.started = (uint64_t)setting(text, "started", 0);
+    the_settings.active = setting(text, "abi", 0) == 1;
+  }
+  make_instance("resources", the_settings.active ? CAISSON_FULL : CAISSON_NONE, kCounters);
+}
+
+bool active() {
+  if (!the_settings.active) return false;
+  count(kCalls);
+  return true;
+}
+
+/// A descriptor for one of the files, or -2 where the path is none of them or is not to be read.
+int open_instead(const char* path, int flags) {
+  int which = (flags & O_ACCMODE) == O_RDONLY && (flags & O_DIRECTORY) == 0 && (flags & O_PATH) != O_PATH ? virtual_file(path) : -1;
+  if (which < 0) return -2;
+  long fd = open_virtual(which, flags);
+  if (fd < 0) return -2;  // the kernel's is better than none
+  count(kFiles);
+  return (int)fd;
+}
+
+}  // namespace
+}  // namespace caisson::element
+
+using namespace caisson::element;
+
+#define NEXT(name) static Next<decltype(name)> next_##name(#name)
+
+// --- files
+
+// As open(2): the mode is there only where a file may be made.
+#define MODE(flags)                                            \
+  mode_t mode = 0;                                             \
+  if (((flags) & (O_CREAT | O_TMPFILE)) != 0) {                \
+    va_list arguments;                                         \
+    va_start(arguments, flags);                                \
+    mode = va_arg(arguments, mode_t);                          \
+    va_end(arguments);                                         \
+  }
+
+NEXT(open);
+CAISSON_EXPORT int open(const char* path, int flags, ...) {
+  MODE(flags)
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next_open.get()(path, flags, mode);
+}
+
+NEXT(open64);
+CAISSON_EXPORT int open64(const char* path, int flags, ...) {
+  MODE(flags)
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next_open64.get()(path, flags, mode);
+}
+
+NEXT(openat);
+CAISSON_EXPORT int openat(int folder, const char* path, int flags, ...) {
+  MODE(flags)
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next_openat.get()(folder, path, flags, mode);
+}
+
+NEXT(openat64);
+CAISSON_EXPORT int openat64(int folder, const char* path, int flags, ...) {
+  MODE(flags)
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next_openat64.get()(folder, path, flags, mode);
+}
+
+// What _FORTIFY_SOURCE makes of those without a mode.
+extern "C" int __open_2(const char*, int);
+extern "C" int __open64_2(const char*, int);
+extern "C" int __openat_2(int, const char*, int);
+extern "C" int __openat64_2(int, const char*, int);
+NEXT(__open_2);
+CAISSON_EXPORT int __open_2(const char* path, int flags) {
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next___open_2.get()(path, flags);
+}
+NEXT(__open64_2);
+CAISSON_EXPORT int __open64_2(const char* path, int flags) {
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next___open64_2.get()(path, flags);
+}
+NEXT(__openat_2);
+CAISSON_EXPORT int __openat_2(int folder, const char* path, int flags) {
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next___openat_2.get()(folder, path, flags);
+}
+NEXT(__openat64_2);
+CAISSON_EXPORT int __openat64_2(int folder, const char* path, int flags) {
+  int fd = open_instead(path, flags);
+  return fd != -2 ? fd : next___openat64_2.get()(folder, path, flags);
+}
+
+// The C library's own fopen() goes past open().
+NEXT(fdopen);
+static FILE* open_stream(const char* path, const char* mode) {
+  if (mode == nullptr || mode[0] != 'r' || mode[1] == '+' || next_fdopen.get() == nullptr) return nullptr;
+  int flags = 0;
+  for (const char* m = mode; *m != 0; ++m)
+    if (*m == 'e') flags |= O_CLOEXEC;
+  int fd = open_instead(path, flags);
+  if (fd < 0) return nullptr;
+  FILE* stream = next_fdopen.get()(fd, "r");
+  if (stream == nullptr) call(SYS_close, fd);
+  return stream;
+}
+
+NEXT(fopen);
+CAISSON_EXPORT FILE* fopen(const char* __restrict path, const char* __restrict mode) {
+  FILE* stream = open_stream(path, mode);
+  return stream != nullptr ? stream : next_fopen.get()(path, mode);
+}
+
+NEXT(fopen64);
+CAISSON_EXPORT FILE* fopen64(const char* __restrict path, const char* __restrict mode) {
+  FILE* stream = open_stream(path, mode);
+  return stream != nullptr ? stream : next_fopen64.get()(path, mode);
+}
+
+// The kernel's files are new each time that they are read from the start.
+
+NEXT(lseek);
+CAISSON_EXPORT off_t lseek(int fd, off_t offset, int whence) noexcept {
+  if (offset == 0 && whence == SEEK_SET) refresh(fd);
+  return next_lseek.get()(fd, offset, whence);
+}
+
+NEXT(lseek64);
+CAISSON_EXPORT off64_t lseek64(int fd, off64_t offset, int whence) noexcept {
+  if (offset == 0 && whence == SEEK_SET) refresh(fd);
+  return next_lseek64.get()(fd, offset, whence);
+}
+
+NEXT(pread);
+CAISSON_EXPORT ssize_t pread(int fd, void* buffer, size_t size, off_t offset) {
+  if (offset == 0) refresh(fd);
+  return next_pread.get()(fd, buffer, size, offset);
+}
+
+NEXT(pread64);
+CAISSON_EXPORT ssize_t pread64(int fd, void* buffer, size_t size, off64_t offset) {
+  if (offset == 0) refresh(fd);
+  return next_pread64.get()(fd, buffer, size, offset);
+}
+
+NEXT(fileno);
+NEXT(fflush);
+static void refresh_stream(FILE* stream) {
+  if (!the_settings.active || next_fileno.get() == nullptr) return;
+  refresh(next_fileno.get()(stream));
+}
+
+NEXT(rewind);
+CAISSON_EXPORT void rewind(FILE* stream) {
+  refresh_stream(stream);
+  if (the_settings.active) next_fflush.get()(stream);
+  next_rewind.get()(stream);
+}
+
+NEXT(fseek);
+CAISSON_EXPORT int fseek(FILE* stream, long offset, int whence) {
+  if (offset == 0 && whence == SEEK_SET) refresh_stream(stream);
+  return next_fseek.get()(stream, offset, whence);
+}
+
+// --- calls
+
+NEXT(sysconf);
+CAISSON_EXPORT long sysconf(int name) noexcept {
+  switch (name) {
+    case _SC_NPROCESSORS_CONF:
+    case _SC_NPROCESSORS_ONLN: return active() ? processors() : next_sysconf.get()(name);
+    case _SC_PHYS_PAGES: return active() ? (long)(memory().total / kPage) : next_sysconf.get()(name);
+    case _SC_AVPHYS_PAGES: return active() ? (long)(memory().free() / kPage) : next_sysconf.get()(name);
+    default: return next_sysconf.get()(name);
+  }
+}
+
+NEXT(get_nprocs);
+CAISSON_EXPORT int get_nprocs() noexcept { return active() ? processors() : next_get_nprocs.get()(); }
+NEXT(get_nprocs_conf);
+CAISSON_EXPORT int get_nprocs_conf() noexcept { return active() ? processors() : next_get_nprocs_conf.get()(); }
+NEXT(get_phys_pages);
+CAISSON_EXPORT long get_phys_pages() noexcept { return active() ? (long)(memory().total / kPage) : next_get_phys_pages.get()(); }
+NEXT(get_avphys_pages);
+CAISSON_EXPORT long get_avphys_pages() noexcept { return active() ? (long)(memory().free() / kPage) : next_get_avphys_pages.get()(); }
+
+NEXT(sysinfo);
+CAISSON_EXPORT int sysinfo(struct sysinfo* out) noexcept {
+  int code = next_sysinfo.get()(out);
+  if (code != 0 || !active()) return code;
+  Memory m = memory();
+  uint64_t average[3];
+  load(average);
+  out->uptime = (long)(uptime() / 100);
+  for (int i = 0; i < 3; ++i) out->loads[i] = (average[i] << 16) / 100;
+  out->totalram = m.total;
+  out->freeram = m.free();
+  out->sharedram = m.shared;
+  out->bufferram = 0;
+  out->totalswap = m.swap_total;
+  out->freeswap = m.swap_used < m.swap_total ? m.swap_total - m.swap_used : 0;
+  out->procs = (unsigned short)processes().all;
+  out->totalhigh = out->freehigh = 0;
+  out->mem_unit = 1;
+  return code;
+}
+
+NEXT(sched_getaffinity);
+CAISSON_EXPORT int sched_getaffinity(pid_t process, size_t size, cpu_set_t* set) noexcept {
+  if (!active()) return next_sched_getaffinity.get()(process, size, set);
+  long n = affinity(process, reinterpret_cast<unsigned char*>(set), size);
+  return n < 0 ? (int)finish(n) : 0;
+}
+
+NEXT(pthread_getaffinity_np);
+CAISSON_EXPORT int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t* set) noexcept {
+  int code = next_pthread_getaffinity_np.get()(thread, size, set);
+  if (code != 0 || !active()) return code;
+  int left = processors();
+  for (size_t i = 0; i < size * 8; ++i)
+    if (CPU_ISSET_S(i, size, set) && left-- <= 0) CPU_CLR_S(i, size, set);
+  return 0;
+}
+
+NEXT(getloadavg);
+CAISSON_EXPORT int getloadavg(double* out, int count) noexcept {
+  if (!active()) return next_getloadavg.get()(out, count);
+  uint64_t average[3];
+  load(average);
+  if (count > 3) count = 3;
+  for (int i = 0; i < count; ++i) out[i] = (double)average[i] / 100;
+  return count;
+}
+
+NEXT(syscall);
+CAISSON_EXPORT long syscall(long number, ...) noexcept {
+  va_list arguments;
+  va_start(arguments, number);
+  long a = va_arg(arguments, long), b = va_arg(arguments, long), c = va_arg(arguments, long), d = va_arg(arguments, long), e = va_arg(arguments, long), f = va_arg(arguments, long);
+  va_end(arguments);
+  if (number == SYS_sched_getaffinity && active()) return finish(affinity((int)a, reinterpret_cast<unsigned char*>(c), (unsigned long)b));
+  if (number == SYS_sysinfo && the_settings.active) return sysinfo(reinterpret_cast<struct sysinfo*>(a));
+  return next_syscall.get()(number, a, b, c, d, e, f);
+}

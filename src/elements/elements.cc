@@ -1,0 +1,120 @@
+#include "elements/elements.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/fd.h"
+#include "base/strings.h"
+#include "caisson/element.h"
+#include "elements/embedded.h"
+#include "oci/digest.h"
+
+namespace caisson::elements {
+namespace {
+
+constexpr const char* kPreload = "/etc/ld.so.preload";
+constexpr const char* kMusl = "/lib/ld-musl-x86_64.so.1";
+
+std::string library_name(const std::string& element) { return "libcaisson-" + element + ".so"; }
+std::string library_path(const std::string& element) { return std::string(CAISSON_ELEMENT_LIBRARIES) + "/" + library_name(element); }
+
+Result<std::string> settings_of(const Selection& selection, const Moment& now, const oci::Spec& spec) {
+  if (selection.name == "clock") return clock_settings(selection.options, now, spec);
+  return resources_settings(selection.options, now, spec);
+}
+
+/// The folder with the libraries of this version, made where it is missing: one for all
+/// containers, so that they share its pages.
+Result<std::string> install_libraries(const std::string& folder) {
+  std::string all;
+  for (const auto& element : catalogue()) all += library(element.name);
+  std::string place = folder + "/" + oci::Digest::of(all).hex().substr(0, 16);
+  for (const auto& element : catalogue()) {
+    std::string file = place + "/" + library_name(std::string(element.name));
+    struct stat st;
+    if (::stat(file.c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == library(element.name).size()) continue;
+    TRY(make_dirs(place));
+    // Whole, whatever happens meanwhile: it is loaded into programs.
+    TRY(write_file_durably(file, library(element.name), 0755));
+  }
+  return place;
+}
+
+bool has_musl(const sys::RootDir& root) { return root.open_at(kMusl, O_PATH).has_value(); }
+
+oci::Mount read_only_bind(const std::string& from, const std::string& to, bool executable) {
+  oci::Mount mount{to, "bind", from, {"bind", "ro", "nosuid", "nodev"}, {}, {}};
+  mount.options.emplace_back(executable ? "exec" : "noexec");
+  return mount;
+}
+
+}  // namespace
+
+const std::vector<Element>& catalogue() {
+  static const std::vector<Element> all{
+      {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic]"},
+      {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
+  };
+  return all;
+}
+
+Result<Selection> parse_selection(const std::string& text) {
+  size_t equals = text.find('=');
+  Selection out{text.substr(0, equals), equals == std::string::npos ? "" : text.substr(equals + 1)};
+  std::string known;
+  for (const auto& element : catalogue()) {
+    if (element.name == out.name) {
+      TRY(settings_of(out, this_moment(), {}));
+      return out;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(element.name);
+  }
+  return fail("there is no element \"" + out.name + "\"; there are: " + known);
+}
+
+Result<std::vector<Selection>> from_annotations(const oci::Spec& spec) {
+  std::vector<Selection> out;
+  for (const auto& [key, value] : spec.annotations)
+    if (key.starts_with(kAnnotationPrefix)) {
+      std::string name = key.substr(std::string_view(kAnnotationPrefix).size());
+      out.push_back(TRY(parse_selection(value.empty() ? name : name + "=" + value), "annotation " + key));
+    }
+  return out;
+}
+
+void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env) {
+  if (selections.empty() || !has_musl(root)) return;
+  std::string paths;
+  for (const auto& s : selections) paths += (paths.empty() ? "" : ":") + library_path(s.name);
+  auto own = std::find_if(env.begin(), env.end(), [](const std::string& e) { return e.starts_with("LD_PRELOAD="); });
+  if (own == env.end())
+    env.push_back("LD_PRELOAD=" + paths);
+  else if (own->find(paths) == std::string::npos)
+    *own = "LD_PRELOAD=" + paths + ":" + own->substr(11);
+}
+
+Result<> inject(const std::vector<Selection>& selections, const Injection& where, const sys::RootDir& root, const Moment& now, oci::Spec& spec) {
+  if (selections.empty() || !spec.process) return {};
+  std::string folder = where.settings + "/settings", preload;
+  TRY(make_dirs(folder));
+  for (const auto& s : selections) {
+    TRY(replace_file(folder + "/" + s.name, TRY(settings_of(s, now, spec)), 0444));
+    preload += library_path(s.name) + "\n";
+  }
+  // What the image itself wants loaded comes after.
+  if (auto own = root.open_at(kPreload, O_RDONLY | O_NONBLOCK); own) preload += TRY(read_fd(own->get(), kPreload));
+  TRY(replace_file(where.settings + "/ld.so.preload", preload, 0444));
+  std::string libraries = TRY(install_libraries(where.libraries), "install the elements' libraries");
+  spec.mounts.push_back(read_only_bind(libraries, CAISSON_ELEMENT_LIBRARIES, true));
+  spec.mounts.push_back(read_only_bind(folder, CAISSON_ELEMENT_SETTINGS, false));
+  spec.mounts.push_back(read_only_bind(where.settings + "/ld.so.preload", kPreload, false));
+  add_environment(selections, root, spec.process->env);
+  if (where.required && !spec.process->args.empty())
+    if (std::string why = why_not_linkable(root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
+  return {};
+}
+
+}  // namespace caisson::elements

@@ -1,0 +1,74 @@
+// The host's side of elements: user-mode stand-ins for services of the kernel, loaded into
+// the programs of a container (the libraries themselves are in /elements).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "oci/spec.h"
+#include "sys/in_root.h"
+
+namespace caisson::elements {
+
+/// What `caisson element ls` shows.
+struct Element {
+  std::string_view name, summary, options;
+};
+[[nodiscard]] const std::vector<Element>& catalogue();
+
+/// "clock=2027-03-01T00:00:00Z,rate=10": a name of the catalogue and what is asked of it.
+struct Selection {
+  std::string name, options;
+};
+/// Fails, and names the option, where the element does not know it.
+[[nodiscard]] Result<Selection> parse_selection(const std::string& text);
+
+/// What the annotations io.caisson.element.NAME ask for, whose values are the options;
+/// in the order of the catalogue.
+[[nodiscard]] Result<std::vector<Selection>> from_annotations(const oci::Spec& spec);
+inline constexpr const char* kAnnotationPrefix = "io.caisson.element.";
+/// "true": what cannot have the elements must not start.
+inline constexpr const char* kRequiredAnnotation = "io.caisson.elements-required";
+/// Label of an image that asks for elements: a JSON list of selections as text.
+inline constexpr const char* kImageLabel = "io.caisson.elements";
+
+/// Moments that settings are counted from, in nanoseconds; of the host's clocks.
+struct Moment {
+  int64_t wall = 0, monotonic = 0, boot = 0;
+};
+[[nodiscard]] Moment this_moment();
+
+struct Injection {
+  std::string libraries;  ///< folder for the libraries, which all containers share
+  std::string settings;   ///< folder of this container's, of which the files here are replaced
+  bool required = false;
+};
+/// Adds to the spec what loads the elements: mounts at /.caisson and /etc/ld.so.preload, and
+/// LD_PRELOAD where the root has musl. With `required`, a first program that cannot load
+/// them (a static one) is an error that says so.
+[[nodiscard]] Result<> inject(const std::vector<Selection>& selections, const Injection& where, const sys::RootDir& root, const Moment& now, oci::Spec& spec);
+
+/// For one more process of such a container (exec): LD_PRELOAD where the root has musl.
+void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env);
+
+/// "" where the program can load elements; otherwise why it cannot. Follows scripts to their
+/// interpreter.
+[[nodiscard]] std::string why_not_linkable(const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env);
+
+/// An element in a process, as its page tells (elements/include/caisson/element.h).
+struct Link {
+  std::string element;
+  std::string linkage;   ///< full, control-only or none
+  std::string instance;  ///< "" where it has not been used since a fork
+  std::vector<std::pair<std::string, uint64_t>> counters;
+};
+/// Reads it out of a process of a container. Needs the right to trace it.
+[[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element);
+
+// settings.cc: text that the libraries read; pure.
+[[nodiscard]] Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
+[[nodiscard]] Result<std::string> resources_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
+
+}  // namespace caisson::elements
