@@ -18,12 +18,21 @@ inline struct timespec timespec_of(int64_t ns) {
   return t;
 }
 
-enum class Kind { wall, monotonic, boot, other };
+enum class Kind { wall,
+                  monotonic,
+                  boot,
+                  other };
 inline Kind kind_of(clockid_t id) {
   switch (id) {
-    case CLOCK_REALTIME: case CLOCK_REALTIME_COARSE: case CLOCK_REALTIME_ALARM: case CLOCK_TAI: return Kind::wall;
-    case CLOCK_MONOTONIC: case CLOCK_MONOTONIC_RAW: case CLOCK_MONOTONIC_COARSE: return Kind::monotonic;
-    case CLOCK_BOOTTIME: case CLOCK_BOOTTIME_ALARM: return Kind::boot;
+    case CLOCK_REALTIME:
+    case CLOCK_REALTIME_COARSE:
+    case CLOCK_REALTIME_ALARM:
+    case CLOCK_TAI: return Kind::wall;
+    case CLOCK_MONOTONIC:
+    case CLOCK_MONOTONIC_RAW:
+    case CLOCK_MONOTONIC_COARSE: return Kind::monotonic;
+    case CLOCK_BOOTTIME:
+    case CLOCK_BOOTTIME_ALARM: return Kind::boot;
     default: return Kind::other;
   }
 }
@@ -47,7 +56,8 @@ struct Clock {
   [[nodiscard]] bool covers(Kind kind) const { return active && (kind == Kind::wall || (all && kind != Kind::other)); }
   [[nodiscard]] static int64_t scaled(int64_t span, uint64_t factor) { return (int64_t)(((__int128)span * (__int128)factor) >> 32); }
 
-  [[nodiscard]] const Line& line(Kind kind) const { return kind == Kind::wall ? wall : kind == Kind::monotonic ? monotonic : boot; }
+  [[nodiscard]] const Line& line(Kind kind) const { return kind == Kind::wall ? wall : kind == Kind::monotonic ? monotonic
+                                                                                                               : boot; }
   /// The kernel's time as this clock shows it.
   [[nodiscard]] int64_t show(Kind kind, int64_t real) const {
     if (kind == Kind::wall && fixed) return wall.shown;
@@ -71,6 +81,9 @@ extern Clock the_clock;
 int64_t real_now(clockid_t id);
 
 /// Indices of caisson_element_page::counters.
-enum Counter : int { kSleeps, kWaits, kTimers, kFileTimes };
+enum Counter : int { kSleeps,
+                     kWaits,
+                     kTimers,
+                     kFileTimes };
 
 }  // namespace caisson::element

@@ -68,7 +68,9 @@ clockid_t clock_of_descriptor(int fd) {
 }
 
 int64_t nanoseconds_of(const struct timeval& t) { return t.tv_sec * kSecond + t.tv_usec * 1000; }
-struct timeval timeval_of(int64_t ns) { return {ns / kSecond, ns % kSecond / 1000}; }
+struct timeval timeval_of(int64_t ns) {
+  return {ns / kSecond, ns % kSecond / 1000};
+}
 
 /// ITIMER_REAL counts the span of the monotonic clock; the others the processor's time.
 struct itimerval converted(const struct itimerval& in, bool to_real) {

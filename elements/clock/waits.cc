@@ -15,18 +15,29 @@
 #include "core/instance.h"
 #include "core/symbols.h"
 
+// Tells glibc from musl.
+extern "C" __attribute__((weak)) const char* gnu_get_libc_version();
+
 namespace caisson::element {
 namespace {
 
-/// A deadline on one of the clocks, as the kernel's; null stays null. Lives as long as it is used.
+/// Who waits for a deadline: the kernel, or a C library that reads the clock itself, as musl
+/// does, and has the kernel wait for the span that is left.
+enum class Waiter { kernel,
+                    library };
+
+/// A deadline on one of the clocks, as the one who waits must get it; null stays null. Lives
+/// as long as it is used.
 class Deadline {
  public:
-  Deadline(clockid_t id, const struct timespec* shown) : given_(shown) {
+  Deadline(clockid_t id, const struct timespec* shown, Waiter waiter = Waiter::kernel) : given_(shown) {
     Kind kind = kind_of(id);
     // What is no time is left to the one who says so.
     if (shown == nullptr || !the_clock.covers(kind) || shown->tv_nsec < 0 || shown->tv_nsec >= kSecond) return;
     count(kWaits);
-    own_ = timespec_of(the_clock.due(kind, nanoseconds(*shown), real_now(id)));
+    int64_t now = real_now(id), due = the_clock.due(kind, nanoseconds(*shown), now);
+    if (waiter == Waiter::library && &gnu_get_libc_version == nullptr) due = the_clock.show(kind, now) + (due - now);
+    own_ = timespec_of(due);
     // Long past is past; the kernel takes no negative times.
     if (own_.tv_sec < 0) own_ = {};
     given_ = &own_;
@@ -65,7 +76,9 @@ int real_milliseconds(int shown) {
   return out > INT32_MAX ? INT32_MAX : (int)out;
 }
 
-struct timeval timeval_of(int64_t ns) { return {ns / kSecond, ns % kSecond / 1000}; }
+struct timeval timeval_of(int64_t ns) {
+  return {ns / kSecond, ns % kSecond / 1000};
+}
 int64_t nanoseconds(const struct timeval& t) { return t.tv_sec * kSecond + t.tv_usec * 1000; }
 
 }  // namespace
@@ -121,7 +134,8 @@ CAISSON_EXPORT int thrd_sleep(const struct timespec* wanted, struct timespec* le
   int code = nanosleep(wanted, left);
   int why = code == 0 ? 0 : *__errno_location();
   *__errno_location() = before;
-  return code == 0 ? 0 : why == EINTR ? -1 : -2;
+  return code == 0 ? 0 : why == EINTR ? -1
+                                      : -2;
 }
 
 // --- waiting for descriptors
@@ -183,35 +197,35 @@ CAISSON_EXPORT int sigtimedwait(const sigset_t* set, siginfo_t* info, const stru
 // --- waiting for other threads; deadlines
 
 NEXT(sem_timedwait);
-CAISSON_EXPORT int sem_timedwait(sem_t* semaphore, const struct timespec* deadline) { return next_sem_timedwait.get()(semaphore, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int sem_timedwait(sem_t* semaphore, const struct timespec* deadline) { return next_sem_timedwait.get()(semaphore, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 extern "C" int sem_clockwait(sem_t*, clockid_t, const struct timespec*) noexcept(false);
 NEXT(sem_clockwait);
-CAISSON_EXPORT int sem_clockwait(sem_t* semaphore, clockid_t id, const struct timespec* deadline) { return next_sem_clockwait.get()(semaphore, id, Deadline(id, deadline).get()); }
+CAISSON_EXPORT int sem_clockwait(sem_t* semaphore, clockid_t id, const struct timespec* deadline) { return next_sem_clockwait.get()(semaphore, id, Deadline(id, deadline, Waiter::library).get()); }
 
 NEXT(pthread_mutex_timedlock);
-CAISSON_EXPORT int pthread_mutex_timedlock(pthread_mutex_t* mutex, const struct timespec* deadline) noexcept { return next_pthread_mutex_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int pthread_mutex_timedlock(pthread_mutex_t* mutex, const struct timespec* deadline) noexcept { return next_pthread_mutex_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 NEXT(pthread_mutex_clocklock);
-CAISSON_EXPORT int pthread_mutex_clocklock(pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_mutex_clocklock.get()(mutex, id, Deadline(id, deadline).get()); }
+CAISSON_EXPORT int pthread_mutex_clocklock(pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_mutex_clocklock.get()(mutex, id, Deadline(id, deadline, Waiter::library).get()); }
 
 NEXT(pthread_rwlock_timedrdlock);
-CAISSON_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedrdlock.get()(lock, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedrdlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 NEXT(pthread_rwlock_timedwrlock);
-CAISSON_EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedwrlock.get()(lock, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedwrlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 NEXT(pthread_rwlock_clockrdlock);
-CAISSON_EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockrdlock.get()(lock, id, Deadline(id, deadline).get()); }
+CAISSON_EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockrdlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
 
 NEXT(pthread_rwlock_clockwrlock);
-CAISSON_EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockwrlock.get()(lock, id, Deadline(id, deadline).get()); }
+CAISSON_EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockwrlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
 
 NEXT(pthread_timedjoin_np);
-CAISSON_EXPORT int pthread_timedjoin_np(pthread_t thread, void** result, const struct timespec* deadline) { return next_pthread_timedjoin_np.get()(thread, result, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int pthread_timedjoin_np(pthread_t thread, void** result, const struct timespec* deadline) { return next_pthread_timedjoin_np.get()(thread, result, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 NEXT(pthread_clockjoin_np);
-CAISSON_EXPORT int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t id, const struct timespec* deadline) { return next_pthread_clockjoin_np.get()(thread, result, id, Deadline(id, deadline).get()); }
+CAISSON_EXPORT int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t id, const struct timespec* deadline) { return next_pthread_clockjoin_np.get()(thread, result, id, Deadline(id, deadline, Waiter::library).get()); }
 
 NEXT(mq_timedsend);
 CAISSON_EXPORT int mq_timedsend(mqd_t queue, const char* message, size_t size, unsigned priority, const struct timespec* deadline) { return next_mq_timedsend.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
@@ -220,10 +234,10 @@ NEXT(mq_timedreceive);
 CAISSON_EXPORT ssize_t mq_timedreceive(mqd_t queue, char* message, size_t size, unsigned* priority, const struct timespec* deadline) { return next_mq_timedreceive.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
 
 NEXT(mtx_timedlock);
-CAISSON_EXPORT int mtx_timedlock(mtx_t* mutex, const struct timespec* deadline) { return next_mtx_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int mtx_timedlock(mtx_t* mutex, const struct timespec* deadline) { return next_mtx_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 NEXT(cnd_timedwait);
-CAISSON_EXPORT int cnd_timedwait(cnd_t* condition, mtx_t* mutex, const struct timespec* deadline) { return next_cnd_timedwait.get()(condition, mutex, Deadline(CLOCK_REALTIME, deadline).get()); }
+CAISSON_EXPORT int cnd_timedwait(cnd_t* condition, mtx_t* mutex, const struct timespec* deadline) { return next_cnd_timedwait.get()(condition, mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 // --- condition variables have a clock, which only their makers know
 
@@ -282,12 +296,12 @@ CAISSON_EXPORT int pthread_cond_destroy(pthread_cond_t* condition) noexcept {
 
 NEXT(pthread_cond_timedwait);
 CAISSON_EXPORT int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const struct timespec* deadline) {
-  return next_pthread_cond_timedwait.get()(condition, mutex, Deadline(is_monotonic(condition) ? CLOCK_MONOTONIC : CLOCK_REALTIME, deadline).get());
+  return next_pthread_cond_timedwait.get()(condition, mutex, Deadline(is_monotonic(condition) ? CLOCK_MONOTONIC : CLOCK_REALTIME, deadline, Waiter::library).get());
 }
 
 NEXT(pthread_cond_clockwait);
 CAISSON_EXPORT int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) {
-  return next_pthread_cond_clockwait.get()(condition, mutex, id, Deadline(id, deadline).get());
+  return next_pthread_cond_clockwait.get()(condition, mutex, id, Deadline(id, deadline, Waiter::library).get());
 }
 
 // --- system calls by number: libstdc++, Java and Go's cgo wait for futexes so

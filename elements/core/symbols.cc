@@ -22,7 +22,7 @@ struct Wanted {
 };
 
 struct Tables {
-  const ElfW(Sym)* symbols = nullptr;
+  const ElfW(Sym) * symbols = nullptr;
   const char* strings = nullptr;
   const uint32_t* gnu_hash = nullptr;
   const uint32_t* hash = nullptr;
@@ -57,7 +57,7 @@ bool fits(const Tables& t, uint32_t index, const char* name) {
   return t.versions == nullptr || (t.versions[index] & kHidden) == 0;
 }
 
-const ElfW(Sym)* find(const Tables& t, const char* name) {
+const ElfW(Sym) * find(const Tables& t, const char* name) {
   if (t.gnu_hash != nullptr) {
     uint32_t buckets = t.gnu_hash[0], first = t.gnu_hash[1], words = t.gnu_hash[2], h = gnu_hash(name);
     const uint32_t* bucket = t.gnu_hash + 4 + words * (sizeof(ElfW(Addr)) / 4);

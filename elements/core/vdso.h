@@ -7,9 +7,9 @@
 namespace caisson::element {
 
 struct Replaced {
-  const char* name;    ///< "__vdso_clock_gettime"
-  void* function;      ///< what is called from now on
-  void* kernels;       ///< gets the kernel's, which works on
+  const char* name;  ///< "__vdso_clock_gettime"
+  void* function;    ///< what is called from now on
+  void* kernels;     ///< gets the kernel's, which works on
 };
 
 /// Moves the vDSO with its data to another address and puts a copy at the old one, of which

@@ -18,7 +18,8 @@
 namespace caisson::element {
 namespace {
 
-enum Counter : int { kFiles, kCalls };
+enum Counter : int { kFiles,
+                     kCalls };
 const char* const kCounters[] = {"files", "calls", nullptr};
 constexpr long kPage = 4096;
 
@@ -42,7 +43,9 @@ bool active() {
 
 /// A descriptor for one of the files, or -2 where the path is none of them or is not to be read.
 int open_instead(const char* path, int flags) {
-  int which = (flags & O_ACCMODE) == O_RDONLY && (flags & O_DIRECTORY) == 0 && (flags & O_PATH) != O_PATH ? virtual_file(path) : -1;
+  // Read, and nothing else: the rest is for the kernel to answer.
+  constexpr int kPlain = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW | O_NOATIME | 0100000 /* O_LARGEFILE */;
+  int which = (flags & ~kPlain) == O_RDONLY ? virtual_file(path) : -1;
   if (which < 0) return -2;
   long fd = open_virtual(which, flags);
   if (fd < 0) return -2;  // the kernel's is better than none
@@ -60,13 +63,13 @@ using namespace caisson::element;
 // --- files
 
 // As open(2): the mode is there only where a file may be made.
-#define MODE(flags)                                            \
-  mode_t mode = 0;                                             \
-  if (((flags) & (O_CREAT | O_TMPFILE)) != 0) {                \
-    va_list arguments;                                         \
-    va_start(arguments, flags);                                \
-    mode = va_arg(arguments, mode_t);                          \
-    va_end(arguments);                                         \
+#define MODE(flags)                             \
+  mode_t mode = 0;                              \
+  if (((flags) & (O_CREAT | O_TMPFILE)) != 0) { \
+    va_list arguments;                          \
+    va_start(arguments, flags);                 \
+    mode = va_arg(arguments, mode_t);           \
+    va_end(arguments);                          \
   }
 
 NEXT(open);

@@ -175,6 +175,16 @@ long write_content(int fd, int which) {
   return n;
 }
 
+/// The same file once more, with another way to use it; a negative errno without /proc.
+long open_again(long fd, int flags) {
+  Text<40> path;
+  path.add("/proc/self/fd/").add((uint64_t)fd);
+  char name[40];
+  memcpy(name, path.data(), path.size());
+  name[path.size()] = 0;
+  return call(SYS_openat, -100, name, flags, 0);
+}
+
 }  // namespace
 
 int virtual_file(const char* path) {
@@ -200,6 +210,11 @@ long open_virtual(int which, int flags) {
     call(SYS_close, fd);
     return code;
   }
+  // Only to be read, as the kernel's.
+  if (long plain = open_again(fd, O_RDONLY | (flags & O_CLOEXEC)); plain >= 0) {
+    call(SYS_close, fd);
+    fd = plain;
+  }
   uint64_t inode;
   if (fd < kMostDescriptors && inode_of((int)fd, inode)) {
     __atomic_store_n(&open_files[fd].inode, inode, __ATOMIC_RELAXED);
@@ -213,10 +228,13 @@ void refresh(int fd) {
   int which = __atomic_load_n(&open_files[fd].which, __ATOMIC_ACQUIRE);
   uint64_t inode;
   if (which == 0 || !inode_of(fd, inode)) return;
-  if (inode == __atomic_load_n(&open_files[fd].inode, __ATOMIC_RELAXED))
-    write_content(fd, which - 1);
-  else
+  if (inode != __atomic_load_n(&open_files[fd].inode, __ATOMIC_RELAXED)) {
     __atomic_store_n(&open_files[fd].which, 0, __ATOMIC_RELAXED);  // closed, and the number given to another
+    return;
+  }
+  long writable = open_again(fd, O_RDWR | O_CLOEXEC);
+  write_content(writable >= 0 ? (int)writable : fd, which - 1);
+  if (writable >= 0) call(SYS_close, writable);
 }
 
 }  // namespace caisson::element

@@ -188,8 +188,8 @@ Processes processes() {
 
 namespace {
 struct Averages {
-  uint64_t asked;    ///< nanoseconds
-  uint64_t value[3]; ///< in 1/65536
+  uint64_t asked;     ///< nanoseconds
+  uint64_t value[3];  ///< in 1/65536
 };
 Averages averages;
 int averages_lock = 0;

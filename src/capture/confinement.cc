@@ -25,7 +25,7 @@ constexpr std::string_view kGroups[] = {
     "chown fchown fchownat lchown",
     "fremovexattr fsetxattr lremovexattr lsetxattr removexattr setxattr",
     "mlock mlock2 mlockall munlock munlockall",
-    "sched_setaffinity sched_setattr sched_setparam sched_setscheduler setpriority ioprio_set",
+    "sched_setaffinity sched_setattr sched_setscheduler setpriority ioprio_set",
     "timer_create timer_delete timer_getoverrun timer_gettime timer_settime",
     "timerfd_create timerfd_gettime timerfd_settime",
     "landlock_add_rule landlock_create_ruleset landlock_restrict_self",
@@ -39,7 +39,6 @@ constexpr std::string_view kGroups[] = {
     "personality",
     "syncfs sync",
     "signalfd signalfd4",
-    "map_shadow_stack",
     "execveat",
     "readahead remap_file_pages",
 };

@@ -11,61 +11,61 @@
 namespace caisson::cli {
 namespace {
 
-#define CAISSON_CREATE_OPTIONS                                                                                  \
-  {"--name", "NAME", "name of the container"},                                                                  \
-      {"-h,--hostname", "NAME", "host name inside (default: from the id)"},                                     \
-      {"-e,--env", "NAME[=VALUE]", "set an environment variable"},                                              \
-      {"--env-file", "FILE", "read environment variables from a file"},                                         \
-      {"-w,--workdir", "DIR", "working directory inside"},                                                      \
-      {"-u,--user", "USER[:GROUP]", "user, by name or number"},                                                 \
-      {"--group-add", "GROUP", "add a supplementary group"},                                                    \
-      {"--entrypoint", "COMMAND", "replace the image's entrypoint"},                                            \
-      {"-v,--volume", "SRC:DST[:OPT]", "mount a host path or a volume"},                                        \
-      {"--mount", "type=…,…", "mount: type=bind|volume|tmpfs,source=…,target=…[,readonly]"},                    \
-      {"--tmpfs", "DST[:OPT]", "mount an empty file system in memory"},                                         \
-      {"--read-only", "", "make the root file system read-only"},                                               \
-      {"-p,--publish", "[ADDR:][HOST:]PORT", "publish a port"},                                                 \
-      {"--network,--net", "NAME", "network: NAME, none, host or container:ID"},                                 \
-      {"--network-alias", "NAME", "one more name in the network"},                                              \
-      {"--ip", "ADDRESS", "IPv4 address"},                                                                      \
-      {"--mac-address", "MAC", "MAC address"},                                                                  \
-      {"--dns", "ADDRESS", "name server to ask"},                                                               \
-      {"--add-host", "NAME:ADDRESS", "line for /etc/hosts"},                                                    \
-      {"-m,--memory", "BYTES", "memory limit"},                                                                 \
-      {"--memory-swap", "BYTES", "memory and swap together; -1: no limit"},                                     \
-      {"--memory-reservation", "BYTES", "memory soft limit"},                                                   \
-      {"--cpus", "N", "CPUs it may use, such as 0.5"},                                                          \
-      {"-c,--cpu-shares", "N", "relative CPU weight"},                                                          \
-      {"--cpuset-cpus", "LIST", "CPUs to run on, such as 0-1"},                                                 \
-      {"--cpuset-mems", "LIST", "memory nodes to use"},                                                         \
-      {"--pids-limit", "N", "number of processes; -1: no limit"},                                               \
-      {"--device-read-bps", "DEV:BYTES", "limit reading from a device, per second"},                            \
-      {"--device-write-bps", "DEV:BYTES", "limit writing to a device, per second"},                             \
-      {"--device-read-iops", "DEV:N", "limit reads from a device, per second"},                                 \
-      {"--device-write-iops", "DEV:N", "limit writes to a device, per second"},                                 \
-      {"--net-rate-in", "BYTES", "limit what comes in over the network, per second"},                           \
-      {"--net-rate-out", "BYTES", "limit what goes out over the network, per second"},                          \
-      {"--disk", "BYTES", "limit the writable layer"},                                                          \
-      {"--shm-size", "BYTES", "size of /dev/shm (default: 64m)"},                                               \
-      {"--ulimit", "NAME=SOFT[:HARD]", "resource limit of processes"},                                          \
-      {"--sysctl", "NAME=VALUE", "kernel setting of the container's namespaces"},                               \
-      {"--cap-add", "CAPABILITY", "add a capability"},                                                          \
-      {"--cap-drop", "CAPABILITY", "drop a capability"},                                                        \
-      {"--privileged", "", "give every capability, every device and no filter"},                                \
-      {"--userns", "host", "no user namespace of its own: its root is the host's"},                             \
-      {"--security-opt", "OPTION", "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined"}, \
+#define CAISSON_CREATE_OPTIONS                                                                                          \
+  {"--name", "NAME", "name of the container"},                                                                          \
+      {"-h,--hostname", "NAME", "host name inside (default: from the id)"},                                             \
+      {"-e,--env", "NAME[=VALUE]", "set an environment variable"},                                                      \
+      {"--env-file", "FILE", "read environment variables from a file"},                                                 \
+      {"-w,--workdir", "DIR", "working directory inside"},                                                              \
+      {"-u,--user", "USER[:GROUP]", "user, by name or number"},                                                         \
+      {"--group-add", "GROUP", "add a supplementary group"},                                                            \
+      {"--entrypoint", "COMMAND", "replace the image's entrypoint"},                                                    \
+      {"-v,--volume", "SRC:DST[:OPT]", "mount a host path or a volume"},                                                \
+      {"--mount", "type=…,…", "mount: type=bind|volume|tmpfs,source=…,target=…[,readonly]"},                            \
+      {"--tmpfs", "DST[:OPT]", "mount an empty file system in memory"},                                                 \
+      {"--read-only", "", "make the root file system read-only"},                                                       \
+      {"-p,--publish", "[ADDR:][HOST:]PORT", "publish a port"},                                                         \
+      {"--network,--net", "NAME", "network: NAME, none, host or container:ID"},                                         \
+      {"--network-alias", "NAME", "one more name in the network"},                                                      \
+      {"--ip", "ADDRESS", "IPv4 address"},                                                                              \
+      {"--mac-address", "MAC", "MAC address"},                                                                          \
+      {"--dns", "ADDRESS", "name server to ask"},                                                                       \
+      {"--add-host", "NAME:ADDRESS", "line for /etc/hosts"},                                                            \
+      {"-m,--memory", "BYTES", "memory limit"},                                                                         \
+      {"--memory-swap", "BYTES", "memory and swap together; -1: no limit"},                                             \
+      {"--memory-reservation", "BYTES", "memory soft limit"},                                                           \
+      {"--cpus", "N", "CPUs it may use, such as 0.5"},                                                                  \
+      {"-c,--cpu-shares", "N", "relative CPU weight"},                                                                  \
+      {"--cpuset-cpus", "LIST", "CPUs to run on, such as 0-1"},                                                         \
+      {"--cpuset-mems", "LIST", "memory nodes to use"},                                                                 \
+      {"--pids-limit", "N", "number of processes; -1: no limit"},                                                       \
+      {"--device-read-bps", "DEV:BYTES", "limit reading from a device, per second"},                                    \
+      {"--device-write-bps", "DEV:BYTES", "limit writing to a device, per second"},                                     \
+      {"--device-read-iops", "DEV:N", "limit reads from a device, per second"},                                         \
+      {"--device-write-iops", "DEV:N", "limit writes to a device, per second"},                                         \
+      {"--net-rate-in", "BYTES", "limit what comes in over the network, per second"},                                   \
+      {"--net-rate-out", "BYTES", "limit what goes out over the network, per second"},                                  \
+      {"--disk", "BYTES", "limit the writable layer"},                                                                  \
+      {"--shm-size", "BYTES", "size of /dev/shm (default: 64m)"},                                                       \
+      {"--ulimit", "NAME=SOFT[:HARD]", "resource limit of processes"},                                                  \
+      {"--sysctl", "NAME=VALUE", "kernel setting of the container's namespaces"},                                       \
+      {"--cap-add", "CAPABILITY", "add a capability"},                                                                  \
+      {"--cap-drop", "CAPABILITY", "drop a capability"},                                                                \
+      {"--privileged", "", "give every capability, every device and no filter"},                                        \
+      {"--userns", "host", "no user namespace of its own: its root is the host's"},                                     \
+      {"--security-opt", "OPTION", "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined"},         \
       {"--element", "NAME[=OPTIONS]", "give it a user-mode stand-in for a service of the kernel (caisson element ls)"}, \
-      {"--element-required", "", "refuse programs that cannot have the elements"},                             \
-      {"--elements-from-image", "", "also the elements that the image's labels ask for"},                       \
-      {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                    \
-      {"--rm", "", "remove the container when it ends"},                                                        \
-      {"--init", "", "run an init that reaps and forwards signals"},                                            \
-      {"-i,--interactive", "", "keep stdin open"},                                                              \
-      {"-t,--tty", "", "give it a terminal"},                                                                   \
-      {"-l,--label", "NAME=VALUE", "set a label"},                                                              \
-      {"--annotation", "NAME=VALUE", "set an OCI annotation"},                                                  \
-      {"--stop-signal", "SIGNAL", "signal that asks it to end"},                                                \
-      {"--stop-timeout", "SECONDS", "time it gets to end"},                                                     \
+      {"--element-required", "", "refuse programs that cannot have the elements"},                                      \
+      {"--elements-from-image", "", "also the elements that the image's labels ask for"},                               \
+      {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                            \
+      {"--rm", "", "remove the container when it ends"},                                                                \
+      {"--init", "", "run an init that reaps and forwards signals"},                                                    \
+      {"-i,--interactive", "", "keep stdin open"},                                                                      \
+      {"-t,--tty", "", "give it a terminal"},                                                                           \
+      {"-l,--label", "NAME=VALUE", "set a label"},                                                                      \
+      {"--annotation", "NAME=VALUE", "set an OCI annotation"},                                                          \
+      {"--stop-signal", "SIGNAL", "signal that asks it to end"},                                                        \
+      {"--stop-timeout", "SECONDS", "time it gets to end"},                                                             \
   { "--cidfile", "FILE", "write the id there" }
 
 constexpr Option kCreate[] = {CAISSON_CREATE_OPTIONS};

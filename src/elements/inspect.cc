@@ -72,7 +72,8 @@ Result<Link> inspect(pid_t pid, const std::string& element) {
   }
   // The page is the process's own: it may say anything, but not be taken for more than text.
   if (page.abi != CAISSON_ELEMENT_ABI || text(page.name) != element) return out;
-  out.linkage = page.linkage == CAISSON_FULL ? "full" : page.linkage == CAISSON_CONTROL_ONLY ? "control-only" : "none";
+  out.linkage = page.linkage == CAISSON_FULL ? "full" : page.linkage == CAISSON_CONTROL_ONLY ? "control-only"
+                                                                                             : "none";
   char id[40];
   std::snprintf(id, sizeof id, "%016llx%016llx", static_cast<unsigned long long>(page.instance[0]), static_cast<unsigned long long>(page.instance[1]));
   out.instance = id;

@@ -20,7 +20,12 @@ Result<int64_t> parse_offset(const std::string& text) {
     while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
     auto number = parse_uint(std::string_view(text).substr(i, end - i), INT32_MAX);
     if (!number || end == text.size()) return fail("\"" + text + "\": write a span such as +90s, +2h30m, -3d or +1w");
-    int64_t unit = text[end] == 's' ? 1 : text[end] == 'm' ? 60 : text[end] == 'h' ? 3600 : text[end] == 'd' ? 86400 : text[end] == 'w' ? 604800 : text[end] == 'y' ? 31557600 : 0;
+    int64_t unit = text[end] == 's' ? 1 : text[end] == 'm' ? 60
+                                      : text[end] == 'h'   ? 3600
+                                      : text[end] == 'd'   ? 86400
+                                      : text[end] == 'w'   ? 604800
+                                      : text[end] == 'y'   ? 31557600
+                                                           : 0;
     if (unit == 0) return fail("\"" + text + "\": the units are s, m, h, d, w and y");
     total += static_cast<int64_t>(*number) * unit;
     i = end + 1;

@@ -35,9 +35,9 @@ enum caisson_linkage {
 struct caisson_element_page {
   uint64_t magic;
   uint32_t abi;
-  uint32_t linkage;     /* enum caisson_linkage */
-  char name[16];        /* "clock" */
-  uint32_t process;     /* its id, in its own pid namespace */
+  uint32_t linkage; /* enum caisson_linkage */
+  char name[16];    /* "clock" */
+  uint32_t process; /* its id, in its own pid namespace */
   uint32_t reserved;
   uint64_t instance[2]; /* random: no other instance has it */
   uint64_t counters[CAISSON_ELEMENT_COUNTERS];
@@ -46,12 +46,12 @@ struct caisson_element_page {
 
 /* Where the host puts things in the container. */
 #define CAISSON_ELEMENT_FOLDER "/.caisson"
-#define CAISSON_ELEMENT_LIBRARIES CAISSON_ELEMENT_FOLDER "/lib"         /* libcaisson-NAME.so */
-#define CAISSON_ELEMENT_SETTINGS CAISSON_ELEMENT_FOLDER "/settings"     /* NAME: lines of "key value" */
+#define CAISSON_ELEMENT_LIBRARIES CAISSON_ELEMENT_FOLDER "/lib"     /* libcaisson-NAME.so */
+#define CAISSON_ELEMENT_SETTINGS CAISSON_ELEMENT_FOLDER "/settings" /* NAME: lines of "key value" */
 
 #define CAISSON_ELEMENT_EXPORT __attribute__((visibility("default")))
 
-extern CAISSON_ELEMENT_EXPORT struct caisson_element_page *caisson_element;
+extern CAISSON_ELEMENT_EXPORT struct caisson_element_page* caisson_element;
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,56 @@
+"""Roots with programs of either C library, for the tests of elements."""
+import pathlib
+import shutil
+import subprocess
+
+HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
+PROJECT = HERE.parents[1]
+CASES = ("clock_cases", "resources_cases")
+COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
+LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
+
+
+def libraries(program):
+    """What the loader says that it needs, by path."""
+    out = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return [word for line in out.splitlines() for word in line.split() if word.startswith("/")]
+
+
+def make_root(folder, libc, busybox):
+    """The suites, built for that library, a shell, and the library."""
+    root = pathlib.Path(folder)
+    shutil.copytree(busybox, root, symlinks=True)
+    for name in CASES:
+        subprocess.run([*COMPILERS[libc], "-O1", "-Wall", "-Werror", HERE / f"{name}.c", "-o", root / "bin" / name], check=True)
+    needed = {LOADERS[libc], *(libraries(root / "bin" / CASES[0]) if libc == "glibc" else [])}
+    for path in needed:
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return root
+
+
+def make_machine_root(folder):
+    """A root that shows this machine's /usr, for its real applications."""
+    root = pathlib.Path(folder)
+    for name in ("etc", "tmp", "proc", "usr", "var/log", "var/lib", "root", "home"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("passwd", "group", "ld.so.cache", "nsswitch.conf"):
+        shutil.copy(pathlib.Path("/etc") / name, root / "etc" / name)
+    for name in ("alternatives", *(p.name for p in pathlib.Path("/etc").glob("java-*"))):
+        if pathlib.Path("/etc", name).is_dir():
+            shutil.copytree(f"/etc/{name}", root / "etc" / name, symlinks=True, ignore=shutil.ignore_patterns("*.keystore", "security"))
+    for java in pathlib.Path("/etc").glob("java-*/security"):
+        shutil.copytree(java, root / str(java).lstrip("/"), symlinks=True, dirs_exist_ok=True)
+    return root
+
+
+def judge(output, least=150):
+    """Every case of a suite passed, and there were enough of them."""
+    lines = [l for l in output.splitlines() if l.startswith(("ok ", "not ok "))]
+    bad = [l for l in lines if l.startswith("not ")]
+    assert not bad, bad[:10]
+    assert len(lines) >= least, f"{len(lines)} cases: {output[-500:]}"
