@@ -15,12 +15,14 @@ MAY_ENTER = {
     "cgroups": {"base", "sys", "oci"},
     "runtime": {"base", "sys", "oci", "cgroups", "init"},
     "image": {"base", "sys", "oci"},
+    "http": {"base"},
+    "registry": {"base", "oci", "http", "image"},
     "network": {"base", "sys", "oci"},
     "volumes": {"base", "sys", "oci"},
     "elements": {"base", "sys", "oci"},
     "capture": {"base", "sys", "oci", "image"},
     "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "network", "volumes", "elements"},
-    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "network", "volumes", "elements", "capture", "engine"},
+    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "network", "volumes", "elements", "capture", "engine", "http", "registry"},
 }
 # The header that elements and the host share stands outside.
 SHARED = {"caisson"}

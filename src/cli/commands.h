@@ -18,6 +18,8 @@ extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemComm
 extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 // source_commands.cc
 extern const Command kDiffCommand, kRestoreDataCommand;
+// registry_commands.cc
+extern const Command kPullCommand, kPushCommand, kLoginCommand, kLogoutCommand, kTagsCommand;
 // element_command.cc
 extern const Command kElementCommand;
 // copy_command.cc

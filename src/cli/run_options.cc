@@ -57,6 +57,7 @@ namespace {
       {"--element", "NAME[=OPTIONS]", "give it a user-mode stand-in for a service of the kernel (caisson element ls)"}, \
       {"--element-required", "", "refuse programs that cannot have the elements"},                                      \
       {"--elements-from-image", "", "also the elements that the image's labels ask for"},                               \
+      {"--pull", "missing|always|never", "whether to fetch the image from its registry (default: missing)"},            \
       {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                            \
       {"--rm", "", "remove the container when it ends"},                                                                \
       {"--init", "", "run an init that reaps and forwards signals"},                                                    \

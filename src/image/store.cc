@@ -107,7 +107,7 @@ Result<Image> Store::find(const std::string& name) const {
     if (matches.size() == 1) return std::move(matches[0]);
   }
   if (!ref) return detail::propagate(std::move(ref).error());
-  return fail("no such image: " + name + " (see \"caisson images\"; \"caisson load\" and \"caisson capture\" make images)", ENOENT);
+  return fail("no such image: " + name + " (see \"caisson images\"; \"caisson pull\", \"caisson load\" and \"caisson capture\" make images)", ENOENT);
 }
 
 namespace {
@@ -213,6 +213,14 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, std
   return add_blob(media_type, nullptr, [&](Sink& sink) { return sink.write(content); });
 }
 
+Result<> Store::Writer::take_blob(const oci::Descriptor& blob, const std::string& path) {
+  std::string place = store_.blob_path(blob.digest);
+  if (exists(place)) return {};
+  if (::rename(path.c_str(), place.c_str()) < 0) return fail_errno("store blob " + blob.digest.str());
+  added_.push_back(place);
+  return {};
+}
+
 Result<> Store::Writer::stage(const oci::Descriptor& manifest, const std::vector<std::string>& names) {
   Image image = TRY(store_.load(manifest));
   for (const auto& layer : image.manifest.layers) {
@@ -290,6 +298,11 @@ bool Store::needs_repair() const {
   return drafts && FileLock::try_acquire(layers_ + "/lock");
 }
 
+Result<std::string> Store::download_path(const oci::Digest& digest) const {
+  TRY(make_dirs(images_ + "/downloads", 0700));
+  return images_ + "/downloads/" + digest.hex();
+}
+
 Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
   FileLock layer_lock = TRY(FileLock::acquire(layers_ + "/lock"));
@@ -310,6 +323,15 @@ Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
       struct stat st;
       if (::stat(path.c_str(), &st) == 0 && ::unlink(path.c_str()) == 0) freed += static_cast<uint64_t>(st.st_size);
     }
+  for (const auto& name : list_dir(images_ + "/downloads").value_or(std::vector<std::string>())) {
+    if (!name.ends_with(".lock")) continue;
+    std::string lock_path = images_ + "/downloads/" + name, part = lock_path.substr(0, lock_path.size() - 5);
+    auto nobody = FileLock::try_acquire(lock_path);
+    if (!nobody) continue;
+    struct stat st;
+    if (::stat(part.c_str(), &st) == 0 && ::unlink(part.c_str()) == 0) freed += static_cast<uint64_t>(st.st_size);
+    ::unlink(lock_path.c_str());
+  }
   for (const auto& name : TRY(list_dir(images_ + "/blobs")))
     if (name.starts_with("tmp.")) ::unlink((images_ + "/blobs/" + name).c_str());
   for (const auto& name : TRY(list_dir(layers_))) {

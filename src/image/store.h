@@ -4,6 +4,7 @@
 //   <root>/images/oci-layout, index.json, blobs/sha256/<hex>   the truth
 //   <root>/images/lock                                         writers hold it
 //   <root>/images/writing                                      there while one writes
+//   <root>/images/downloads/<hex>, <hex>.lock                  parts of blobs that are being fetched
 //   <root>/layers/<diff id>/          complete, read-only once there
 //   <root>/layers/tmp.<random>/       being unpacked; removed by collect()
 //
@@ -56,6 +57,8 @@ class Store {
     /// `expected` is given, other content is an error.
     [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, const oci::Digest* expected, const std::function<Result<>(Sink&)>& produce);
     [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, std::string_view content);
+    /// Takes a file that holds exactly this blob and is on the disk already (download_path()).
+    [[nodiscard]] Result<> take_blob(const oci::Descriptor& blob, const std::string& path);
     /// Checks that every blob of the manifest is there; commit() will name it.
     [[nodiscard]] Result<> stage(const oci::Descriptor& manifest, const std::vector<std::string>& names);
     /// Makes everything staged visible at once.
@@ -83,6 +86,9 @@ class Store {
 
   [[nodiscard]] Result<std::string> read_blob(const oci::Digest& digest, uint64_t limit = 8u << 20) const;
   [[nodiscard]] std::string blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
+  /// Where a blob is put together before it becomes one. Whoever does so holds a lock on the
+  /// path with ".lock" behind it; what nobody holds, collect() removes.
+  [[nodiscard]] Result<std::string> download_path(const oci::Digest& digest) const;
   [[nodiscard]] const std::string& root() const { return root_; }
 
  private:

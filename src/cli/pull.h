@@ -1,0 +1,15 @@
+// Fetching an image on behalf of a command.
+#pragma once
+
+#include <string>
+
+#include "image/store.h"
+#include "registry/transfer.h"
+
+namespace caisson::cli {
+
+/// One line that is rewritten, on a terminal; nothing elsewhere.
+[[nodiscard]] registry::Progress transfer_progress(bool quiet);
+[[nodiscard]] Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet);
+
+}  // namespace caisson::cli

@@ -1,0 +1,157 @@
+// Commands that speak with registries: pull, push, login, logout, tags.
+#include <termios.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <ctime>
+
+#include "base/event_loop.h"
+#include "base/strings.h"
+#include "cli/commands.h"
+#include "cli/pull.h"
+#include "engine/engine.h"
+#include "registry/transfer.h"
+
+namespace caisson::cli {
+namespace {
+
+using engine::Engine;
+
+Result<registry::Options> client_options(const Args& args) {
+  registry::Options out;
+  if (args.has("tls-verify")) {
+    std::string value = args.get("tls-verify");
+    if (value != "true" && value != "false") return fail("--tls-verify: \"" + value + "\" is neither true nor false");
+    out.verify_tls = value == "true";
+  }
+  if (args.has("creds")) {
+    std::string text = args.get("creds");
+    size_t colon = text.find(':');
+    if (colon == std::string::npos || colon == 0) return fail("--creds: write USER:PASSWORD");
+    out.credentials = registry::Credentials{text.substr(0, colon), text.substr(colon + 1), ""};
+  }
+  return out;
+}
+
+Result<int> cmd_pull(const Globals& globals, const Args& args) {
+  auto options = TRY(client_options(args));
+  if (args.has("platform") && args.get("platform") != "linux/amd64") return fail("--platform: this runs linux/amd64 only", ENOTSUP);
+  auto engine = TRY(Engine::open(globals.root, globals.run_root));
+  auto store = TRY(engine.images());
+  for (const auto& name : args.rest()) {
+    auto image = TRY(pull_image(store, name, options, args.flag("quiet")));
+    std::printf("%s\n", image.id().str().c_str());
+  }
+  return 0;
+}
+
+Result<int> cmd_push(const Globals& globals, const Args& args) {
+  auto options = TRY(client_options(args));
+  auto engine = TRY(Engine::open(globals.root, globals.run_root));
+  auto store = TRY(engine.images());
+  auto image = TRY(store.find(args.rest()[0]));
+  oci::Reference to = TRY(oci::parse_reference(args.rest().size() > 1 ? args.rest()[1] : args.rest()[0]));
+  if (args.rest().size() == 1 && to.registry.empty()) return fail(args.rest()[0] + " names no registry: tag it, or say where it goes: caisson push " + args.rest()[0] + " registry.example/" + to.repository, EINVAL);
+  auto client = TRY(registry::Client::open(registry::registry_host(to), options), "push " + to.str());
+  auto digest = TRY(registry::push(store, client, image, to, transfer_progress(args.flag("quiet"))));
+  std::printf("%s\n", digest.str().c_str());
+  return 0;
+}
+
+/// A line from the terminal, without showing it.
+Result<std::string> ask_password() {
+  struct termios before;
+  bool terminal = ::tcgetattr(STDIN_FILENO, &before) == 0;
+  if (terminal) {
+    std::fprintf(stderr, "Password: ");
+    struct termios silent = before;
+    silent.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+    ::tcsetattr(STDIN_FILENO, TCSANOW, &silent);
+  }
+  std::string line;
+  char c;
+  while (::read(STDIN_FILENO, &c, 1) == 1 && c != '\n') line += c;
+  if (terminal) {
+    ::tcsetattr(STDIN_FILENO, TCSANOW, &before);
+    std::fprintf(stderr, "\n");
+  }
+  if (line.ends_with('\r')) line.pop_back();
+  if (line.empty()) return fail("the password is empty");
+  return line;
+}
+
+Result<int> cmd_login(const Globals&, const Args& args) {
+  auto options = TRY(client_options(args));
+  std::string host = args.rest().empty() ? "docker.io" : args.rest()[0];
+  registry::Credentials who;
+  who.user = args.get("username");
+  if (who.user.empty()) return fail("--username: who are you?");
+  if (args.has("password") && args.flag("password-stdin")) return fail("--password and --password-stdin exclude each other");
+  if (!args.has("password") && !args.flag("password-stdin") && !::isatty(STDIN_FILENO)) return fail("give the password with --password-stdin");
+  who.password = args.has("password") ? args.get("password") : TRY(ask_password());
+  options.credentials = who;
+  auto client = TRY(registry::Client::open(host, options), "log in to " + host);
+  TRY(client.check_login(), "log in to " + host);
+  std::fprintf(stderr, "saved in %s, unencrypted\n", TRY(registry::save_credentials(host, who)).c_str());
+  std::printf("Login Succeeded\n");
+  return 0;
+}
+
+Result<int> cmd_logout(const Globals&, const Args& args) {
+  std::string host = args.rest().empty() ? "docker.io" : args.rest()[0];
+  if (!TRY(registry::remove_credentials(host))) return fail("not logged in to " + host);
+  std::printf("Removed login credentials for %s\n", host.c_str());
+  return 0;
+}
+
+Result<int> cmd_tags(const Globals&, const Args& args) {
+  auto options = TRY(client_options(args));
+  std::string format = args.get("format", "table");
+  if (format != "table" && format != "json") return fail("--format: \"" + format + "\" is neither table nor json");
+  oci::Reference reference = TRY(oci::parse_reference(args.rest()[0]));
+  auto client = TRY(registry::Client::open(registry::registry_host(reference), options));
+  auto tags = TRY(client.tags(registry::repository_path(reference)));
+  if (format == "json") {
+    std::printf("%s\n", json_text(Json{{"name", reference.name()}, {"tags", tags}}, 2).c_str());
+    return 0;
+  }
+  for (const auto& tag : tags) std::printf("%s\n", tag.c_str());
+  return 0;
+}
+
+#define CAISSON_REGISTRY_OPTIONS                                                                   \
+  {"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, \
+  { "--creds", "USER:PASSWORD", "who you are, in place of what login has saved" }
+
+constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "linux/amd64", "accepted for that platform alone"}};
+constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}};
+constexpr Option kLoginOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
+constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table|json", "how to show them (default: one a line)"}};
+#undef CAISSON_REGISTRY_OPTIONS
+
+}  // namespace
+
+registry::Progress transfer_progress(bool quiet) {
+  if (quiet || !::isatty(STDERR_FILENO)) return [](const std::string&, uint64_t, uint64_t) {};
+  return [last = int64_t{0}](const std::string& what, uint64_t done, uint64_t total) mutable {
+    constexpr int64_t kBetween = 100;  // ms
+    bool end = done == total;
+    if (!end && monotonic_ms() - last < kBetween) return;
+    last = monotonic_ms();
+    std::fprintf(stderr, "\r\x1b[K%s: %s of %s%s", what.c_str(), human_size(done).c_str(), human_size(total).c_str(), end ? "\n" : "");
+  };
+}
+
+Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet) {
+  oci::Reference reference = TRY(oci::parse_reference(name));
+  auto client = TRY(registry::Client::open(registry::registry_host(reference), options), "pull " + reference.str());
+  return registry::pull(store, client, reference, transfer_progress(quiet));
+}
+
+const Command kPullCommand{"pull", "IMAGE...", "fetch images from a registry", "caisson pull registry.example/shop:1.0", kPullOptions, 1, SIZE_MAX, false, false, cmd_pull};
+const Command kPushCommand{"push", "IMAGE [DESTINATION]", "send an image to a registry", "caisson push shop registry.example/shop:1.0", kPushOptions, 1, 2, false, false, cmd_push};
+const Command kLoginCommand{"login", "[REGISTRY]", "say who you are at a registry", "caisson login -u alice --password-stdin registry.example", kLoginOptions, 0, 1, false, false, cmd_login};
+const Command kLogoutCommand{"logout", "[REGISTRY]", "forget who you are at a registry", "caisson logout registry.example", {}, 0, 1, false, false, cmd_logout};
+const Command kTagsCommand{"tags", "REPOSITORY", "list the tags of a repository in a registry", "caisson tags registry.example/shop", kTagsOptions, 1, 1, false, false, cmd_tags};
+
+}  // namespace caisson::cli

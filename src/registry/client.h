@@ -1,0 +1,72 @@
+// A client of OCI registries (distribution-spec 1.1): documents and blobs by name, with
+// authentication. Knows no store.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "http/client.h"
+#include "oci/image.h"
+#include "oci/reference.h"
+#include "registry/credentials.h"
+
+namespace caisson::registry {
+
+struct Options {
+  bool verify_tls = true;                  ///< false: any certificate, and HTTP where there is no HTTPS
+  std::optional<Credentials> credentials;  ///< in place of those that were saved
+};
+
+/// The host that a reference means: "" is Docker's own registry.
+[[nodiscard]] std::string registry_host(const oci::Reference& reference);
+/// The repository there: Docker's own has those without a slash below library/.
+[[nodiscard]] std::string repository_path(const oci::Reference& reference);
+
+/// One registry. Tries again what fails for the moment (a connection that breaks, 429, 5xx), three
+/// times with growing pauses. Credentials go to the registry, and to whoever it names for
+/// tokens over HTTPS, never to where it redirects.
+class Client {
+ public:
+  /// Finds out whether it speaks HTTPS or, on this host or with verify_tls unset, HTTP.
+  [[nodiscard]] static Result<Client> open(const std::string& host, const Options& options);
+
+  struct Document {
+    std::string media_type, text;
+    oci::Digest digest;  ///< of the text, as computed here
+  };
+  /// A manifest or index by tag or digest; of a digest, the text is checked.
+  [[nodiscard]] Result<Document> manifest(const std::string& repository, const std::string& reference);
+  [[nodiscard]] Result<> put_manifest(const std::string& repository, const std::string& reference, std::string_view media_type, const std::string& text);
+  /// Hands over a blob from `offset` on; goes on by itself where a connection broke. More
+  /// than `size` bytes are an error. The caller checks the digest.
+  [[nodiscard]] Result<> blob(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size, const std::function<Result<>(std::string_view)>& receive);
+  [[nodiscard]] Result<bool> has_blob(const std::string& repository, const oci::Digest& digest);
+  /// `from`: another repository there that has it, to be mounted from; "": none. Returns whether it was.
+  [[nodiscard]] Result<bool> put_blob(const std::string& repository, const oci::Digest& digest, uint64_t size, const std::string& from, const std::function<Result<>(const std::function<Result<>(std::string_view)>& write)>& produce);
+  [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository);
+  /// Whether the credentials are good.
+  [[nodiscard]] Result<> check_login();
+
+  [[nodiscard]] const std::string& host() const { return host_; }
+
+ private:
+  Client(std::string host, http::Url base, Options options, http::Client::TlsFor tls) : host_(std::move(host)), base_(std::move(base)), options_(std::move(options)), http_(std::move(tls)) {}
+  /// Follows redirects and answers challenges. `scope`: "repository:NAME:pull".
+  [[nodiscard]] Result<http::Response> send(http::Request request, const std::string& scope, const http::Receive& receive = nullptr);
+  [[nodiscard]] Result<http::Response> send_persistently(const http::Request& request, const std::string& scope, const http::Receive& receive = nullptr);
+  [[nodiscard]] Result<std::string> authorize(const std::string& challenge, const std::string& scope);
+  [[nodiscard]] http::Url at(const std::string& path) const;
+  [[nodiscard]] Error refusal(const http::Response& response, const std::string& what) const;
+
+  std::string host_;
+  http::Url base_;
+  Options options_;
+  http::Client http_;
+  std::map<std::string, std::string> authorization_;  ///< scope → value of the field
+};
+
+}  // namespace caisson::registry

@@ -1,0 +1,157 @@
+#include "registry/transfer.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/strings.h"
+
+namespace caisson::registry {
+namespace {
+
+constexpr uint64_t kLargestDocument = 8u << 20;
+
+bool is_index(std::string_view media_type) { return media_type == oci::kMediaIndex || media_type == oci::kDockerIndex; }
+
+/// The manifest for this machine of an image that may have several.
+Result<Client::Document> manifest_for_here(Client& client, const std::string& repository, const oci::Reference& reference) {
+  auto document = TRY(client.manifest(repository, reference.digest ? reference.digest->str() : reference.tag));
+  constexpr int kMostLevels = 4;
+  for (int level = 0; is_index(document.media_type); ++level) {
+    if (level == kMostLevels) return fail("image indexes are nested too deep");
+    oci::Index index = TRY(oci::parse_index(document.text, reference.str()));
+    auto fits = [](const oci::Descriptor& d) { return d.os == "linux" && d.architecture == "amd64"; };
+    auto found = std::find_if(index.manifests.begin(), index.manifests.end(), fits);
+    if (found == index.manifests.end()) found = std::find_if(index.manifests.begin(), index.manifests.end(), [](const oci::Descriptor& d) { return d.os.empty() && d.architecture.empty(); });
+    if (found == index.manifests.end()) {
+      std::string others;
+      for (const auto& d : index.manifests)
+        if (d.os != "unknown") others += (others.empty() ? "" : ", ") + d.os + "/" + d.architecture;
+      return fail(reference.str() + " is not there for linux/amd64, but for " + others, ENOENT);
+    }
+    oci::Descriptor wanted = *found;
+    document = TRY(client.manifest(repository, wanted.digest.str()));
+    if (document.text.size() != wanted.size) return fail("manifest " + wanted.digest.str() + " has " + std::to_string(document.text.size()) + " bytes, and its index says " + std::to_string(wanted.size), EBADMSG);
+  }
+  return document;
+}
+
+/// Fetches a blob into its file, from where an earlier attempt ended.
+Result<> fetch(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::string& what, const Progress& progress) {
+  Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
+  struct stat st;
+  if (::fstat(file.get(), &st) < 0) return fail_errno(path);
+  auto have = static_cast<uint64_t>(st.st_size);
+  if (have > blob.size) {
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    have = 0;
+  }
+  oci::Hasher hasher;
+  image::FdSource earlier(file.get(), path, 0, have);
+  std::vector<char> buffer(1u << 17);
+  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) hasher.update(std::string_view(buffer.data(), n));
+  if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
+  uint64_t done = have;
+  progress(what, done, blob.size);
+  if (done < blob.size || blob.size == 0)
+    TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
+      hasher.update(piece);
+      done += piece.size();
+      TRY(write_all(file.get(), piece), path);
+      progress(what, done, blob.size);
+      return {};
+    }));
+  if (auto digest = hasher.finish(); digest != blob.digest) {
+    // Of no use to a later attempt.
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
+  }
+  if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
+  return {};
+}
+
+/// As the store's own names are: Docker's registry goes without saying.
+std::string local_name(const oci::Reference& reference) {
+  if (!reference.tag.empty()) return reference.name() + ":" + reference.tag;
+  return {};
+}
+
+}  // namespace
+
+Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& reference, const Progress& progress) {
+  std::string repository = repository_path(reference);
+  auto document = TRY(manifest_for_here(client, repository, reference), "pull " + reference.str());
+  oci::Manifest manifest = TRY(oci::parse_manifest(document.text, reference.str()));
+  if (manifest.config.size > kLargestDocument) return fail("the configuration of " + reference.str() + " is larger than " + human_size(kLargestDocument), EFBIG);
+  std::map<oci::Digest, oci::Descriptor> wanted{{manifest.config.digest, manifest.config}};
+  for (const auto& layer : manifest.layers) {
+    auto [known, fresh] = wanted.emplace(layer.digest, layer);
+    if (!fresh && known->second.size != layer.size) return fail("the manifest of " + reference.str() + " gives one layer two sizes", EBADMSG);
+  }
+  // In the order of their digests, so that two pulls never wait for each other in a circle.
+  std::vector<FileLock> locks;
+  std::vector<std::pair<oci::Descriptor, std::string>> fetched;
+  for (const auto& [digest, blob] : wanted) {
+    if (exists(store.blob_path(digest))) continue;
+    std::string path = TRY(store.download_path(digest));
+    locks.push_back(TRY(FileLock::acquire(path + ".lock")));
+    if (exists(store.blob_path(digest))) continue;  // another one has fetched it meanwhile
+    fetched.emplace_back(blob, path);
+  }
+  size_t number = 0;
+  for (const auto& [blob, path] : fetched) {
+    std::string what = blob.digest == manifest.config.digest ? "configuration" : "layer " + blob.digest.hex().substr(0, 12) + " (" + std::to_string(++number) + " of " + std::to_string(fetched.size()) + ")";
+    TRY(fetch(client, repository, blob, path, what, progress), "pull " + reference.str());
+  }
+  auto writer = TRY(store.begin());
+  for (const auto& [blob, path] : fetched) TRY(writer.take_blob(blob, path));
+  auto stored = TRY(writer.add_blob(document.media_type.empty() ? oci::kMediaManifest : std::string_view(document.media_type), &document.digest, [&](image::Sink& sink) { return sink.write(document.text); }));
+  std::string name = local_name(reference);
+  TRY(writer.stage(stored, name.empty() ? std::vector<std::string>() : std::vector<std::string>{name}), "pull " + reference.str());
+  TRY(writer.commit());
+  return store.find(name.empty() ? manifest.config.digest.hex() : name);
+}
+
+Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress) {
+  std::string repository = repository_path(to);
+  std::vector<oci::Descriptor> blobs = image.manifest.layers;
+  blobs.push_back(image.manifest.config);
+  // Other repositories of that registry which have it already, by what it is called here.
+  std::string from;
+  for (const auto& name : image.names)
+    if (auto known = oci::parse_reference(name); known && registry_host(*known) == registry_host(to) && !known->registry.empty() && known->repository != to.repository) from = repository_path(*known);
+  std::set<oci::Digest> sent;
+  size_t number = 0;
+  for (const auto& blob : blobs) {
+    ++number;
+    if (!sent.insert(blob.digest).second) continue;
+    std::string what = number == blobs.size() ? "configuration" : "layer " + blob.digest.hex().substr(0, 12) + " (" + std::to_string(number) + " of " + std::to_string(image.manifest.layers.size()) + ")";
+    if (TRY(client.has_blob(repository, blob.digest), "push " + to.str())) {
+      progress(what, blob.size, blob.size);
+      continue;
+    }
+    TRY(client.put_blob(repository, blob.digest, blob.size, from, [&](const std::function<Result<>(std::string_view)>& write) -> Result<> {
+      Fd file = TRY(open_file(store.blob_path(blob.digest), O_RDONLY));
+      image::FdSource source(file.get(), blob.digest.str(), 0, blob.size);
+      std::vector<char> buffer(1u << 17);
+      uint64_t done = 0;
+      for (size_t n; (n = TRY(source.read(buffer.data(), buffer.size()))) > 0;) {
+        TRY(write(std::string_view(buffer.data(), n)));
+        done += n;
+        progress(what, done, blob.size);
+      }
+      return {};
+    }),
+        "push " + to.str());
+    progress(what, blob.size, blob.size);
+  }
+  std::string text = TRY(store.read_blob(image.descriptor.digest));
+  std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
+  TRY(client.put_manifest(repository, to.tag.empty() ? image.descriptor.digest.str() : to.tag, media_type, text));
+  return image.descriptor.digest;
+}
+
+}  // namespace caisson::registry

@@ -1,0 +1,24 @@
+// Images between the store and a registry.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "image/store.h"
+#include "oci/reference.h"
+#include "registry/client.h"
+
+namespace caisson::registry {
+
+/// How far a transfer is: `done` of `total` bytes of `what` ("layer 2 of 5"); done == total ends it.
+using Progress = std::function<void(const std::string& what, uint64_t done, uint64_t total)>;
+
+/// Fetches what the store does not have of an image for this platform, checks it, and names it.
+/// What a broken or killed pull has fetched is gone on with; two pulls at once of the same layer
+/// fetch it once.
+[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& reference, const Progress& progress);
+
+/// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
+[[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);
+
+}  // namespace caisson::registry
