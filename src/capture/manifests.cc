@@ -84,33 +84,63 @@ constexpr const char* kNote = "# Made by caisson capture.\n";
 
 }  // namespace
 
-std::string compose_file(const image::Image& image, const std::string& name, const Json& report) {
+namespace {
+
+/// Adds a service to a compose document, with its volumes and secrets. `folder`: where its files
+/// are, seen from the compose file; `beside`: the service whose network it shares, or "".
+void add_service(Json& out, const image::Image& image, const std::string& name, const Json& report, const std::string& folder, const std::string& beside, const std::vector<Port>& published) {
   std::string label = label_of(name);
   Json service{{"image", name}, {"restart", "unless-stopped"}, {"security_opt", {"no-new-privileges:true"}}};
   if (auto needed = capabilities(report); needed) {
     service["cap_drop"] = {"ALL"};
     if (!needed->empty()) service["cap_add"] = short_names(*needed);
-    service["security_opt"].push_back("seccomp:./seccomp.json");
+    service["security_opt"].push_back("seccomp:" + folder + "/seccomp.json");
   }
-  for (const auto& p : ports_of(image)) service["ports"].push_back(std::to_string(p.number) + ":" + std::to_string(p.number) + (p.protocol == "tcp" ? "" : "/" + p.protocol));
+  for (const auto& p : published) service["ports"].push_back(std::to_string(p.number) + ":" + std::to_string(p.number) + (p.protocol == "tcp" ? "" : "/" + p.protocol));
+  if (!beside.empty()) {
+    service["network_mode"] = "service:" + beside;
+    service["depends_on"] = {beside};
+  }
   if (report.contains("open_files"))
     for (const char* which : {"soft", "hard"}) service["ulimits"]["nofile"][which] = parse_uint(report["open_files"][which].get<std::string>(), INT32_MAX).value_or(INT32_MAX);
   if (read_only(report)) service["read_only"] = true;
   // Not tmpfs: a volume without a name has the image's own folders in it, with their owners.
-  for (const auto& folder : memory_folders(report)) service["volumes"].push_back(folder);
-  Json out{{"services", {{label, Json()}}}};
-  for (const auto& folder : image.config.volumes) {
-    service["volumes"].push_back(name_of(folder) + ":" + folder);
-    out["volumes"][name_of(folder)] = Json::object();
+  for (const auto& writable : memory_folders(report)) service["volumes"].push_back(writable);
+  // Of several services, each has its own.
+  std::string prefix = folder == "." ? "" : label + "-";
+  for (const auto& kept : image.config.volumes) {
+    service["volumes"].push_back(prefix + name_of(kept) + ":" + kept);
+    out["volumes"][prefix + name_of(kept)] = Json::object();
   }
   for (const auto& secret : report["secrets"]) {
     std::string path = secret["path"].get<std::string>();
-    service["secrets"].push_back({{"source", name_of(path)}, {"target", path}});
-    out["secrets"][name_of(path)] = {{"file", "./secrets/" + name_of(path)}};
+    service["secrets"].push_back({{"source", prefix + name_of(path)}, {"target", path}});
+    out["secrets"][prefix + name_of(path)] = {{"file", folder + "/secrets/" + name_of(path)}};
   }
   // Compose stops with this message where the variable is not set.
   for (const auto& variable : report["secret_variables"]) service["environment"][variable.get<std::string>()] = "${" + variable.get<std::string>() + ":?the capture left this secret out}";
   out["services"][label] = std::move(service);
+}
+
+}  // namespace
+
+std::string compose_file(const image::Image& image, const std::string& name, const Json& report) {
+  Json out;
+  add_service(out, image, name, report, ".", "", ports_of(image));
+  return kNote + yaml_text(out);
+}
+
+std::string compose_file(const std::vector<ComposePart>& parts) {
+  Json out;
+  // They have found each other at addresses of one machine: so they do here. The ports of all
+  // belong to the first one, whose network it is.
+  std::vector<Port> ports;
+  for (const auto& part : parts)
+    for (auto& p : ports_of(part.image)) ports.push_back(std::move(p));
+  for (const auto& part : parts) {
+    bool first = &part == &parts.front();
+    add_service(out, part.image, part.name, part.report, "./" + part.folder, first ? "" : label_of(parts.front().name), first ? ports : std::vector<Port>());
+  }
   return kNote + yaml_text(out);
 }
 

@@ -9,6 +9,15 @@ namespace caisson::capture {
 
 /// Text of compose.yaml (compose-spec). `report`: of the capture.
 [[nodiscard]] std::string compose_file(const image::Image& image, const std::string& name, const Json& report);
+/// One of several applications that were captured apart from each other.
+struct ComposePart {
+  image::Image image;
+  std::string name;
+  Json report;
+  std::string folder;  ///< with its other outputs, below that of the compose file
+};
+/// Text of one compose.yaml for all, started in this order; they share the first one's network.
+[[nodiscard]] std::string compose_file(const std::vector<ComposePart>& parts);
 /// A Deployment, or a StatefulSet where the image keeps data, a Service for its ports
 /// and the Secrets that it refers to: several YAML documents.
 [[nodiscard]] std::string kubernetes_manifests(const image::Image& image, const std::string& name, const Json& report);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
@@ -154,6 +155,74 @@ Result<> fill_volume(engine::Engine& engine, const std::string& name, const std:
   return filled;
 }
 
+/// Says what was captured, and what was left out of it.
+void tell(const capture::CaptureRequest& request, const capture::CaptureResult& result) {
+  const Json& secrets = result.report["secrets"];
+  size_t shown = 0;
+  for (const auto& s : secrets) {
+    constexpr size_t kMost = 10;
+    if (++shown > kMost) {
+      log::warning("left out " + std::to_string(secrets.size() - kMost) + " more secrets: --report lists all of them");
+      break;
+    }
+    log::warning("left out " + s["path"].get<std::string>() + " (" + s["why"].get<std::string>() + "); hand it in with: " + s["hand_in"].get<std::string>());
+  }
+  for (const auto& v : result.report["secret_variables"]) log::warning("left out the environment variable " + v.get<std::string>() + "; hand it in with: caisson run -e " + v.get<std::string>());
+  for (const auto& w : result.report["warnings"]) log::warning(w.get<std::string>());
+  size_t files = 0;
+  for (const auto& f : result.report["files"]) files += f["type"] == "file";
+  std::fprintf(stderr, "captured %zu files, %s, as %s\n", files, human_size(result.report["bytes"].get<uint64_t>()).c_str(), request.name.c_str());
+  std::printf("%s\n", result.image.id().str().c_str());
+}
+
+/// An error where the image does not answer as its original.
+Result<> tell_verdict(const capture::CaptureRequest& request, const capture::CaptureResult& result) {
+  if (!result.verdict) return {};
+  using Verified = capture::Verdict::Result;
+  if (result.verdict->result == Verified::differs) return fail("verification: " + result.verdict->summary + ". The image " + request.name + " is there; --report has each answer, --no-verify captures without this");
+  bool read_only = result.verdict->details["read_only"].get<bool>(), confined = result.verdict->details["confined"].get<bool>();
+  const char* how = confined ? read_only ? ", confined and with a read-only root" : ", confined" : read_only ? ", with a read-only root"
+                                                                                                             : "";
+  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), how);
+  return {};
+}
+
+/// What each of several processes is called: its service, or its program.
+std::vector<std::string> part_names(const Args& args, const std::vector<pid_t>& pids) {
+  std::vector<std::string> out = args.all("service");
+  for (size_t i = out.size(); i < pids.size(); ++i) out.emplace_back(base_name(capture::link_target("/proc/" + std::to_string(pids[i]) + "/exe")));
+  std::set<std::string> seen;
+  for (auto& name : out) {
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::isalnum(c) != 0 ? static_cast<char>(std::tolower(c)) : '-'; });
+    for (int number = 2; !seen.insert(name).second; ++number) name += "-" + std::to_string(number);
+  }
+  return out;
+}
+
+/// Each application into an image of its own, and one compose file for all.
+Result<> capture_separately(const Args& args, const capture::CaptureRequest& all, image::Store& store, const std::function<void(const std::string&)>& progress) {
+  std::vector<pid_t> pids{all.pid};
+  pids.insert(pids.end(), all.beside.begin(), all.beside.end());
+  auto names = part_names(args, pids);
+  std::vector<capture::ComposePart> parts;
+  Result<> differs;
+  size_t colon = all.name.find(':', all.name.rfind('/') == std::string::npos ? 0 : all.name.rfind('/'));
+  for (size_t i = 0; i < pids.size(); ++i) {
+    capture::CaptureRequest request = all;
+    request.pid = pids[i];
+    request.beside.clear();
+    request.name = all.name.substr(0, colon) + "-" + names[i] + (colon == std::string::npos ? "" : all.name.substr(colon));
+    request.scratch = all.scratch + std::to_string(i);
+    auto result = TRY(capture::capture(request, store, progress));
+    TRY(write_outputs(args.get("output") + "/" + names[i], request.name, result, store), "--output");
+    tell(request, result);
+    if (auto told = tell_verdict(request, result); !told && differs) differs = std::move(told);
+    parts.push_back({result.image, request.name, result.report, names[i]});
+  }
+  TRY(replace_file(args.get("output") + "/compose.yaml", capture::compose_file(parts), 0644), "--output");
+  return differs;
+}
+
 Result<int> cmd_capture(const Globals& globals, const Args& args) {
   capture::CaptureRequest request;
   TRY(parse_look(args, request));
@@ -163,6 +232,10 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     TRY(take_target(plan, args, request), "--plan");
     if (request.pid == 0 && args.has("no-shadow")) return fail("--no-shadow has no meaning: what the plan names does not run");
   }
+  bool separate = args.flag("separate");
+  if (separate && request.beside.empty()) return fail("--separate: give several --service or --pid");
+  if (separate && (!args.has("output") || args.has("report"))) return fail("--separate: say where the compose file goes, with --output DIR (each application's report is there too)");
+  if (separate && request.data == "volume") return fail("--separate with --data volume is not supported: capture the application that has the data by itself", ENOTSUP);
   request.name = args.get("tag");
   if (request.name.empty()) return fail("--tag: give the image a name");
   TRY(image::normal_name(request.name), "--tag");
@@ -182,32 +255,18 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   };
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
-  auto result = TRY(capture::capture(request, store, [&](const std::string& line) {
+  auto progress = [&](const std::string& line) {
     if (show) std::fprintf(stderr, "%s\n", line.c_str());
-  }));
+  };
+  if (separate) {
+    TRY(capture_separately(args, request, store, progress));
+    return 0;
+  }
+  auto result = TRY(capture::capture(request, store, progress));
   if (args.has("report")) TRY(replace_file(args.get("report"), json_text(result.report, 2) + "\n", 0644), "--report");
   if (args.has("output")) TRY(write_outputs(args.get("output"), request.name, result, store), "--output");
-  const Json& secrets = result.report["secrets"];
-  size_t shown = 0;
-  for (const auto& s : secrets) {
-    if (++shown > 10) {
-      log::warning("left out " + std::to_string(secrets.size() - 10) + " more secrets: --report lists all of them");
-      break;
-    }
-    log::warning("left out " + s["path"].get<std::string>() + " (" + s["why"].get<std::string>() + "); hand it in with: " + s["hand_in"].get<std::string>());
-  }
-  for (const auto& v : result.report["secret_variables"]) log::warning("left out the environment variable " + v.get<std::string>() + "; hand it in with: caisson run -e " + v.get<std::string>());
-  for (const auto& w : result.report["warnings"]) log::warning(w.get<std::string>());
-  size_t files = 0;
-  for (const auto& f : result.report["files"]) files += f["type"] == "file";
-  std::fprintf(stderr, "captured %zu files, %s, as %s\n", files, human_size(result.report["bytes"].get<uint64_t>()).c_str(), request.name.c_str());
-  std::printf("%s\n", result.image.id().str().c_str());
-  if (!result.verdict) return 0;
-  using Verified = capture::Verdict::Result;
-  if (result.verdict->result == Verified::differs) return fail("verification: " + result.verdict->summary + ". The image " + request.name + " is there; --report has each answer, --no-verify captures without this");
-  bool read_only = result.verdict->details["read_only"].get<bool>(), confined = result.verdict->details["confined"].get<bool>();
-  std::fprintf(stderr, "verification %s: %s%s\n", result.verdict->result == Verified::passed ? "passed" : "not done", result.verdict->summary.c_str(), confined ? read_only ? ", confined and with a read-only root" : ", confined" : read_only ? ", with a read-only root"
-                                                                                                                                                                                                                                                : "");
+  tell(request, result);
+  TRY(tell_verdict(request, result));
   return 0;
 }
 
@@ -273,6 +332,7 @@ constexpr Option kOptions[] = {
     {"--pid", "N", "capture a running process and its children, without stopping them; several as with --service"},
     {"--package", "NAME", "capture a Debian package, installed in a root of its own, not here; may be repeated"},
     {"--install", "SCRIPT", "capture what this script installs in a root of its own (in a container, with this host's network), after any --package"},
+    {"--separate", "", "several applications become an image each, TAG-NAME, with one compose file in --output"},
     {"--for", "SECONDS", "watch the command that long (default: until ctrl-c), or the running process (default: during its second start)"},
     {"--until-ready", "", "watch the command until it listens on its ports"},
     {"--trace-with", "METHOD", "auto, bpf, notify (seccomp) or ptrace; auto takes the first that this kernel allows"},

@@ -50,6 +50,31 @@ def outputs(caisson, place, running, tmp_path):  # noqa: F811
             os.rmdir(folder)
 
 
+@pytest.fixture(scope="session")
+def checkers():
+    """A Python's environment in which the checkers of tests/checkers.txt are."""
+    script = pathlib.Path(__file__).resolve().parents[2] / "scripts/checkers"
+    return {**os.environ, "PYTHONPATH": subprocess.run([script], capture_output=True, text=True, check=True).stdout.strip()}
+
+
+def test_the_checkers_of_others_take_them(outputs, checkers):
+    """Kubernetes' published schemas, strictly; SPDX's own tool; the model of Amazon's client."""
+    script = "import kubernetes_validate, sys, yaml\nfor d in yaml.safe_load_all(sys.stdin): kubernetes_validate.validate(d, '1.31', strict=True)"
+
+    def kubernetes(text):
+        return subprocess.run(["/usr/bin/python3", "-c", script], input=text, capture_output=True, text=True, env=checkers)
+    text = outputs.text("kubernetes.yaml")
+    assert kubernetes(text).returncode == 0, kubernetes(text).stderr[-2000:]
+    assert "unexpected" in kubernetes(text.replace("containers:", "continers:", 1)).stderr, "the checker sees mistakes"
+    spdx = [f"{checkers['PYTHONPATH']}/bin/pyspdxtools", "-i", str(outputs.folder / "sbom.spdx.json")]
+    checked = subprocess.run(["/usr/bin/python3", *spdx], capture_output=True, text=True, env=checkers)
+    assert checked.returncode == 0, (checked.stdout + checked.stderr)[-2000:]
+    ecs = "import botocore.session, botocore.validate, json, sys\nshape = botocore.session.get_session().get_service_model('ecs').operation_model('RegisterTaskDefinition').input_shape\nprint(botocore.validate.ParamValidator().validate(json.load(sys.stdin), shape).generate_report())"
+    run = lambda task: subprocess.run(["/usr/bin/python3", "-c", ecs], input=json.dumps(task), capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
+    assert run(outputs.json("ecs-task-definition.json")) == ""
+    assert run({**outputs.json("ecs-task-definition.json"), "containerDefinitions": 7}) != ""
+
+
 def test_every_file_is_in_the_sbom(caisson, outputs, tmp_path):
     sbom = outputs.json("sbom.spdx.json")
     assert sbom["spdxVersion"] == "SPDX-2.3" and sbom["dataLicense"] == "CC0-1.0"

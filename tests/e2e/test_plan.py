@@ -170,6 +170,32 @@ def test_two_applications_in_one_container(caisson, place, running, counter):
         os.kill(nginx, 15)
 
 
+def test_two_applications_in_containers_of_their_own(caisson, place, running, counter, tmp_path):
+    pid, url = counter
+    port = free_port()
+    conf = nginx_site(place, port)
+    subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
+    nginx = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
+    try:
+        done = caisson("capture", "--pid", nginx, "--pid", pid, "--separate", "--tag", "shop:1", "--output", tmp_path / "out")
+        assert done.err.count("verification passed") == 2 and len(done.out.split()) == 2
+        names = [n for i in json.loads(caisson("images", "--format", "json").out) for n in i["names"] if n.startswith("shop-")]
+        assert sorted(n.split("-")[1][:5] for n in names) == ["nginx", "pytho"]
+        compose = yaml.safe_load((tmp_path / "out/compose.yaml").read_text())
+        web, app = compose["services"].values() if "nginx" in next(iter(compose["services"])) else reversed(compose["services"].values())
+        own = int(url.rsplit(":", 1)[1])
+        assert set(web["ports"]) == {f"{port}:{port}", f"{own}:{own}"} and "ports" not in app
+        assert app["network_mode"].startswith("service:") and app["depends_on"] == [app["network_mode"][8:]]
+        for service in web, app:
+            assert (tmp_path / "out" / service["security_opt"][1].removeprefix("seccomp:")).exists()
+        checked = subprocess.run(["docker-compose", "-f", str(tmp_path / "out/compose.yaml"), "config", "-q"], capture_output=True, text=True)
+        assert checked.returncode == 0 or "version" in checked.stderr, checked
+        assert "give several" in caisson("capture", "--pid", pid, "--separate", "--tag", "x", code=1).err
+        assert "--output" in caisson("capture", "--pid", pid, "--pid", nginx, "--separate", "--tag", "x", code=1).err
+    finally:
+        os.kill(nginx, 15)
+
+
 def test_layers_are_shared(caisson, place, running):
     """Two Python applications have the distribution's and the interpreter's layers in common."""
     ids = []
