@@ -55,7 +55,7 @@ oci::Mount read_only_bind(const std::string& from, const std::string& to, bool e
 
 const std::vector<Element>& catalogue() {
   static const std::vector<Element> all{
-      {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic]"},
+      {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic][,files]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
   };
   return all;

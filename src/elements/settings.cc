@@ -75,7 +75,7 @@ Moment this_moment() {
 Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec) {
   int64_t shown = now.wall;
   double rate = 1;
-  bool fixed = false, monotonic = false, first = true;
+  bool fixed = false, monotonic = false, files = false, first = true;
   for (const auto& word : split(options, ',')) {
     if (first && (word.starts_with('+') || word.starts_with('-')))
       shown = now.wall + TRY(parse_offset(word), "clock");
@@ -85,10 +85,12 @@ Result<std::string> clock_settings(const std::string& options, const Moment& now
       fixed = true;
     else if (word == "monotonic")
       monotonic = true;
+    else if (word == "files")
+      files = true;
     else if (first && !word.empty() && (word[0] == '@' || (word[0] >= '0' && word[0] <= '9')))
       shown = TRY(parse_moment(word), "clock");
     else if (!first || !word.empty())
-      return fail("clock: unknown option \"" + word + "\": write TIME or +SPAN or -SPAN first, then rate=N, fixed, monotonic");
+      return fail("clock: unknown option \"" + word + "\": write TIME or +SPAN or -SPAN first, then rate=N, fixed, monotonic, files");
     first = false;
   }
   if (fixed && rate != 1) return fail("clock: fixed and rate exclude each other");
@@ -96,7 +98,7 @@ Result<std::string> clock_settings(const std::string& options, const Moment& now
   return "abi 1\nwall_shown " + std::to_string(shown) + "\nwall_real " + std::to_string(now.wall) +
          // As the container's time namespace has them.
          "\nmonotonic_base " + std::to_string(now.monotonic + offset_of(spec, "monotonic")) + "\nboot_base " + std::to_string(now.boot + offset_of(spec, "boottime")) + "\nrate " + fixed_point(rate) + "\ninverse " + fixed_point(1 / rate) + "\nfixed " +
-         (fixed ? "1" : "0") + "\nmonotonic " + (monotonic ? "1" : "0") + "\n";
+         (fixed ? "1" : "0") + "\nmonotonic " + (monotonic ? "1" : "0") + "\nfiles " + (files ? "1" : "0") + "\n";
 }
 
 Result<std::string> resources_settings(const std::string& options, const Moment& now, const oci::Spec& spec) {

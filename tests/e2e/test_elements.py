@@ -31,10 +31,11 @@ def date(caisson, *args, image="glibc", **kwargs):
 # --- the behaviour suites, three ways
 
 @pytest.mark.parametrize("libc", ["glibc", "musl"])
-@pytest.mark.parametrize("options, rate", [(None, 1), ("+1000d", 1), ("2031-05-05,rate=3", 3), ("2031-05-05,rate=10,monotonic", 1), ("-20d,rate=0.5", 0.5)])
+@pytest.mark.parametrize("options, rate", [(None, 1), ("+1000d", 1), ("2031-05-05,rate=3", 3), ("2031-05-05,rate=10,monotonic", 1), ("-20d,rate=0.5", 0.5), ("2031-05-05,rate=2,files", 2), ("+1000d,files", 1)])
 def test_clock_behaves_as_the_kernels(caisson, roots, libc, options, rate):
     element = ("--element", f"clock={options}", "--element-required") if options else ()
-    judge(caisson.run(*element, libc, "/bin/clock_cases", rate, code=None).out)
+    files = "files" if not options or "files" in options else "none"
+    judge(caisson.run(*element, libc, "/bin/clock_cases", rate, files, code=None).out)
 
 
 @pytest.mark.parametrize("libc", ["glibc", "musl"])
@@ -60,7 +61,10 @@ CLOCK_FAULTS = [("clock/clock.h", "return l.shown + (has_rate() ? scaled(real - 
                 ("clock/waits.cc", "bool wall = command == kFutexLockPi || (b & kFutexRealtime) != 0;", "bool wall = true;"),
                 ("clock/timers.cc", "return (clockid_t)setting(text, \"clockid:\", CLOCK_REALTIME);", "return CLOCK_REALTIME;"),
                 ("clock/timers.cc", "if (t.used && t.timer == timer) return t.id;", ""),
-                ("clock/timers.cc", "timer->it_value = timespec_of(", "timer->it_interval = timespec_of(")]
+                ("clock/timers.cc", "timer->it_value = timespec_of(", "timer->it_interval = timespec_of("),
+                ("clock/files.cc", "show(out->st_mtim);", ""),
+                ("clock/files.cc", "timespec_of(real_time(nanoseconds(shown[i])))", "shown[i]"),
+                ("clock/files.cc", "shown[i].tv_nsec == UTIME_OMIT ||", "")]
 RESOURCES_FAULTS = [("resources/view.cc", "m.total = smaller(limit, host_total);", "m.total = host_total;"),
                     ("resources/view.cc", "return limit < allowed ? limit : allowed;", "return allowed;"),
                     ("resources/view.cc", "set[i / 8] = (unsigned char)(set[i / 8] & ~bit);", "(void)bit;"),
@@ -87,10 +91,10 @@ def test_the_suite_notices_a_fault(caisson, roots, tmp_path, element, fault):
     subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), "-lgcc", "-o", library], check=True)
     now, boot = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     fixed = 1 << 32
-    settings = {"clock": f"abi 1\nwall_shown {now + 10**17}\nwall_real {now}\nmonotonic_base {time.monotonic_ns()}\nboot_base {boot}\nrate {4 * fixed}\ninverse {fixed // 4}\nfixed 0\nmonotonic 1\n",
+    settings = {"clock": f"abi 1\nwall_shown {now + 10**17}\nwall_real {now}\nmonotonic_base {time.monotonic_ns()}\nboot_base {boot}\nrate {4 * fixed}\ninverse {fixed // 4}\nfixed 0\nmonotonic 1\nfiles 1\n",
                 "resources": f"abi 1\nstarted {boot}\nmemory 0\ncpus 0\n"}[element]
     (tmp_path / element).write_text(settings)
-    arguments = {"clock": [1], "resources": [96, 1]}[element]
+    arguments = {"clock": [1, "files"], "resources": [96, 1]}[element]
     # musl's waits are its own: what only those show needs musl.
     libc = "musl" if "Waiter" in good else "glibc"
     done = caisson.run("-m", "96m", "--cpus", 1, "-v", f"{library}:/.caisson/lib/{library.name}:ro", "-v", f"{tmp_path / element}:/.caisson/settings/{element}:ro", "-e", f"LD_PRELOAD=/.caisson/lib/{library.name}",

@@ -2,6 +2,7 @@
  * measured with the clock under test: they are at least what was asked for, and not ten
  * times that and two seconds more (of a busy machine, at a rate of ten). */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <mqueue.h>
 #include <poll.h>
 #include <pthread.h>
@@ -11,6 +12,7 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
@@ -18,6 +20,7 @@
 #include <threads.h>
 #include <time.h>
 #include <unistd.h>
+#include <utime.h>
 
 #include "cases.h"
 
@@ -450,6 +453,47 @@ static void others(void) {
   check(status == 0 && read(ends[0], text, sizeof text - 1) > 0 && atoll(text) >= before && atoll(text) <= now(CLOCK_REALTIME), "also after vfork, with another environment");
 }
 
+/* Only where file times are the clock's, too: the kernel's, and with `files`. */
+static void file_times(void) {
+  const char *path = "/tmp/clock_cases.file", *link = "/tmp/clock_cases.link";
+  struct stat st;
+  ns before = now(CLOCK_REALTIME) - 20 * (ns)(MS * wall_rate);
+  int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  check(fd >= 0 && symlink(path, link) == 0, "a file and a link");
+#define RECENT(t, what) check(of(t) >= before && of(t) <= now(CLOCK_REALTIME) + (ns)(MS * wall_rate), "%s: %lld ms ago", what, (long long)((now(CLOCK_REALTIME) - of(t)) / MS))
+  check(fstat(fd, &st) == 0, "fstat");
+  RECENT(st.st_mtim, "fstat: modified");
+  RECENT(st.st_ctim, "fstat: changed");
+  RECENT(st.st_atim, "fstat: read");
+  check(stat(path, &st) == 0, "stat");
+  RECENT(st.st_mtim, "stat: modified");
+  check(lstat(link, &st) == 0 && S_ISLNK(st.st_mode), "lstat");
+  RECENT(st.st_mtim, "lstat: modified");
+  check(fstatat(AT_FDCWD, path, &st, 0) == 0, "fstatat");
+  RECENT(st.st_mtim, "fstatat: modified");
+  struct timespec set[2] = {to(1000 * SECOND + 5), to(before - 3600 * SECOND)};
+  check(futimens(fd, set) == 0 && fstat(fd, &st) == 0, "futimens");
+  check(of(st.st_atim) / 1000000 == of(set[0]) / 1000000 && of(st.st_mtim) / 1000000 == of(set[1]) / 1000000, "what futimens sets is there");
+  RECENT(st.st_ctim, "setting changes it now");
+  set[0].tv_nsec = UTIME_OMIT;
+  set[1].tv_nsec = UTIME_NOW;
+  check(utimensat(AT_FDCWD, path, set, 0) == 0 && stat(path, &st) == 0, "utimensat");
+  check(st.st_atim.tv_sec == 1000, "what is left out stays");
+  RECENT(st.st_mtim, "now is now");
+  struct timeval old[2] = {{2000, 0}, {3000, 0}};
+  check(utimes(path, old) == 0 && stat(path, &st) == 0 && st.st_atim.tv_sec == 2000 && st.st_mtim.tv_sec == 3000, "utimes");
+  struct utimbuf oldest = {4000, 5000};
+  check(utime(path, &oldest) == 0 && stat(path, &st) == 0 && st.st_atim.tv_sec == 4000 && st.st_mtim.tv_sec == 5000, "utime");
+  check(utime(path, NULL) == 0 && stat(path, &st) == 0, "utime without times");
+  RECENT(st.st_mtim, "is now");
+  errno = 0;
+  check(stat("/tmp/no such file", &st) == -1 && errno == ENOENT, "none: ENOENT");
+  set[0] = (struct timespec){0, SECOND};
+  errno = 0;
+  check(futimens(fd, set) == -1 && errno == EINVAL, "no time: EINVAL");
+  check(close(fd) == 0 && unlink(path) == 0 && unlink(link) == 0, "they are gone");
+}
+
 int main(int argc, char** argv) {
   if (argc > 1 && strcmp(argv[1], "now") == 0) {
     printf("%lld\n", (long long)now(CLOCK_REALTIME));
@@ -463,5 +507,6 @@ int main(int argc, char** argv) {
   threads();
   timers();
   others();
+  if (argc > 2 && strcmp(argv[2], "files") == 0) file_times();
   return failures != 0;
 }
