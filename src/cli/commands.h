@@ -20,6 +20,8 @@ extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 extern const Command kDiffCommand, kRestoreDataCommand;
 // registry_commands.cc
 extern const Command kPullCommand, kPushCommand, kLoginCommand, kLogoutCommand, kTagsCommand;
+// registry_server_command.cc
+extern const Command kRegistryCommand;
 // element_command.cc
 extern const Command kElementCommand;
 // copy_command.cc

@@ -189,7 +189,8 @@ Result<int> cmd_version(const Globals&, const Args&) {
 
 constexpr Option kNetworkOptions[] = {{"--subnet", "SUBNET", "addresses of a new network, such as 10.1.0.0/24"}, {"--internal", "", "a new network without a way out"}, {"-d,--driver", "NAME", "only bridge"}, {"--format", "table|json", "how to print a list"}};
 constexpr Option kVolumeOptions[] = {{"--format", "table|json", "how to print a list"}};
-constexpr Option kPruneOptions[] = {{"-a,--all", "", "also images that no container uses"}, {"--volumes", "", "also volumes that no container uses"}};
+constexpr Option kPruneOptions[] = {
+    {"-f,--force", "", "accepted for compatibility: nothing is asked"}, {"-a,--all", "", "also images that no container uses"}, {"--volumes", "", "also volumes that no container uses"}};
 constexpr Option kSystemOptions[] = {{"--path", "FILE", "where install-service writes the unit"}, {"-f,--force", "", "really reset"}};
 
 }  // namespace
@@ -213,7 +214,7 @@ constexpr Option kGlobals[] = {
 int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
-                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kImagesCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kNetworkCommand,
+                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kRegistryCommand, &kImagesCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kNetworkCommand,
                                             &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand};
   Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands};
   Globals defaults;

@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -85,6 +86,8 @@ std::string tls_error(const std::string& what) {
 class Tls final : public Connection {
  public:
   static Result<std::unique_ptr<Connection>> start(std::unique_ptr<Tcp> tcp, const Url& url, const TlsOptions& options) {
+    // OpenSSL writes without MSG_NOSIGNAL.
+    ::signal(SIGPIPE, SIG_IGN);
     auto out = std::unique_ptr<Tls>(new Tls(std::move(tcp)));
     out->context_.reset(SSL_CTX_new(TLS_client_method()));
     SSL_CTX* context = out->context_.get();

@@ -110,6 +110,8 @@ Result<Client> Client::open(const std::string& host, const Options& options) {
     if (!client.options_.credentials) client.options_.credentials = TRY(find_credentials(host), "credentials for " + host);
     auto answer = client.http_.send({.method = "GET", .url = base});
     if (answer) {
+      // What answers a plain request oddly is no registry without TLS: the first error says more.
+      if (answer->status != 200 && answer->status != 401 && !why.empty()) break;
       if (answer->status != 200 && answer->status != 401) return detail::propagate(client.refusal(*answer, "not a registry"));
       return client;
     }

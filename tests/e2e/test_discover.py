@@ -73,7 +73,7 @@ def test_a_service_that_does_not_run_is_started(caisson):
 
 
 @pytest.mark.parametrize("args, error", [(("--service", "no-such-thing", "--tag", "x"), "no service"), (("--service", "redis-server", "--pid", "2", "--tag", "x"), "exclude each other"),
-                                         (("--service", "redis-server", "--check", "true", "--tag", "x"), "has no meaning for a service that does not run")])
+                                         (("--service", "redis-server", "--no-shadow", "--tag", "x"), "has no meaning for a service that does not run")])
 def test_bad_requests(caisson, args, error):
     done = caisson("capture", *args, code=None)
     assert done.code != 0 and error in done.err

@@ -250,8 +250,9 @@ def test_nginx_redis_and_postgresql_with_a_clock(caisson, roots, tmp_path):
     wait_for(lambda: sql("select 1") == "1", 40, "postgres")
     assert sql("select extract(year from now())") == "2030"
     assert sql("select pg_sleep(0.2); select clock_timestamp() > now() - interval '1 minute'").endswith("t")
-    links = json.loads(caisson("element", "inspect", "pg", "--format", "json").out)
-    assert len(links) > 10 and {l["linked"] for l in links} <= {"full", "inherited"}, "its workers too"
+    links = lambda: json.loads(caisson("element", "inspect", "pg", "--format", "json").out)  # noqa: E731
+    # What is just being executed has not loaded anything yet.
+    wait_for(lambda: len(links()) > 10 and {l["linked"] for l in links()} <= {"full", "inherited"}, what="its workers having it too")
 
 
 # --- asking for them

@@ -65,7 +65,7 @@ def test_the_checkers_of_others_take_them(outputs, checkers):
         return subprocess.run(["/usr/bin/python3", "-c", script], input=text, capture_output=True, text=True, env=checkers)
     text = outputs.text("kubernetes.yaml")
     assert kubernetes(text).returncode == 0, kubernetes(text).stderr[-2000:]
-    assert "unexpected" in kubernetes(text.replace("containers:", "continers:", 1)).stderr, "the checker sees mistakes"
+    assert kubernetes(text.replace("containers:", "continers:", 1)).returncode != 0, "the checker sees mistakes"
     spdx = [f"{checkers['PYTHONPATH']}/bin/pyspdxtools", "-i", str(outputs.folder / "sbom.spdx.json")]
     checked = subprocess.run(["/usr/bin/python3", *spdx], capture_output=True, text=True, env=checkers)
     assert checked.returncode == 0, (checked.stdout + checked.stderr)[-2000:]

@@ -188,7 +188,7 @@ def test_two_applications_in_containers_of_their_own(caisson, place, running, co
         assert app["network_mode"].startswith("service:") and app["depends_on"] == [app["network_mode"][8:]]
         for service in web, app:
             assert (tmp_path / "out" / service["security_opt"][1].removeprefix("seccomp:")).exists()
-        checked = subprocess.run(["docker-compose", "-f", str(tmp_path / "out/compose.yaml"), "config", "-q"], capture_output=True, text=True)
+        checked = subprocess.run(["docker-compose", "-f", "compose.yaml", "config", "-q"], capture_output=True, text=True, cwd=tmp_path / "out")
         assert checked.returncode == 0 or "version" in checked.stderr, checked
         assert "give several" in caisson("capture", "--pid", pid, "--separate", "--tag", "x", code=1).err
         assert "--output" in caisson("capture", "--pid", pid, "--pid", nginx, "--separate", "--tag", "x", code=1).err

@@ -48,7 +48,7 @@ def layer(name="file", content=b"content", size=0):
 def forget(caisson, *names):
     for name in names:
         caisson("rmi", "--force", name, code=None)
-    caisson("prune", "--force", code=None)
+    caisson("prune", code=None)
 
 
 def store_is_sound(caisson):
@@ -274,7 +274,7 @@ def test_what_is_not_what_it_says(caisson, liar):
     forget(caisson, name)
 
 
-@pytest.mark.parametrize("garbage", [b"HELLO\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000, b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"])
+@pytest.mark.parametrize("garbage", [b"HELLO\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000, b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"], ids=["words", "length", "endless field", "nothing", "chunk"])
 def test_a_server_that_speaks_no_http(caisson, liar, garbage):
     def answer(request):
         request.wfile.write(garbage)
@@ -400,7 +400,7 @@ def test_a_full_disk(caisson, liar, tmp_path):
         liar.image([layer("huge", size=10 << 20)], "huge")
         liar.image([layer("fits", size=1 << 20)], "fits")
         assert "No space left" in other("pull", f"{liar.host}/app:huge", code=1).err
-        other("prune", "--force")
+        other("prune", "-f")
         other("pull", f"{liar.host}/app:fits")
         store_is_sound(other)
         other("system", "reset", "--force")

@@ -1,0 +1,75 @@
+// caisson registry: a registry of one's own.
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/strings.h"
+#include "cli/commands.h"
+#include "registry/server.h"
+
+namespace caisson::cli {
+namespace {
+
+/// "127.0.0.1:5000", ":5000", "[::1]:5000"
+Result<> parse_listen(const std::string& text, http::ServerOptions& options) {
+  size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return fail("--listen: \"" + text + "\": write ADDRESS:PORT");
+  options.port = static_cast<uint16_t>(TRY(parse_uint(std::string_view(text).substr(colon + 1), 65535), "--listen"));
+  options.address = text.substr(0, colon);
+  if (options.address.starts_with('[') && options.address.ends_with(']')) options.address = options.address.substr(1, options.address.size() - 2);
+  if (options.address.empty()) options.address = "0.0.0.0";
+  return {};
+}
+
+Result<int> serve(const Args& args, registry::Shelf shelf) {
+  http::ServerOptions options;
+  TRY(parse_listen(args.get("listen", "127.0.0.1:5000"), options));
+  options.certificate = args.get("tls-cert");
+  options.key = args.get("tls-key");
+  if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
+  registry::ServeOptions what{args.get("htpasswd"), args.flag("read-only")};
+  if (!what.htpasswd.empty()) TRY(read_file(what.htpasswd), "--htpasswd");
+  // Before there are threads, so that all of them have it.
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  ::sigprocmask(SIG_BLOCK, &ends, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  Fd stop(::signalfd(-1, &ends, SFD_CLOEXEC));
+  registry::Registry registry(std::move(shelf), what);
+  auto server = TRY(http::Server::open(options));
+  std::fprintf(stderr, "serving %s on %s:%u\n", options.certificate.empty() ? "HTTP" : "HTTPS", options.address.c_str(), server.port());
+  TRY(server.run([&](http::Exchange& exchange) { return registry.handle(exchange); }, stop.get()));
+  return 0;
+}
+
+Result<int> cmd_registry(const Globals& globals, const Args& args) {
+  auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
+  const std::string& verb = args.rest()[0];
+  if (verb == "serve") return serve(args, std::move(shelf));
+  if (verb == "gc") {
+    uint64_t seconds = TRY(parse_uint(args.get("older-than", "3600"), INT32_MAX), "--older-than");
+    std::printf("%s freed\n", human_size(TRY(shelf.collect(static_cast<int64_t>(seconds)))).c_str());
+    return 0;
+  }
+  return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
+}
+
+constexpr Option kOptions[] = {
+    {"--storage", "DIR", "where it keeps images (default: registry in the data root)"},
+    {"--listen", "ADDRESS:PORT", "where it serves (default: 127.0.0.1:5000)"},
+    {"--tls-cert", "FILE", "certificate; without one it serves HTTP"},
+    {"--tls-key", "FILE", "its key"},
+    {"--htpasswd", "FILE", "only for those in this file (htpasswd -B)"},
+    {"--read-only", "", "nobody pushes or deletes"},
+    {"--older-than", "SECONDS", "gc: leave alone what is younger (default: 3600)"},
+};
+
+}  // namespace
+
+const Command kRegistryCommand{"registry", "serve|gc", "serve images to others; remove what no repository has any more", "caisson registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users", kOptions, 1, 1, false, false, cmd_registry};
+
+}  // namespace caisson::cli

@@ -1,0 +1,74 @@
+// What a registry keeps, on disk:
+//
+//   <root>/blobs/sha256/<hex>                              content, of all repositories
+//   <root>/repositories/<name>/_blobs/<hex>                there: the repository has the blob
+//   <root>/repositories/<name>/_manifests/<hex>            its media type; the content is a blob
+//   <root>/repositories/<name>/_tags/<tag>                 the digest it means
+//   <root>/repositories/<name>/_referrers/<subject>/<hex>  descriptor of a manifest with that subject
+//   <root>/repositories/<name>/_uploads/<id>               what has come of a blob so far
+//
+// Content is on the disk before anything names it. Thread-safe: files are put in place whole, by
+// rename(2).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/json.h"
+#include "oci/digest.h"
+
+namespace caisson::registry {
+
+class Shelf {
+ public:
+  [[nodiscard]] static Result<Shelf> open(const std::string& root);
+
+  struct Blob {
+    Fd file;
+    uint64_t size = 0;
+  };
+  /// Not there: ENOENT.
+  [[nodiscard]] Result<Blob> blob(const std::string& repository, const oci::Digest& digest) const;
+  [[nodiscard]] bool has_blob(const std::string& repository, const oci::Digest& digest) const;
+  /// From another repository, without content being sent. False where that does not have it.
+  [[nodiscard]] Result<bool> mount(const std::string& repository, const std::string& from, const oci::Digest& digest) const;
+  [[nodiscard]] Result<> remove_blob(const std::string& repository, const oci::Digest& digest) const;
+
+  [[nodiscard]] Result<std::string> begin_upload(const std::string& repository) const;
+  /// Opened for appending, and held against others who do the same; unknown: ENOENT.
+  [[nodiscard]] Result<Blob> upload(const std::string& repository, const std::string& id) const;
+  [[nodiscard]] Result<> cancel_upload(const std::string& repository, const std::string& id) const;
+  /// The upload becomes that blob; other content is an error (EBADMSG) and the upload is gone.
+  [[nodiscard]] Result<> finish_upload(const std::string& repository, const std::string& id, Blob upload, const oci::Digest& digest) const;
+
+  struct Manifest {
+    std::string media_type, text;
+    oci::Digest digest;
+  };
+  /// By tag or digest. Not there: ENOENT.
+  [[nodiscard]] Result<Manifest> manifest(const std::string& repository, const std::string& reference) const;
+  /// `subject`: what it refers to, with the descriptor by which it is listed there.
+  [[nodiscard]] Result<> put_manifest(const std::string& repository, const std::string& tag, const Manifest& manifest, const oci::Digest& subject, const Json& descriptor) const;
+  /// A tag alone, or a manifest with all its tags.
+  [[nodiscard]] Result<> remove_manifest(const std::string& repository, const std::string& reference) const;
+  /// Sorted; of a repository that is not there: ENOENT.
+  [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository) const;
+  [[nodiscard]] std::vector<std::string> repositories() const;
+  [[nodiscard]] Json referrers(const std::string& repository, const oci::Digest& subject) const;
+
+  /// Removes content that no repository has and uploads that nobody has gone on with, both where
+  /// they are older than that. Returns the bytes freed. Safe while others serve.
+  [[nodiscard]] Result<uint64_t> collect(int64_t seconds) const;
+
+ private:
+  explicit Shelf(std::string root) : root_(std::move(root)) {}
+  [[nodiscard]] std::string place(const std::string& repository, const std::string& rest = "") const { return root_ + "/repositories/" + repository + (rest.empty() ? "" : "/" + rest); }
+  [[nodiscard]] std::string content(const oci::Digest& digest) const { return root_ + "/blobs/sha256/" + digest.hex(); }
+  void walk(const std::string& repository, std::vector<std::string>& out) const;
+  std::string root_;
+};
+
+}  // namespace caisson::registry
