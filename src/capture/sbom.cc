@@ -42,6 +42,16 @@ Result<Digests> digests_of(const std::string& path) {
   return Digests{finish(sha1.get()), finish(sha256.get())};
 }
 
+/// Of those of its files that are in the image (clause 7.9).
+std::string verification_code(std::vector<std::string> sums) {
+  std::sort(sums.begin(), sums.end());
+  std::string all = join(sums, "");
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  EVP_Digest(all.data(), all.size(), digest, &size, EVP_sha1(), nullptr);
+  return to_hex(std::string_view(reinterpret_cast<char*>(digest), size));
+}
+
 bool exists_itself(const std::string& path) {
   struct stat st;
   return ::lstat(path.c_str(), &st) == 0;
@@ -79,6 +89,7 @@ Result<Json> sbom(const image::Image& image, const std::string& name, const Json
     relate(root, "CONTAINS", spdx_id("Package", item.key()));
   }
   size_t number = 0;
+  std::map<std::string, std::vector<std::string>> contained;  // package → SHA-1 of its files
   for (const auto& file : report["files"]) {
     if (file["type"] != "file") continue;
     std::string path = file["path"].get<std::string>(), id = "SPDXRef-File-" + std::to_string(++number);
@@ -86,7 +97,15 @@ Result<Json> sbom(const image::Image& image, const std::string& name, const Json
     if (layer == layers.rend()) return fail(path + " is in no layer of the image");
     Digests sums = TRY(digests_of(*layer + path));
     out["files"].push_back({{"SPDXID", id}, {"fileName", "." + path}, {"checksums", {{{"algorithm", "SHA1"}, {"checksumValue", sums.sha1}}, {{"algorithm", "SHA256"}, {"checksumValue", sums.sha256}}}}, {"licenseConcluded", "NOASSERTION"}, {"licenseInfoInFiles", {"NOASSERTION"}}, {"copyrightText", "NOASSERTION"}, {"comment", file["reason"]}});
-    relate(file.contains("package") ? spdx_id("Package", file["package"].get<std::string>()) : root, "CONTAINS", id);
+    std::string holder = file.contains("package") ? spdx_id("Package", file["package"].get<std::string>()) : root;
+    relate(holder, "CONTAINS", id);
+    contained[holder].push_back(sums.sha1);
+  }
+  for (auto& entry : out["packages"]) {
+    auto files = contained.find(entry["SPDXID"].get<std::string>());
+    if (files == contained.end()) continue;
+    entry["filesAnalyzed"] = true;
+    entry["packageVerificationCode"] = {{"packageVerificationCodeValue", verification_code(files->second)}};
   }
   return out;
 }
