@@ -210,6 +210,12 @@ struct Heard {
   }
 };
 
+/// Whether a request has somebody's password, token or session.
+bool says_who(std::string_view request) {
+  std::string head = lower(request);
+  return head.find("\r\nauthorization:") != std::string::npos || head.find("\r\ncookie:") != std::string::npos || head.find("\r\nx-api-key:") != std::string::npos;
+}
+
 /// What verification can ask, without what was asked before.
 Json questions(const Heard& heard, const std::set<Port>& ports) {
   Json out = Json::array();
@@ -228,7 +234,7 @@ Json questions(const Heard& heard, const std::set<Port>& ports) {
           // Once more, which shows what of it changes by itself.
           if (Json& answers = out[known->second]["heard"]; answers.size() < 2) answers.push_back(to_hex(heard));
         } else if (++requests[number] <= kMostRequests) {
-          out.push_back({{"port", number}, {"address", address}, {"protocol", "tcp"}, {"name", "recorded: " + request_title(said)}, {"bytes", to_hex(said)}, {"heard", Json::array({to_hex(heard)})}});
+          out.push_back({{"port", number}, {"address", address}, {"protocol", "tcp"}, {"name", "recorded: " + request_title(said)}, {"bytes", to_hex(said)}, {"heard", Json::array({to_hex(heard)})}, {"private", says_who(said)}});
         } else {
           asked.erase(known);
         }

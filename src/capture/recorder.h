@@ -65,8 +65,8 @@ class Recorder {
   Recorder(Recorder&& other) noexcept : child_(std::exchange(other.child_, 0)), stop_(std::move(other.stop_)), heard_(std::move(other.heard_)) {}
   Recorder& operator=(Recorder&&) = delete;
   ~Recorder();
-  /// Questions for verification: [{port, address, name, protocol, bytes, heard: [answers]} of
-  /// what may be asked again, {port, address, name, protocol, turns: [{said, heard}]} of other
+  /// Questions for verification: [{port, address, name, protocol, bytes, heard: [answers], private
+  /// where it says who asks} of what may be asked again, {port, address, name, protocol, turns: [{said, heard}]} of other
   /// conversations]; all bytes in hexadecimal.
   [[nodiscard]] Result<Json> finish();
 

@@ -60,6 +60,9 @@ std::string ask_again(const Json& asked) {
 /// Whether it was recorded, and is only heard again of the capture.
 bool is_conversation(const Json& asked) { return asked.contains("turns"); }
 
+/// Whether its answers may hold what belongs to one visitor.
+bool is_private(const Json& asked) { return is_conversation(asked) || (asked.contains("private") && asked["private"].get<bool>()); }
+
 /// What visitors asked, with what they heard: the original is not asked again for that.
 void add_recorded(const Json& recorded, Json& found) {
   for (Json asked : recorded) {
@@ -285,9 +288,11 @@ Result<Verdict> verify(const VerifyRequest& request, const Original& original, R
     if (forgiven) entry["not_repeatable"] = true;
     conversations += forgiven;
     if (!equal) {
+      // Somebody's own data is nobody else's, and a report is read by others.
+      if (is_private(asked)) first = std::to_string(first.size()) + " bytes, not shown", answer = std::to_string(answer.size()) + " bytes, not shown";
       entry["original"] = first.substr(0, 4000);
       entry["capture"] = answer.substr(0, 4000);
-      if (difference.empty() && !forgiven) difference = asked["name"].get<std::string>() + ": " + first_difference(first, answer);
+      if (difference.empty() && !forgiven) difference = asked["name"].get<std::string>() + ": " + (is_private(asked) ? "the answers are not shown, as they may be one visitor's own" : first_difference(first, answer));
     }
     verdict.details["requests"].push_back(std::move(entry));
     same += equal;
