@@ -27,7 +27,6 @@ __attribute__((constructor(101))) void begin() {
   static char text[1024];
   if (read_file(CAISSON_ELEMENT_SETTINGS "/resources", text, sizeof text) > 0) {
     the_settings.memory = (uint64_t)setting(text, "memory", 0);
-    the_settings.swap = (uint64_t)setting(text, "swap", 0);
     the_settings.cpus = (uint64_t)setting(text, "cpus", 0);
     the_settings.started = (uint64_t)setting(text, "started", 0);
     the_settings.active = setting(text, "abi", 0) == 1;

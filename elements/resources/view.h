@@ -16,7 +16,7 @@ struct Memory {
 /// What the host has written down when it started the container (src/elements/resources.cc).
 struct Settings {
   bool active;
-  uint64_t memory, swap;  ///< bytes; where the cgroups cannot be seen
+  uint64_t memory;   ///< bytes; where the cgroups cannot be seen
   uint64_t cpus;          ///< likewise
   uint64_t started;       ///< nanoseconds of CLOCK_BOOTTIME
 };

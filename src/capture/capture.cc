@@ -271,7 +271,7 @@ Result<CaptureResult> capture_here(const CaptureRequest& request, image::Store& 
   for (const auto& s : files.secrets()) log::debug("left out " + s.path + ": " + s.why);
   progress("writing the image");
   TRY(write_image(request, seen, files, packages, store));
-  if (request.runner != nullptr && (request.pid != 0 || (seen.answers && !seen.answers->is_null()))) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
+  if (request.runner != nullptr && (request.pid != 0 || seen.answers)) result.verdict = TRY(verify_and_repair(request, seen, packages, files, store, progress));
   if (request.data == "volume") {
     // Proven with its data in the image, which moves out now.
     for (const auto& [folder, tar] : seen.state) {

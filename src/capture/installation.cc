@@ -171,7 +171,6 @@ Result<Json> in_installation(const CaptureRequest& request, const Progress& prog
     for (const auto& path : added)
       if (struct stat st; !is_waste(path) && ::lstat(path.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) inside.installed.push_back(path);
     if (inside.command.empty()) TRY(choose_start(wanted, inside));
-    inside.until_ready = true;
     Json found = TRY(work(inside));
     Fd memory(::memfd_create("result", MFD_CLOEXEC));
     TRY(write_all(memory.get(), json_text(found)));

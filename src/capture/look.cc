@@ -256,13 +256,13 @@ class AskedMeanwhile {
         ::_exit(0);
       }
       auto original = Original::ask(request);
-      if (original) (void)write_all(pipe.write.get(), json_text(original->answers()));
+      (void)write_all(pipe.write.get(), json_text(original ? original->answers() : Json("ask the command: " + original.error().message)));
       ::_exit(0);
     }
     heard_ = std::move(pipe.read);
     return set_nonblocking(heard_.get());
   }
-  /// All that was heard, once it has come; null where the questions could not be asked.
+  /// All that was heard, once it has come; a text where that failed, and why.
   std::optional<Json> done() {
     for (char buffer[65536];;) {
       ssize_t n = ::read(heard_.get(), buffer, sizeof buffer);
@@ -272,7 +272,7 @@ class AskedMeanwhile {
       text_.append(buffer, static_cast<size_t>(n));
     }
     child_ = 0;
-    return parse_json(text_, "answers").value_or(Json());
+    return parse_json(text_, "answers").value_or(Json("the one who asked it was ended"));
   }
 
  private:

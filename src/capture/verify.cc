@@ -224,7 +224,13 @@ Result<Original> Original::ask(const VerifyRequest& request) {
     Json found = Json::array();
     for (auto& port : explored)
       for (const auto& answer : port.get()) found.push_back(to_json(answer));
-    for (const auto& check : request.checks) found.push_back({{"check", check}, {"name", check}, {"first", TRY(run_check(check))}});
+    for (const auto& check : request.checks) {
+      std::string said = TRY(run_check(check));
+      // sh(1): it could not be executed, or is not there. Two that fail so are no proof.
+      for (const char* nothing : {"exit status 126\n", "exit status 127\n"})
+        if (said.starts_with(nothing)) return fail("--check: \"" + check + "\" cannot be run" + std::string(said).substr(std::string_view(nothing).size() - 1) + " (what is installed for this capture is asked from inside it)");
+      found.push_back({{"check", check}, {"name", check}, {"first", std::move(said)}});
+    }
     for (auto& asked : found) asked["second"] = ask_again(asked);
     return found;
   }));

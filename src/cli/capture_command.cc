@@ -39,9 +39,6 @@ Result<> write_outputs(const std::string& folder, const std::string& name, const
   return write("Dockerfile", capture::dockerfile(result.image, result.report));
 }
 
-/// How long a service that does not run is watched, where nobody says.
-constexpr int kServiceSeconds = 10;
-
 /// A running one is captured by its process; another one is started as its unit says.
 Result<> take_service(const capture::Service& service, capture::CaptureRequest& request) {
   if (service.state == "running") {
@@ -49,8 +46,6 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
     return {};
   }
   capture::take_unit(capture::parse_unit(TRY(read_file(service.unit, 1u << 20)), service.unit), request);
-  request.for_seconds = kServiceSeconds;
-  request.until_ready = true;  // or earlier
   return {};
 }
 
@@ -92,11 +87,7 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
       if (args.has(option)) return fail("--" + std::string(option) + " has no meaning " + std::string(way));
     return {};
   };
-  if (installs) {
-    request.installation = capture::Installation{args.all("package"), args.get("install")};
-    constexpr int kInstalledSeconds = 30;  // until it has opened its ports, or not at all
-    request.for_seconds = kInstalledSeconds;
-  }
+  if (installs) request.installation = capture::Installation{args.all("package"), args.get("install")};
   if (args.has("pid")) TRY(refuse("with --pid: they are those of the process", {"user", "workdir"}));
   if (args.has("service")) TRY(refuse("with --service: they are those of the service", {"user", "workdir"}));
   if (request.pid != 0) TRY(refuse("for what runs already", {"until-ready"}));
@@ -122,7 +113,6 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
     if (e.find('=') == std::string::npos || e[0] == '=') return fail("--env: \"" + e + "\" is not NAME=VALUE");
   request.include_secrets = args.all("include-secret");
   request.exercises = args.all("exercise");
-  if (request.pid == 0 && !request.exercises.empty() && request.for_seconds == 0) request.until_ready = true;
   for (const auto& text : args.all("replace")) request.replacements.push_back(TRY(parse_replacement(text), "--replace"));
   for (const auto& s : args.all("set-file")) {
     size_t equals = s.find('=');
@@ -130,6 +120,16 @@ Result<> parse_look(const Args& args, capture::CaptureRequest& request) {
     request.set_files.emplace_back(s.substr(0, equals), s.substr(equals + 1));
   }
   return {};
+}
+
+/// How long what does not run yet is watched, where nobody says: until it has opened its ports;
+/// what opens none, for a while. A plain command is the user's to end. The target is known by now.
+void choose_watching(const Args& args, capture::CaptureRequest& request) {
+  bool service = request.installation || request.unit_env;
+  if (request.pid != 0 || args.has("for") || (!service && request.exercises.empty())) return;
+  constexpr int kSeconds = 30;
+  request.until_ready = true;
+  if (service) request.for_seconds = kSeconds;
 }
 
 /// The plan's own target, where none was given beside it.
@@ -232,6 +232,7 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
     TRY(take_target(plan, args, request), "--plan");
     if (request.pid == 0 && args.has("no-shadow")) return fail("--no-shadow has no meaning: what the plan names does not run");
   }
+  choose_watching(args, request);
   bool separate = args.flag("separate");
   if (separate && request.beside.empty()) return fail("--separate: give several --service or --pid");
   if (separate && (!args.has("output") || args.has("report"))) return fail("--separate: say where the compose file goes, with --output DIR (each application's report is there too)");
@@ -294,6 +295,7 @@ Result<int> cmd_analyze(const Globals& globals, const Args& args) {
       target = join(looked.all(way), " ");
     }
   TRY(parse_look(looked, request));
+  choose_watching(looked, request);
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
   CaptureRunner runner(engine);

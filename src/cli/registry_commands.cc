@@ -125,7 +125,7 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
 
 constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "linux/amd64", "accepted for that platform alone"}};
 constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}};
-constexpr Option kLoginOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
+constexpr Option kLoginOptions[] = {{"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
 constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table|json", "how to show them (default: one a line)"}};
 #undef CAISSON_REGISTRY_OPTIONS
 

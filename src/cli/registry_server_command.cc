@@ -47,15 +47,19 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
 }
 
 Result<int> cmd_registry(const Globals& globals, const Args& args) {
-  auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   const std::string& verb = args.rest()[0];
+  auto refuse = [&](std::initializer_list<const char*> options) -> Result<> {
+    for (const char* option : options)
+      if (args.has(option)) return fail("--" + std::string(option) + " has no meaning for \"registry " + verb + "\"");
+    return {};
+  };
+  if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only"}));
+  auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
-  if (verb == "gc") {
-    uint64_t seconds = TRY(parse_uint(args.get("older-than", "3600"), INT32_MAX), "--older-than");
-    std::printf("%s freed\n", human_size(TRY(shelf.collect(static_cast<int64_t>(seconds)))).c_str());
-    return 0;
-  }
-  return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
+  uint64_t seconds = TRY(parse_uint(args.get("older-than", "3600"), INT32_MAX), "--older-than");
+  std::printf("%s freed\n", human_size(TRY(shelf.collect(static_cast<int64_t>(seconds)))).c_str());
+  return 0;
 }
 
 constexpr Option kOptions[] = {

@@ -29,9 +29,9 @@ Result<std::string> settings_of(const Selection& selection, const Moment& now, c
 /// The folder with the libraries of this version, made where it is missing: one for all
 /// containers, so that they share its pages.
 Result<std::string> install_libraries(const std::string& folder) {
-  std::string all;
-  for (const auto& element : catalogue()) all += library(element.name);
-  std::string place = folder + "/" + oci::Digest::of(all).hex().substr(0, 16);
+  oci::Hasher version;
+  for (const auto& element : catalogue()) version.update(library(element.name));
+  std::string place = folder + "/" + version.finish().hex().substr(0, 16);
   for (const auto& element : catalogue()) {
     std::string file = place + "/" + library_name(std::string(element.name));
     struct stat st;

@@ -165,6 +165,7 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
 Result<> add_elements(const SpecInputs& in, oci::Spec& spec) {
   const ContainerConfig& config = in.container->config;
   auto selected = TRY(selected_elements(config));
+  if (selected.empty()) return {};
   TRY(elements::inject(selected, {in.root + "/elements", in.run_folder + "/elements", config.element_required}, *in.rootfs, elements::this_moment(), spec));
   if (!config.element_required) return {};
   for (const auto& program : config.start)

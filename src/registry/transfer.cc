@@ -112,6 +112,8 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   std::string name = local_name(reference);
   TRY(writer.stage(stored, name.empty() ? std::vector<std::string>() : std::vector<std::string>{name}), "pull " + reference.str());
   TRY(writer.commit());
+  // Whoever waits for one of these finds the blob in its place.
+  for (const auto& [blob, path] : fetched) ::unlink((path + ".lock").c_str());
   return store.find(name.empty() ? manifest.config.digest.hex() : name);
 }
 
