@@ -10,8 +10,6 @@
 
 using namespace caisson::element;
 
-#define NEXT(name) static Next<decltype(name)> next_##name(#name)
-
 namespace {
 
 bool wanted() { return the_clock.active && the_clock.files; }
@@ -79,21 +77,21 @@ int set_times(int folder, const char* path, const struct timeval* shown, int fla
 
 // --- looking
 
-NEXT(stat);
+CAISSON_NEXT(stat);
 CAISSON_EXPORT int stat(const char* __restrict path, struct stat* __restrict out) noexcept { return show_times(next_stat.get()(path, out), out); }
-NEXT(lstat);
+CAISSON_NEXT(lstat);
 CAISSON_EXPORT int lstat(const char* __restrict path, struct stat* __restrict out) noexcept { return show_times(next_lstat.get()(path, out), out); }
-NEXT(fstat);
+CAISSON_NEXT(fstat);
 CAISSON_EXPORT int fstat(int fd, struct stat* out) noexcept { return show_times(next_fstat.get()(fd, out), out); }
-NEXT(fstatat);
+CAISSON_NEXT(fstatat);
 CAISSON_EXPORT int fstatat(int folder, const char* __restrict path, struct stat* __restrict out, int flags) noexcept { return show_times(next_fstatat.get()(folder, path, out, flags), out); }
-NEXT(stat64);
+CAISSON_NEXT(stat64);
 CAISSON_EXPORT int stat64(const char* __restrict path, struct stat64* __restrict out) noexcept { return show_times(next_stat64.get()(path, out), out); }
-NEXT(lstat64);
+CAISSON_NEXT(lstat64);
 CAISSON_EXPORT int lstat64(const char* __restrict path, struct stat64* __restrict out) noexcept { return show_times(next_lstat64.get()(path, out), out); }
-NEXT(fstat64);
+CAISSON_NEXT(fstat64);
 CAISSON_EXPORT int fstat64(int fd, struct stat64* out) noexcept { return show_times(next_fstat64.get()(fd, out), out); }
-NEXT(fstatat64);
+CAISSON_NEXT(fstatat64);
 CAISSON_EXPORT int fstatat64(int folder, const char* __restrict path, struct stat64* __restrict out, int flags) noexcept { return show_times(next_fstatat64.get()(folder, path, out, flags), out); }
 
 // What programs call that were built with a glibc before 2.33.
@@ -101,16 +99,16 @@ extern "C" int __xstat(int, const char*, struct stat*);
 extern "C" int __lxstat(int, const char*, struct stat*);
 extern "C" int __fxstat(int, int, struct stat*);
 extern "C" int __fxstatat(int, int, const char*, struct stat*, int);
-NEXT(__xstat);
+CAISSON_NEXT(__xstat);
 CAISSON_EXPORT int __xstat(int version, const char* path, struct stat* out) { return show_times(next___xstat.get()(version, path, out), out); }
-NEXT(__lxstat);
+CAISSON_NEXT(__lxstat);
 CAISSON_EXPORT int __lxstat(int version, const char* path, struct stat* out) { return show_times(next___lxstat.get()(version, path, out), out); }
-NEXT(__fxstat);
+CAISSON_NEXT(__fxstat);
 CAISSON_EXPORT int __fxstat(int version, int fd, struct stat* out) { return show_times(next___fxstat.get()(version, fd, out), out); }
-NEXT(__fxstatat);
+CAISSON_NEXT(__fxstatat);
 CAISSON_EXPORT int __fxstatat(int version, int folder, const char* path, struct stat* out, int flags) { return show_times(next___fxstatat.get()(version, folder, path, out, flags), out); }
 
-NEXT(statx);
+CAISSON_NEXT(statx);
 CAISSON_EXPORT int statx(int folder, const char* __restrict path, int flags, unsigned int mask, struct statx* __restrict out) noexcept {
   int code = next_statx.get()(folder, path, flags, mask, out);
   if (code != 0 || !wanted()) return code;
@@ -124,17 +122,17 @@ CAISSON_EXPORT int statx(int folder, const char* __restrict path, int flags, uns
 
 // --- setting
 
-NEXT(utimensat);
+CAISSON_NEXT(utimensat);
 CAISSON_EXPORT int utimensat(int folder, const char* path, const struct timespec times[2], int flags) noexcept { return next_utimensat.get()(folder, path, Times(times).get(), flags); }
-NEXT(futimens);
+CAISSON_NEXT(futimens);
 CAISSON_EXPORT int futimens(int fd, const struct timespec times[2]) noexcept { return next_futimens.get()(fd, Times(times).get()); }
-NEXT(utimes);
+CAISSON_NEXT(utimes);
 CAISSON_EXPORT int utimes(const char* path, const struct timeval times[2]) noexcept { return times == nullptr || !wanted() ? next_utimes.get()(path, times) : set_times(AT_FDCWD, path, times, 0); }
-NEXT(lutimes);
+CAISSON_NEXT(lutimes);
 CAISSON_EXPORT int lutimes(const char* path, const struct timeval times[2]) noexcept { return times == nullptr || !wanted() ? next_lutimes.get()(path, times) : set_times(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW); }
-NEXT(futimes);
+CAISSON_NEXT(futimes);
 CAISSON_EXPORT int futimes(int fd, const struct timeval times[2]) noexcept { return times == nullptr || !wanted() ? next_futimes.get()(fd, times) : set_times(fd, nullptr, times, 0); }
-NEXT(utime);
+CAISSON_NEXT(utime);
 CAISSON_EXPORT int utime(const char* path, const struct utimbuf* times) noexcept {
   if (times == nullptr || !wanted()) return next_utime.get()(path, times);
   const struct timeval both[2] = {{times->actime, 0}, {times->modtime, 0}};

@@ -10,8 +10,6 @@
 
 using namespace caisson::element;
 
-#define NEXT(name) static Next<decltype(name)> next_##name(#name)
-
 namespace {
 
 struct timespec real_value(clockid_t id, bool moment, const struct timespec& shown) {
@@ -83,7 +81,7 @@ struct itimerval converted(const struct itimerval& in, bool to_real) {
 
 }  // namespace
 
-NEXT(timer_create);
+CAISSON_NEXT(timer_create);
 CAISSON_EXPORT int timer_create(clockid_t id, struct sigevent* event, timer_t* out) noexcept {
   int code = next_timer_create.get()(id, event, out);
   if (code != 0 || !the_clock.active) return code;
@@ -96,7 +94,7 @@ CAISSON_EXPORT int timer_create(clockid_t id, struct sigevent* event, timer_t* o
   return code;
 }
 
-NEXT(timer_delete);
+CAISSON_NEXT(timer_delete);
 CAISSON_EXPORT int timer_delete(timer_t timer) noexcept {
   {
     Locked locked;
@@ -106,7 +104,7 @@ CAISSON_EXPORT int timer_delete(timer_t timer) noexcept {
   return next_timer_delete.get()(timer);
 }
 
-NEXT(timer_settime);
+CAISSON_NEXT(timer_settime);
 CAISSON_EXPORT int timer_settime(timer_t timer, int flags, const struct itimerspec* wanted, struct itimerspec* old) noexcept {
   if (wanted == nullptr || !the_clock.active) return next_timer_settime.get()(timer, flags, wanted, old);
   struct itimerspec own = real_timer(clock_of(timer), (flags & TIMER_ABSTIME) != 0, *wanted);
@@ -115,14 +113,14 @@ CAISSON_EXPORT int timer_settime(timer_t timer, int flags, const struct itimersp
   return code;
 }
 
-NEXT(timer_gettime);
+CAISSON_NEXT(timer_gettime);
 CAISSON_EXPORT int timer_gettime(timer_t timer, struct itimerspec* out) noexcept {
   int code = next_timer_gettime.get()(timer, out);
   if (code == 0) show_timer(out);
   return code;
 }
 
-NEXT(timerfd_settime);
+CAISSON_NEXT(timerfd_settime);
 CAISSON_EXPORT int timerfd_settime(int fd, int flags, const struct itimerspec* wanted, struct itimerspec* old) noexcept {
   if (wanted == nullptr || !the_clock.active) return next_timerfd_settime.get()(fd, flags, wanted, old);
   bool moment = (flags & TFD_TIMER_ABSTIME) != 0;
@@ -132,14 +130,14 @@ CAISSON_EXPORT int timerfd_settime(int fd, int flags, const struct itimerspec* w
   return code;
 }
 
-NEXT(timerfd_gettime);
+CAISSON_NEXT(timerfd_gettime);
 CAISSON_EXPORT int timerfd_gettime(int fd, struct itimerspec* out) noexcept {
   int code = next_timerfd_gettime.get()(fd, out);
   if (code == 0) show_timer(out);
   return code;
 }
 
-NEXT(setitimer);
+CAISSON_NEXT(setitimer);
 CAISSON_EXPORT int setitimer(__itimer_which_t which, const struct itimerval* wanted, struct itimerval* old) noexcept {
   if (which != ITIMER_REAL || wanted == nullptr || !the_clock.scales_spans()) return next_setitimer.get()(which, wanted, old);
   count(kTimers);
@@ -149,7 +147,7 @@ CAISSON_EXPORT int setitimer(__itimer_which_t which, const struct itimerval* wan
   return code;
 }
 
-NEXT(getitimer);
+CAISSON_NEXT(getitimer);
 CAISSON_EXPORT int getitimer(__itimer_which_t which, struct itimerval* out) noexcept {
   int code = next_getitimer.get()(which, out);
   if (code == 0 && which == ITIMER_REAL && the_clock.scales_spans()) *out = converted(*out, false);

@@ -86,12 +86,9 @@ int64_t nanoseconds(const struct timeval& t) { return t.tv_sec * kSecond + t.tv_
 
 using namespace caisson::element;
 
-// Defines a function with the name and type of the C library's, which NEXT calls.
-#define NEXT(name) static Next<decltype(name)> next_##name(#name)
-
 // --- sleeping
 
-NEXT(nanosleep);
+CAISSON_NEXT(nanosleep);
 CAISSON_EXPORT int nanosleep(const struct timespec* wanted, struct timespec* left) {
   Span span(wanted);
   if (the_clock.active) count(kSleeps);
@@ -100,7 +97,7 @@ CAISSON_EXPORT int nanosleep(const struct timespec* wanted, struct timespec* lef
   return code;
 }
 
-NEXT(clock_nanosleep);
+CAISSON_NEXT(clock_nanosleep);
 CAISSON_EXPORT int clock_nanosleep(clockid_t id, int flags, const struct timespec* wanted, struct timespec* left) {
   if (the_clock.active) count(kSleeps);
   if ((flags & TIMER_ABSTIME) != 0) {
@@ -140,10 +137,10 @@ CAISSON_EXPORT int thrd_sleep(const struct timespec* wanted, struct timespec* le
 
 // --- waiting for descriptors
 
-NEXT(poll);
+CAISSON_NEXT(poll);
 CAISSON_EXPORT int poll(struct pollfd* list, nfds_t count, int milliseconds) { return next_poll.get()(list, count, real_milliseconds(milliseconds)); }
 
-NEXT(ppoll);
+CAISSON_NEXT(ppoll);
 CAISSON_EXPORT int ppoll(struct pollfd* list, nfds_t count, const struct timespec* timeout, const sigset_t* mask) {
   Span span(timeout);
   return next_ppoll.get()(list, count, span.get(), mask);
@@ -152,15 +149,15 @@ CAISSON_EXPORT int ppoll(struct pollfd* list, nfds_t count, const struct timespe
 // What _FORTIFY_SOURCE makes of them; the size was checked by the compiler as far as it could.
 extern "C" int __poll_chk(struct pollfd*, nfds_t, int, size_t);
 extern "C" int __ppoll_chk(struct pollfd*, nfds_t, const struct timespec*, const sigset_t*, size_t);
-NEXT(__poll_chk);
+CAISSON_NEXT(__poll_chk);
 CAISSON_EXPORT int __poll_chk(struct pollfd* list, nfds_t count, int milliseconds, size_t size) { return next___poll_chk.get()(list, count, real_milliseconds(milliseconds), size); }
-NEXT(__ppoll_chk);
+CAISSON_NEXT(__ppoll_chk);
 CAISSON_EXPORT int __ppoll_chk(struct pollfd* list, nfds_t count, const struct timespec* timeout, const sigset_t* mask, size_t size) {
   Span span(timeout);
   return next___ppoll_chk.get()(list, count, span.get(), mask, size);
 }
 
-NEXT(select);
+CAISSON_NEXT(select);
 CAISSON_EXPORT int select(int count, fd_set* read, fd_set* write, fd_set* other, struct timeval* timeout) {
   if (timeout == nullptr || !the_clock.scales_spans() || timeout->tv_sec < 0 || timeout->tv_usec < 0) return next_select.get()(count, read, write, other, timeout);
   struct timeval own = timeval_of(the_clock.real_span(nanoseconds(*timeout)));
@@ -169,26 +166,26 @@ CAISSON_EXPORT int select(int count, fd_set* read, fd_set* write, fd_set* other,
   return code;
 }
 
-NEXT(pselect);
+CAISSON_NEXT(pselect);
 CAISSON_EXPORT int pselect(int count, fd_set* read, fd_set* write, fd_set* other, const struct timespec* timeout, const sigset_t* mask) {
   Span span(timeout);
   return next_pselect.get()(count, read, write, other, span.get(), mask);
 }
 
-NEXT(epoll_wait);
+CAISSON_NEXT(epoll_wait);
 CAISSON_EXPORT int epoll_wait(int fd, struct epoll_event* events, int count, int milliseconds) { return next_epoll_wait.get()(fd, events, count, real_milliseconds(milliseconds)); }
 
-NEXT(epoll_pwait);
+CAISSON_NEXT(epoll_pwait);
 CAISSON_EXPORT int epoll_pwait(int fd, struct epoll_event* events, int count, int milliseconds, const sigset_t* mask) { return next_epoll_pwait.get()(fd, events, count, real_milliseconds(milliseconds), mask); }
 
-NEXT(epoll_pwait2);
+CAISSON_NEXT(epoll_pwait2);
 CAISSON_EXPORT int epoll_pwait2(int fd, struct epoll_event* events, int count, const struct timespec* timeout, const sigset_t* mask) {
   Span span(timeout);
   if (auto* next = next_epoll_pwait2.get(); next != nullptr) return next(fd, events, count, span.get(), mask);
   return finish((int)call(SYS_epoll_pwait2, fd, events, count, span.get(), mask, 8));
 }
 
-NEXT(sigtimedwait);
+CAISSON_NEXT(sigtimedwait);
 CAISSON_EXPORT int sigtimedwait(const sigset_t* set, siginfo_t* info, const struct timespec* timeout) {
   Span span(timeout);
   return next_sigtimedwait.get()(set, info, span.get());
@@ -196,47 +193,47 @@ CAISSON_EXPORT int sigtimedwait(const sigset_t* set, siginfo_t* info, const stru
 
 // --- waiting for other threads; deadlines
 
-NEXT(sem_timedwait);
+CAISSON_NEXT(sem_timedwait);
 CAISSON_EXPORT int sem_timedwait(sem_t* semaphore, const struct timespec* deadline) { return next_sem_timedwait.get()(semaphore, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 extern "C" int sem_clockwait(sem_t*, clockid_t, const struct timespec*) noexcept(false);
-NEXT(sem_clockwait);
+CAISSON_NEXT(sem_clockwait);
 CAISSON_EXPORT int sem_clockwait(sem_t* semaphore, clockid_t id, const struct timespec* deadline) { return next_sem_clockwait.get()(semaphore, id, Deadline(id, deadline, Waiter::library).get()); }
 
-NEXT(pthread_mutex_timedlock);
+CAISSON_NEXT(pthread_mutex_timedlock);
 CAISSON_EXPORT int pthread_mutex_timedlock(pthread_mutex_t* mutex, const struct timespec* deadline) noexcept { return next_pthread_mutex_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
-NEXT(pthread_mutex_clocklock);
+CAISSON_NEXT(pthread_mutex_clocklock);
 CAISSON_EXPORT int pthread_mutex_clocklock(pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_mutex_clocklock.get()(mutex, id, Deadline(id, deadline, Waiter::library).get()); }
 
-NEXT(pthread_rwlock_timedrdlock);
+CAISSON_NEXT(pthread_rwlock_timedrdlock);
 CAISSON_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedrdlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
-NEXT(pthread_rwlock_timedwrlock);
+CAISSON_NEXT(pthread_rwlock_timedwrlock);
 CAISSON_EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedwrlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
-NEXT(pthread_rwlock_clockrdlock);
+CAISSON_NEXT(pthread_rwlock_clockrdlock);
 CAISSON_EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockrdlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
 
-NEXT(pthread_rwlock_clockwrlock);
+CAISSON_NEXT(pthread_rwlock_clockwrlock);
 CAISSON_EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockwrlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
 
-NEXT(pthread_timedjoin_np);
+CAISSON_NEXT(pthread_timedjoin_np);
 CAISSON_EXPORT int pthread_timedjoin_np(pthread_t thread, void** result, const struct timespec* deadline) { return next_pthread_timedjoin_np.get()(thread, result, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
-NEXT(pthread_clockjoin_np);
+CAISSON_NEXT(pthread_clockjoin_np);
 CAISSON_EXPORT int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t id, const struct timespec* deadline) { return next_pthread_clockjoin_np.get()(thread, result, id, Deadline(id, deadline, Waiter::library).get()); }
 
-NEXT(mq_timedsend);
+CAISSON_NEXT(mq_timedsend);
 CAISSON_EXPORT int mq_timedsend(mqd_t queue, const char* message, size_t size, unsigned priority, const struct timespec* deadline) { return next_mq_timedsend.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
 
-NEXT(mq_timedreceive);
+CAISSON_NEXT(mq_timedreceive);
 CAISSON_EXPORT ssize_t mq_timedreceive(mqd_t queue, char* message, size_t size, unsigned* priority, const struct timespec* deadline) { return next_mq_timedreceive.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
 
-NEXT(mtx_timedlock);
+CAISSON_NEXT(mtx_timedlock);
 CAISSON_EXPORT int mtx_timedlock(mtx_t* mutex, const struct timespec* deadline) { return next_mtx_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
-NEXT(cnd_timedwait);
+CAISSON_NEXT(cnd_timedwait);
 CAISSON_EXPORT int cnd_timedwait(cnd_t* condition, mtx_t* mutex, const struct timespec* deadline) { return next_cnd_timedwait.get()(condition, mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
 
 // --- condition variables have a clock, which only their makers know
@@ -278,8 +275,8 @@ bool is_monotonic(const pthread_cond_t* condition) {
 
 }  // namespace
 
-NEXT(pthread_cond_init);
-NEXT(pthread_condattr_getclock);
+CAISSON_NEXT(pthread_cond_init);
+CAISSON_NEXT(pthread_condattr_getclock);
 CAISSON_EXPORT int pthread_cond_init(pthread_cond_t* condition, const pthread_condattr_t* attributes) noexcept {
   int code = next_pthread_cond_init.get()(condition, attributes);
   clockid_t id = CLOCK_REALTIME;
@@ -288,18 +285,18 @@ CAISSON_EXPORT int pthread_cond_init(pthread_cond_t* condition, const pthread_co
   return code;
 }
 
-NEXT(pthread_cond_destroy);
+CAISSON_NEXT(pthread_cond_destroy);
 CAISSON_EXPORT int pthread_cond_destroy(pthread_cond_t* condition) noexcept {
   set_monotonic(condition, false);
   return next_pthread_cond_destroy.get()(condition);
 }
 
-NEXT(pthread_cond_timedwait);
+CAISSON_NEXT(pthread_cond_timedwait);
 CAISSON_EXPORT int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const struct timespec* deadline) {
   return next_pthread_cond_timedwait.get()(condition, mutex, Deadline(is_monotonic(condition) ? CLOCK_MONOTONIC : CLOCK_REALTIME, deadline, Waiter::library).get());
 }
 
-NEXT(pthread_cond_clockwait);
+CAISSON_NEXT(pthread_cond_clockwait);
 CAISSON_EXPORT int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) {
   return next_pthread_cond_clockwait.get()(condition, mutex, id, Deadline(id, deadline, Waiter::library).get());
 }
@@ -322,12 +319,9 @@ long futex(long a, long b, long c, long d, long e, long f) {
 
 }  // namespace
 
-NEXT(syscall);
+CAISSON_NEXT(syscall);
 CAISSON_EXPORT long syscall(long number, ...) noexcept {
-  va_list arguments;
-  va_start(arguments, number);
-  long a = va_arg(arguments, long), b = va_arg(arguments, long), c = va_arg(arguments, long), d = va_arg(arguments, long), e = va_arg(arguments, long), f = va_arg(arguments, long);
-  va_end(arguments);
+  CAISSON_CALL_ARGUMENTS(number);
   if (!the_clock.active) return next_syscall.get()(number, a, b, c, d, e, f);
   switch (number) {
     case SYS_futex: return finish(futex(a, b, c, d, e, f));

@@ -50,19 +50,3 @@ caisson_element_page& instance() {
 }
 
 }  // namespace caisson::element
-
-// What the compiler calls on its own.
-extern "C" {
-__attribute__((visibility("hidden"))) void* memset(void* target, int value, size_t size) {
-  auto* t = static_cast<unsigned char*>(target);
-  for (size_t i = 0; i < size; ++i) t[i] = (unsigned char)value;
-  return target;
-}
-
-__attribute__((visibility("hidden"))) void* memcpy(void* target, const void* source, size_t size) {
-  auto* t = static_cast<unsigned char*>(target);
-  const auto* s = static_cast<const unsigned char*>(source);
-  for (size_t i = 0; i < size; ++i) t[i] = s[i];
-  return target;
-}
-}

@@ -25,3 +25,14 @@ class Next {
 };
 
 }  // namespace caisson::element
+
+/// `next_NAME`: what a function of that name and type would have been without this element.
+#define CAISSON_NEXT(name) static caisson::element::Next<decltype(name)> next_##name(#name)
+
+/// In a function `long syscall(long number, ...)`: its six arguments, a to f.
+#define CAISSON_CALL_ARGUMENTS(number)                                                        \
+  va_list arguments;                                                                          \
+  va_start(arguments, number);                                                                \
+  long a = va_arg(arguments, long), b = va_arg(arguments, long), c = va_arg(arguments, long); \
+  long d = va_arg(arguments, long), e = va_arg(arguments, long), f = va_arg(arguments, long); \
+  va_end(arguments)

@@ -7,39 +7,19 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
+#include "init/sys.h"
+
 #define CAISSON_EXPORT extern "C" __attribute__((visibility("default")))
 
-extern "C" {
-void* memset(void* target, int value, size_t size);
-void* memcpy(void* target, const void* source, size_t size);
 // The program's own C library has it, glibc and musl alike.
-__attribute__((weak)) int* __errno_location();
-}
+extern "C" __attribute__((weak)) int* __errno_location();
 
 namespace caisson::element {
 
-inline long call6(long n, long a, long b, long c, long d, long e, long f) {
-  long result;
-  register long r10 asm("r10") = d;
-  register long r8 asm("r8") = e;
-  register long r9 asm("r9") = f;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-               : "rcx", "r11", "memory");
-  return result;
-}
-
-template <class T>
-long word(T value) {
-  return (long)value;
-}
-
-/// Returns the kernel's answer: a negative errno on failure. Leaves errno alone.
-template <class A = long, class B = long, class C = long, class D = long, class E = long, class F = long>
-long call(long n, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f = 0) {
-  return call6(n, word(a), word(b), word(c), word(d), word(e), word(f));
-}
+// What the inits of containers need as well.
+using init::call;
+using init::length;
+using init::same;
 
 /// As a C library's function ends: -1 and errno, or the result.
 template <class T>
@@ -49,24 +29,12 @@ T finish(T result) {
   return -1;
 }
 
-inline size_t length(const char* s) {
-  size_t n = 0;
-  while (s[n] != 0) ++n;
-  return n;
-}
-
-inline bool same(const char* a, const char* b) {
-  while (*a != 0 && *a == *b) ++a, ++b;
-  return *a == *b;
-}
-
 inline bool starts_with(const char* s, const char* prefix) {
   while (*prefix != 0)
     if (*s++ != *prefix++) return false;
   return true;
 }
 
-/// The last `/part` of a line that names it, as /proc/self/maps does.
 inline bool ends_with(const char* s, size_t size, const char* end) {
   size_t n = length(end);
   if (n > size) return false;

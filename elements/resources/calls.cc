@@ -57,8 +57,6 @@ int open_instead(const char* path, int flags) {
 
 using namespace caisson::element;
 
-#define NEXT(name) static Next<decltype(name)> next_##name(#name)
-
 // --- files
 
 // As open(2): the mode is there only where a file may be made.
@@ -71,28 +69,28 @@ using namespace caisson::element;
     va_end(arguments);                          \
   }
 
-NEXT(open);
+CAISSON_NEXT(open);
 CAISSON_EXPORT int open(const char* path, int flags, ...) {
   MODE(flags)
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next_open.get()(path, flags, mode);
 }
 
-NEXT(open64);
+CAISSON_NEXT(open64);
 CAISSON_EXPORT int open64(const char* path, int flags, ...) {
   MODE(flags)
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next_open64.get()(path, flags, mode);
 }
 
-NEXT(openat);
+CAISSON_NEXT(openat);
 CAISSON_EXPORT int openat(int folder, const char* path, int flags, ...) {
   MODE(flags)
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next_openat.get()(folder, path, flags, mode);
 }
 
-NEXT(openat64);
+CAISSON_NEXT(openat64);
 CAISSON_EXPORT int openat64(int folder, const char* path, int flags, ...) {
   MODE(flags)
   int fd = open_instead(path, flags);
@@ -104,29 +102,29 @@ extern "C" int __open_2(const char*, int);
 extern "C" int __open64_2(const char*, int);
 extern "C" int __openat_2(int, const char*, int);
 extern "C" int __openat64_2(int, const char*, int);
-NEXT(__open_2);
+CAISSON_NEXT(__open_2);
 CAISSON_EXPORT int __open_2(const char* path, int flags) {
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next___open_2.get()(path, flags);
 }
-NEXT(__open64_2);
+CAISSON_NEXT(__open64_2);
 CAISSON_EXPORT int __open64_2(const char* path, int flags) {
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next___open64_2.get()(path, flags);
 }
-NEXT(__openat_2);
+CAISSON_NEXT(__openat_2);
 CAISSON_EXPORT int __openat_2(int folder, const char* path, int flags) {
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next___openat_2.get()(folder, path, flags);
 }
-NEXT(__openat64_2);
+CAISSON_NEXT(__openat64_2);
 CAISSON_EXPORT int __openat64_2(int folder, const char* path, int flags) {
   int fd = open_instead(path, flags);
   return fd != -2 ? fd : next___openat64_2.get()(folder, path, flags);
 }
 
 // The C library's own fopen() goes past open().
-NEXT(fdopen);
+CAISSON_NEXT(fdopen);
 static FILE* open_stream(const char* path, const char* mode) {
   if (mode == nullptr || mode[0] != 'r' || mode[1] == '+' || next_fdopen.get() == nullptr) return nullptr;
   int flags = 0;
@@ -139,13 +137,13 @@ static FILE* open_stream(const char* path, const char* mode) {
   return stream;
 }
 
-NEXT(fopen);
+CAISSON_NEXT(fopen);
 CAISSON_EXPORT FILE* fopen(const char* __restrict path, const char* __restrict mode) {
   FILE* stream = open_stream(path, mode);
   return stream != nullptr ? stream : next_fopen.get()(path, mode);
 }
 
-NEXT(fopen64);
+CAISSON_NEXT(fopen64);
 CAISSON_EXPORT FILE* fopen64(const char* __restrict path, const char* __restrict mode) {
   FILE* stream = open_stream(path, mode);
   return stream != nullptr ? stream : next_fopen64.get()(path, mode);
@@ -153,45 +151,45 @@ CAISSON_EXPORT FILE* fopen64(const char* __restrict path, const char* __restrict
 
 // The kernel's files are new each time that they are read from the start.
 
-NEXT(lseek);
+CAISSON_NEXT(lseek);
 CAISSON_EXPORT off_t lseek(int fd, off_t offset, int whence) noexcept {
   if (offset == 0 && whence == SEEK_SET) refresh(fd);
   return next_lseek.get()(fd, offset, whence);
 }
 
-NEXT(lseek64);
+CAISSON_NEXT(lseek64);
 CAISSON_EXPORT off64_t lseek64(int fd, off64_t offset, int whence) noexcept {
   if (offset == 0 && whence == SEEK_SET) refresh(fd);
   return next_lseek64.get()(fd, offset, whence);
 }
 
-NEXT(pread);
+CAISSON_NEXT(pread);
 CAISSON_EXPORT ssize_t pread(int fd, void* buffer, size_t size, off_t offset) {
   if (offset == 0) refresh(fd);
   return next_pread.get()(fd, buffer, size, offset);
 }
 
-NEXT(pread64);
+CAISSON_NEXT(pread64);
 CAISSON_EXPORT ssize_t pread64(int fd, void* buffer, size_t size, off64_t offset) {
   if (offset == 0) refresh(fd);
   return next_pread64.get()(fd, buffer, size, offset);
 }
 
-NEXT(fileno);
-NEXT(fflush);
+CAISSON_NEXT(fileno);
+CAISSON_NEXT(fflush);
 static void refresh_stream(FILE* stream) {
   if (!the_settings.active || next_fileno.get() == nullptr) return;
   refresh(next_fileno.get()(stream));
 }
 
-NEXT(rewind);
+CAISSON_NEXT(rewind);
 CAISSON_EXPORT void rewind(FILE* stream) {
   refresh_stream(stream);
   if (the_settings.active) next_fflush.get()(stream);
   next_rewind.get()(stream);
 }
 
-NEXT(fseek);
+CAISSON_NEXT(fseek);
 CAISSON_EXPORT int fseek(FILE* stream, long offset, int whence) {
   if (offset == 0 && whence == SEEK_SET) refresh_stream(stream);
   return next_fseek.get()(stream, offset, whence);
@@ -199,7 +197,7 @@ CAISSON_EXPORT int fseek(FILE* stream, long offset, int whence) {
 
 // --- calls
 
-NEXT(sysconf);
+CAISSON_NEXT(sysconf);
 CAISSON_EXPORT long sysconf(int name) noexcept {
   switch (name) {
     case _SC_NPROCESSORS_CONF:
@@ -210,16 +208,16 @@ CAISSON_EXPORT long sysconf(int name) noexcept {
   }
 }
 
-NEXT(get_nprocs);
+CAISSON_NEXT(get_nprocs);
 CAISSON_EXPORT int get_nprocs() noexcept { return active() ? processors() : next_get_nprocs.get()(); }
-NEXT(get_nprocs_conf);
+CAISSON_NEXT(get_nprocs_conf);
 CAISSON_EXPORT int get_nprocs_conf() noexcept { return active() ? processors() : next_get_nprocs_conf.get()(); }
-NEXT(get_phys_pages);
+CAISSON_NEXT(get_phys_pages);
 CAISSON_EXPORT long get_phys_pages() noexcept { return active() ? (long)(memory().total / kPage) : next_get_phys_pages.get()(); }
-NEXT(get_avphys_pages);
+CAISSON_NEXT(get_avphys_pages);
 CAISSON_EXPORT long get_avphys_pages() noexcept { return active() ? (long)(memory().free() / kPage) : next_get_avphys_pages.get()(); }
 
-NEXT(sysinfo);
+CAISSON_NEXT(sysinfo);
 CAISSON_EXPORT int sysinfo(struct sysinfo* out) noexcept {
   int code = next_sysinfo.get()(out);
   if (code != 0 || !active()) return code;
@@ -240,14 +238,14 @@ CAISSON_EXPORT int sysinfo(struct sysinfo* out) noexcept {
   return code;
 }
 
-NEXT(sched_getaffinity);
+CAISSON_NEXT(sched_getaffinity);
 CAISSON_EXPORT int sched_getaffinity(pid_t process, size_t size, cpu_set_t* set) noexcept {
   if (!active()) return next_sched_getaffinity.get()(process, size, set);
   long n = affinity(process, reinterpret_cast<unsigned char*>(set), size);
   return n < 0 ? (int)finish(n) : 0;
 }
 
-NEXT(pthread_getaffinity_np);
+CAISSON_NEXT(pthread_getaffinity_np);
 CAISSON_EXPORT int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t* set) noexcept {
   int code = next_pthread_getaffinity_np.get()(thread, size, set);
   if (code != 0 || !active()) return code;
@@ -257,7 +255,7 @@ CAISSON_EXPORT int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set
   return 0;
 }
 
-NEXT(getloadavg);
+CAISSON_NEXT(getloadavg);
 CAISSON_EXPORT int getloadavg(double* out, int count) noexcept {
   if (!active()) return next_getloadavg.get()(out, count);
   uint64_t average[3];
@@ -267,12 +265,9 @@ CAISSON_EXPORT int getloadavg(double* out, int count) noexcept {
   return count;
 }
 
-NEXT(syscall);
+CAISSON_NEXT(syscall);
 CAISSON_EXPORT long syscall(long number, ...) noexcept {
-  va_list arguments;
-  va_start(arguments, number);
-  long a = va_arg(arguments, long), b = va_arg(arguments, long), c = va_arg(arguments, long), d = va_arg(arguments, long), e = va_arg(arguments, long), f = va_arg(arguments, long);
-  va_end(arguments);
+  CAISSON_CALL_ARGUMENTS(number);
   if (number == SYS_sched_getaffinity && active()) return finish(affinity((int)a, reinterpret_cast<unsigned char*>(c), (unsigned long)b));
   if (number == SYS_sysinfo && the_settings.active) return sysinfo(reinterpret_cast<struct sysinfo*>(a));
   return next_syscall.get()(number, a, b, c, d, e, f);

@@ -17,8 +17,8 @@ struct Memory {
 struct Settings {
   bool active;
   uint64_t memory;   ///< bytes; where the cgroups cannot be seen
-  uint64_t cpus;          ///< likewise
-  uint64_t started;       ///< nanoseconds of CLOCK_BOOTTIME
+  uint64_t cpus;     ///< likewise
+  uint64_t started;  ///< nanoseconds of CLOCK_BOOTTIME
 };
 extern Settings the_settings;
 

@@ -1,11 +1,40 @@
 #include "base/socket.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cstring>
 
 namespace caisson {
+
+Result<SocketAddress> socket_address(const std::string& text, uint16_t port) {
+  SocketAddress out;
+  auto* v4 = reinterpret_cast<struct sockaddr_in*>(&out.storage);
+  auto* v6 = reinterpret_cast<struct sockaddr_in6*>(&out.storage);
+  if (::inet_pton(AF_INET, text.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    out.size = sizeof *v4;
+  } else if (::inet_pton(AF_INET6, text.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    out.size = sizeof *v6;
+  } else {
+    return fail("\"" + text + "\" is no address", EINVAL);
+  }
+  return out;
+}
+
+std::string SocketAddress::text() const {
+  char out[INET6_ADDRSTRLEN] = {};
+  const void* address = family() == AF_INET6 ? static_cast<const void*>(&reinterpret_cast<const struct sockaddr_in6*>(&storage)->sin6_addr) : &reinterpret_cast<const struct sockaddr_in*>(&storage)->sin_addr;
+  return ::inet_ntop(family(), address, out, sizeof out) == nullptr ? "" : out;
+}
+
+// The port is at the same place in both.
+uint16_t SocketAddress::port() const { return ntohs(reinterpret_cast<const struct sockaddr_in*>(&storage)->sin_port); }
 
 Result<SocketPair> socket_pair(int type) {
   int fds[2];

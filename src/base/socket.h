@@ -1,12 +1,28 @@
-// Unix sockets: connecting by path, handing descriptors over (unix(7)).
+// Sockets: addresses as text, unix sockets by path, handing descriptors over (unix(7)).
 #pragma once
 
+#include <sys/socket.h>
+
+#include <cstdint>
 #include <string>
 
 #include "base/error.h"
 #include "base/fd.h"
 
 namespace caisson {
+
+/// An IPv4 or IPv6 address with a port, as socket calls take it.
+struct SocketAddress {
+  struct sockaddr_storage storage = {};
+  socklen_t size = sizeof(struct sockaddr_storage);
+  [[nodiscard]] struct sockaddr* get() { return reinterpret_cast<struct sockaddr*>(&storage); }
+  [[nodiscard]] const struct sockaddr* get() const { return reinterpret_cast<const struct sockaddr*>(&storage); }
+  [[nodiscard]] int family() const { return storage.ss_family; }
+  [[nodiscard]] std::string text() const;  ///< without the port
+  [[nodiscard]] uint16_t port() const;
+};
+/// From "127.0.0.1" or "::1"; names are not resolved.
+[[nodiscard]] Result<SocketAddress> socket_address(const std::string& text, uint16_t port);
 
 struct SocketPair {
   Fd first, second;

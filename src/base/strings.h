@@ -13,6 +13,7 @@ namespace caisson {
 /// Splits at each separator; empty pieces are kept unless `skip_empty`.
 [[nodiscard]] std::vector<std::string> split(std::string_view text, char separator, bool skip_empty = false);
 [[nodiscard]] std::string_view trim(std::string_view text);
+[[nodiscard]] std::string lower_case(std::string_view text);  ///< of ASCII
 [[nodiscard]] std::string join(const std::vector<std::string>& parts, std::string_view separator);
 
 /// Decimal digits only: no sign, no spaces, no overflow.

@@ -37,12 +37,6 @@ constexpr size_t kMostPorts = 30;
 /// Whether a sequence number comes before another one (RFC 9293, section 3.4).
 bool before(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) < 0; }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return out;
-}
-
 }  // namespace
 
 void Conversation::append(std::string_view bytes, bool client) {
@@ -101,7 +95,7 @@ std::vector<Turn> safe_requests(const Conversation& conversation) {
     size_t end = turn.said.find("\r\n\r\n");
     // One request, without a body.
     if (turn.heard.empty() || end == std::string::npos || end + 4 != turn.said.size()) continue;
-    std::string head = lower(turn.said);
+    std::string head = lower_case(turn.said);
     bool safe = head.starts_with("get ") || head.starts_with("head ") || head.starts_with("options ");
     bool plain = head.find("\r\nupgrade:") == std::string::npos && head.find("\r\nexpect:") == std::string::npos;
     if (safe && plain && head.substr(0, head.find("\r\n")).find(" http/1.") != std::string::npos) out.push_back(turn);
@@ -212,7 +206,7 @@ struct Heard {
 
 /// Whether a request has somebody's password, token or session.
 bool says_who(std::string_view request) {
-  std::string head = lower(request);
+  std::string head = lower_case(request);
   return head.find("\r\nauthorization:") != std::string::npos || head.find("\r\ncookie:") != std::string::npos || head.find("\r\nx-api-key:") != std::string::npos;
 }
 

@@ -17,6 +17,7 @@
 #include <set>
 
 #include "base/event_loop.h"
+#include "base/socket.h"
 #include "base/strings.h"
 #include "sys/clone.h"
 
@@ -27,18 +28,11 @@ constexpr size_t kMostBytes = 1u << 20;
 constexpr size_t kMostPages = 12;
 
 Result<Fd> connect_to(const std::string& address, uint16_t port, int type = SOCK_STREAM) {
-  struct sockaddr_in v4 = {};
-  struct sockaddr_in6 v6 = {};
-  v4.sin_family = AF_INET;
-  v6.sin6_family = AF_INET6;
-  v4.sin_port = v6.sin6_port = htons(port);
-  bool is_v6 = ::inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1;
-  if (!is_v6 && ::inet_pton(AF_INET, address.c_str(), &v4.sin_addr) != 1) return fail("\"" + address + "\" is no address", EINVAL);
-  Fd fd(::socket(is_v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC, 0));
+  auto where = TRY(socket_address(address, port));
+  Fd fd(::socket(where.family(), type | SOCK_CLOEXEC, 0));
   struct timeval limit = {3, 0};
   ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-  auto* where = is_v6 ? reinterpret_cast<struct sockaddr*>(&v6) : reinterpret_cast<struct sockaddr*>(&v4);
-  if (::connect(fd.get(), where, is_v6 ? sizeof v6 : sizeof v4) < 0) return fail_errno("connect to port " + std::to_string(port));
+  if (::connect(fd.get(), where.get(), where.size) < 0) return fail_errno("connect to port " + std::to_string(port));
   return fd;
 }
 
@@ -119,8 +113,7 @@ bool http_complete(const std::string& text, const std::string& request) {
   size_t end = text.find("\r\n\r\n");
   if (!text.starts_with("HTTP/1.") || end == std::string::npos) return false;
   if (request.starts_with("HEAD ") || text.substr(9, 3) == "304" || text.substr(9, 3) == "204") return true;
-  std::string head = text.substr(0, end + 2);
-  for (char& c : head) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  std::string head = lower_case(text.substr(0, end + 2));
   if (head.find("\r\ntransfer-encoding: chunked\r\n") != std::string::npos) return text.ends_with("\r\n0\r\n\r\n");
   size_t at = head.find("\r\ncontent-length: ");
   if (at == std::string::npos) return false;

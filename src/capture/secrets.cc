@@ -17,12 +17,6 @@ namespace {
 
 bool below(const std::string& path, const std::string& folder) { return path.starts_with(folder + "/"); }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return out;
-}
-
 /// Known by its name alone.
 std::string reason_by_name(const std::string& path) {
   static const char* const exact[] = {"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/krb5.keytab", "/etc/security/opasswd", "/etc/sudoers"};
@@ -126,7 +120,7 @@ bool sets_password(std::string_view document) {
     if (line[0] == '"' || line[0] == '\'' || line[0] == '$') line.erase(0, 1);
     size_t end = line.find_first_of(":=\"' \t");
     if (end == std::string::npos || end == 0) continue;
-    std::string name = lower(line.substr(0, end));
+    std::string name = lower_case(line.substr(0, end));
     bool redis = name == "requirepass" || name == "masterauth";
     bool known = std::any_of(std::begin(words), std::end(words), [&](const char* word) { return name.ends_with(word); });
     size_t value = line.find_first_not_of("\"' \t", end);
@@ -138,7 +132,7 @@ bool sets_password(std::string_view document) {
       value = line.find_first_not_of("=:>\"' \t", value);
       if (value == std::string::npos) continue;
     }
-    std::string given = lower(line.substr(value, line.find_first_of("\"', \t;#", value) - value));
+    std::string given = lower_case(line.substr(value, line.find_first_of("\"', \t;#", value) - value));
     // Files, variables, templates, and words that switch something.
     if (given.size() < 4 || given.find_first_of("/$%<{@[(") == 0) continue;
     static const char* const harmless[] = {"true", "false", "none", "null", "required", "optional", "prompt", "ident", "peer", "sha256", "changeme"};

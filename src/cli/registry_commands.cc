@@ -3,9 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <ctime>
 
-#include "base/event_loop.h"
 #include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/pull.h"
@@ -130,23 +128,6 @@ constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table
 #undef CAISSON_REGISTRY_OPTIONS
 
 }  // namespace
-
-registry::Progress transfer_progress(bool quiet) {
-  if (quiet || !::isatty(STDERR_FILENO)) return [](const std::string&, uint64_t, uint64_t) {};
-  return [last = int64_t{0}](const std::string& what, uint64_t done, uint64_t total) mutable {
-    constexpr int64_t kBetween = 100;  // ms
-    bool end = done == total;
-    if (!end && monotonic_ms() - last < kBetween) return;
-    last = monotonic_ms();
-    std::fprintf(stderr, "\r\x1b[K%s: %s of %s%s", what.c_str(), human_size(done).c_str(), human_size(total).c_str(), end ? "\n" : "");
-  };
-}
-
-Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet) {
-  oci::Reference reference = TRY(oci::parse_reference(name));
-  auto client = TRY(registry::Client::open(registry::registry_host(reference), options), "pull " + reference.str());
-  return registry::pull(store, client, reference, transfer_progress(quiet));
-}
 
 const Command kPullCommand{"pull", "IMAGE...", "fetch images from a registry", "caisson pull registry.example/shop:1.0", kPullOptions, 1, SIZE_MAX, false, false, cmd_pull};
 const Command kPushCommand{"push", "IMAGE [DESTINATION]", "send an image to a registry", "caisson push shop registry.example/shop:1.0", kPushOptions, 1, 2, false, false, cmd_push};

@@ -13,12 +13,6 @@ namespace beast = boost::beast;
 
 constexpr size_t kLargestHead = 64u << 10, kLargestBody = 8u << 20, kPiece = 128u << 10;
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return out;
-}
-
 std::string head_of(const Request& request) {
   // A plain proxy wants the whole address.
   bool whole = !request.url.tls() && !proxy_for(request.url).empty();
@@ -51,23 +45,18 @@ Result<Response> Client::send_once(Connection& connection, const Request& reques
   parser.body_limit(UINT64_MAX);
   if (request.method == "HEAD") parser.skip(true);
   Response response;
-  std::string input(kPiece, '\0'), piece(kPiece, '\0');
-  size_t used = 0;  // of input
+  beast::flat_buffer input;
+  std::string piece(kPiece, '\0');
   auto garbled = [&](const beast::error_code& error) { return fail(request.url.host + " answers with no HTTP: " + error.message(), EPROTO); };
   auto more = [&]() -> Result<bool> {
-    if (used == input.size()) return fail(request.url.host + " answers with no HTTP: its head is too long", EPROTO);
-    size_t n = TRY(connection.read(input.data() + used, input.size() - used));
-    used += n;
+    if (input.size() > kLargestHead) return fail(request.url.host + " answers with no HTTP: its head is too long", EPROTO);
+    auto room = input.prepare(kPiece);
+    size_t n = TRY(connection.read(static_cast<char*>(room.data()), room.size()));
+    input.commit(n);
     begun = begun || n > 0;
     return n > 0;
   };
-  auto take = [&](size_t n) {
-    input.erase(0, n);
-    input.resize(kPiece);
-    used -= n;
-  };
-  bool ended = false;
-  while (!parser.is_header_done() && !ended) {
+  while (!parser.is_header_done()) {
     if (auto came = more(); !came || !*came) {
       if (refused) return detail::propagate(std::move(written).error());
       if (!came) return detail::propagate(std::move(came).error());
@@ -76,20 +65,20 @@ Result<Response> Client::send_once(Connection& connection, const Request& reques
     beast::error_code error;
     parser.get().body().data = nullptr;
     parser.get().body().size = 0;
-    size_t n = parser.put(boost::asio::const_buffer(input.data(), used), error);
+    size_t n = parser.put(input.data(), error);
     if (error && error != beast::http::error::need_more && error != beast::http::error::need_buffer) return garbled(error);
-    take(n);
+    input.consume(n);
   }
   response.status = static_cast<int>(parser.get().result_int());
-  for (const auto& field : parser.get()) response.fields[lower(std::string_view(field.name_string().data(), field.name_string().size()))] = std::string(field.value().data(), field.value().size());
+  for (const auto& field : parser.get()) response.fields[lower_case(std::string_view(field.name_string().data(), field.name_string().size()))] = std::string(field.value().data(), field.value().size());
   bool taken = receive && response.status >= 200 && response.status < 300;
   while (!parser.is_done()) {
     beast::error_code error;
     parser.get().body().data = piece.data();
     parser.get().body().size = piece.size();
-    size_t n = parser.put(boost::asio::const_buffer(input.data(), used), error);
+    size_t n = parser.put(input.data(), error);
     if (error && error != beast::http::error::need_more && error != beast::http::error::need_buffer) return garbled(error);
-    take(n);
+    input.consume(n);
     size_t got = piece.size() - parser.get().body().size;
     if (got > 0) {
       if (taken)

@@ -15,6 +15,7 @@
 
 #include <cstdlib>
 
+#include "base/socket.h"
 #include "base/strings.h"
 
 namespace caisson::http {
@@ -105,9 +106,7 @@ class Tls final : public Connection {
     out->ssl_.reset(SSL_new(context));
     SSL* ssl = out->ssl_.get();
     SSL_set_fd(ssl, out->tcp_->fd());
-    unsigned char address[16];
-    bool numeric = ::inet_pton(AF_INET, url.host.c_str(), address) == 1 || ::inet_pton(AF_INET6, url.host.c_str(), address) == 1;
-    if (numeric)
+    if (socket_address(url.host, 0))
       X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), url.host.c_str());
     else if (SSL_set_tlsext_host_name(ssl, url.host.c_str()) != 1 || SSL_set1_host(ssl, url.host.c_str()) != 1)
       return fail(tls_error("TLS to " + url.host));
@@ -165,17 +164,11 @@ Result<std::unique_ptr<Tcp>> connect_tcp(const std::string& host, uint16_t port)
   std::string shown = host + ":" + std::to_string(port);
   std::string last;
   for (const auto& address : TRY(resolve_host(host))) {
-    struct sockaddr_in v4 = {};
-    struct sockaddr_in6 v6 = {};
-    v4.sin_family = AF_INET;
-    v6.sin6_family = AF_INET6;
-    v4.sin_port = v6.sin6_port = htons(port);
-    bool is_v6 = ::inet_pton(AF_INET6, address.c_str(), &v6.sin6_addr) == 1;
-    if (!is_v6 && ::inet_pton(AF_INET, address.c_str(), &v4.sin_addr) != 1) continue;
-    Fd fd(::socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    auto where = socket_address(address, port);
+    if (!where) continue;
+    Fd fd(::socket(where->family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!fd.valid()) continue;
-    auto* where = is_v6 ? reinterpret_cast<struct sockaddr*>(&v6) : reinterpret_cast<struct sockaddr*>(&v4);
-    int code = ::connect(fd.get(), where, is_v6 ? sizeof v6 : sizeof v4) == 0 ? 0 : errno;
+    int code = ::connect(fd.get(), where->get(), where->size) == 0 ? 0 : errno;
     if (code == EINPROGRESS) {
       auto ready = await(fd.get(), POLLOUT, kConnectMilliseconds, shown);
       socklen_t size = sizeof code;
@@ -230,8 +223,7 @@ std::string proxy_for(const Url& url) {
 }
 
 Result<std::vector<std::string>> resolve_host(const std::string& host) {
-  unsigned char number[16];
-  if (::inet_pton(AF_INET, host.c_str(), number) == 1 || ::inet_pton(AF_INET6, host.c_str(), number) == 1) return std::vector<std::string>{host};
+  if (socket_address(host, 0)) return std::vector<std::string>{host};
   if (host == "localhost") return std::vector<std::string>{"127.0.0.1", "::1"};
   struct Answer {
     int status = ARES_ENOTFOUND;

@@ -20,6 +20,7 @@
 
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/socket.h"
 #include "base/strings.h"
 
 namespace caisson::http {
@@ -134,12 +135,6 @@ std::string decoded(std::string_view text, bool plus_is_space) {
   return out;
 }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return out;
-}
-
 std::string http_date() {
   char text[64];
   time_t now = ::time(nullptr);
@@ -151,7 +146,7 @@ std::string http_date() {
 
 class OneExchange final : public Exchange {
  public:
-  OneExchange(Stream& stream, std::string& input) : stream_(stream), input_(input) {
+  OneExchange(Stream& stream, beast::flat_buffer& input) : stream_(stream), input_(input) {
     parser_.header_limit(kLargestHead);
     parser_.body_limit(UINT64_MAX);
   }
@@ -159,7 +154,7 @@ class OneExchange final : public Exchange {
   /// False where the client has no more to say; an error where it talks nonsense.
   Result<bool> begin() {
     while (!parser_.is_header_done()) {
-      if (!input_.empty()) {
+      if (input_.size() > 0) {
         TRY(put(nullptr, 0));
         if (parser_.is_header_done()) break;
       }
@@ -181,8 +176,8 @@ class OneExchange final : public Exchange {
         size_t equals = item.find('=');
         query[decoded(item.substr(0, equals), true)] = equals == std::string::npos ? "" : decoded(item.substr(equals + 1), true);
       }
-    for (const auto& field : head) fields[lower(std::string_view(field.name_string().data(), field.name_string().size()))] = std::string(field.value().data(), field.value().size());
-    if (lower(this->field("expect")) == "100-continue") TRY(stream_.write("HTTP/1.1 100 Continue\r\n\r\n"));
+    for (const auto& field : head) fields[lower_case(std::string_view(field.name_string().data(), field.name_string().size()))] = std::string(field.value().data(), field.value().size());
+    if (lower_case(this->field("expect")) == "100-continue") TRY(stream_.write("HTTP/1.1 100 Continue\r\n\r\n"));
     return true;
   }
 
@@ -194,7 +189,7 @@ class OneExchange final : public Exchange {
   Result<size_t> read(char* buffer, size_t size) override {
     while (!parser_.is_done()) {
       bool fed = false;
-      if (!input_.empty()) {
+      if (input_.size() > 0) {
         size_t before = input_.size(), got = TRY(put(buffer, size));
         if (got > 0) return got;
         fed = input_.size() != before;
@@ -230,20 +225,19 @@ class OneExchange final : public Exchange {
 
  private:
   Result<bool> more() {
-    size_t used = input_.size();
-    input_.resize(used + kPiece);
-    auto n = stream_.read(input_.data() + used, kPiece);
-    input_.resize(used + (n ? *n : 0));
-    return TRY(std::move(n)) > 0;
+    auto room = input_.prepare(kPiece);
+    size_t n = TRY(stream_.read(static_cast<char*>(room.data()), room.size()));
+    input_.commit(n);
+    return n > 0;
   }
   /// Feeds the parser; returns how much of the body came.
   Result<size_t> put(char* buffer, size_t size) {
     beast::error_code error;
     parser_.get().body().data = buffer;
     parser_.get().body().size = size;
-    size_t n = parser_.put(boost::asio::const_buffer(input_.data(), input_.size()), error);
+    size_t n = parser_.put(input_.data(), error);
     if (error && error != beast::http::error::need_more && error != beast::http::error::need_buffer) return fail("no HTTP: " + error.message(), EPROTO);
-    input_.erase(0, n);
+    input_.consume(n);
     return size - parser_.get().body().size;
   }
   Result<> head(int status, const Fields& more_fields, uint64_t length) {
@@ -258,7 +252,7 @@ class OneExchange final : public Exchange {
   }
 
   Stream& stream_;
-  std::string& input_;  ///< read and not parsed yet
+  beast::flat_buffer& input_;  ///< read and not parsed yet
   bool begun_ = false;
   beast::http::request_parser<beast::http::buffer_body> parser_;
 };
@@ -293,11 +287,11 @@ struct Server::State {
     };
     {
       Stream stream(std::move(fd), context.get());
-      std::string input;
+      beast::flat_buffer input;
       for (bool again = true; again && !stopping;) {
         OneExchange exchange(stream, input);
         exchange.peer = peer;
-        waits(input.empty());
+        waits(input.size() == 0);
         auto begun = exchange.begin();
         if (!begun || !*begun) {
           if (!begun && begun.error().code != EPIPE) (void)stream.write("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -326,21 +320,13 @@ uint16_t Server::port() const { return state_->port; }
 Result<Server> Server::open(const ServerOptions& options) {
   auto state = std::make_unique<State>();
   state->most = options.most_connections;
-  struct sockaddr_in v4 = {};
-  struct sockaddr_in6 v6 = {};
-  v4.sin_family = AF_INET;
-  v6.sin6_family = AF_INET6;
-  v4.sin_port = v6.sin6_port = htons(options.port);
-  bool is_v6 = ::inet_pton(AF_INET6, options.address.c_str(), &v6.sin6_addr) == 1;
-  if (!is_v6 && ::inet_pton(AF_INET, options.address.c_str(), &v4.sin_addr) != 1) return fail("\"" + options.address + "\" is no address", EINVAL);
-  state->listener.reset(::socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  auto where = TRY(socket_address(options.address, options.port));
+  state->listener.reset(::socket(where.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   int one = 1;
   ::setsockopt(state->listener.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  auto* where = is_v6 ? reinterpret_cast<struct sockaddr*>(&v6) : reinterpret_cast<struct sockaddr*>(&v4);
-  socklen_t size = is_v6 ? sizeof v6 : sizeof v4;
-  if (::bind(state->listener.get(), where, size) < 0 || ::listen(state->listener.get(), SOMAXCONN) < 0) return fail_errno("listen on " + options.address + ":" + std::to_string(options.port));
-  if (::getsockname(state->listener.get(), where, &size) < 0) return fail_errno("getsockname");
-  state->port = ntohs(is_v6 ? v6.sin6_port : v4.sin_port);
+  if (::bind(state->listener.get(), where.get(), where.size) < 0 || ::listen(state->listener.get(), SOMAXCONN) < 0) return fail_errno("listen on " + options.address + ":" + std::to_string(options.port));
+  if (::getsockname(state->listener.get(), where.get(), &where.size) < 0) return fail_errno("getsockname");
+  state->port = where.port();
   if (!options.certificate.empty()) {
     state->context.reset(SSL_CTX_new(TLS_server_method()));
     SSL_CTX_set_min_proto_version(state->context.get(), TLS1_2_VERSION);
@@ -358,20 +344,16 @@ Result<> Server::run(const Handler& handler, int stop) {
     if (::poll(ready, 2, ready[1].fd < 0 ? kLook : -1) < 0 && errno != EINTR) return fail_errno("poll");
     if (ready[0].revents != 0) break;
     if (ready[1].revents == 0) continue;
-    struct sockaddr_storage from = {};
-    socklen_t size = sizeof from;
-    Fd fd(::accept4(state.listener.get(), reinterpret_cast<struct sockaddr*>(&from), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    SocketAddress from;
+    Fd fd(::accept4(state.listener.get(), from.get(), &from.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd.valid()) {
       if (errno == EMFILE || errno == ENFILE) ::usleep(kLook * 1000);
       continue;
     }
     int one = 1;
     ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    char text[INET6_ADDRSTRLEN] = {};
-    const void* address = from.ss_family == AF_INET6 ? static_cast<const void*>(&reinterpret_cast<struct sockaddr_in6*>(&from)->sin6_addr) : &reinterpret_cast<struct sockaddr_in*>(&from)->sin_addr;
-    ::inet_ntop(from.ss_family, address, text, sizeof text);
     ++state.count;
-    std::thread([&state, &handler, fd = std::move(fd), peer = std::string(text)]() mutable { state.serve(std::move(fd), peer, handler); }).detach();
+    std::thread([&state, &handler, fd = std::move(fd), peer = from.text()]() mutable { state.serve(std::move(fd), peer, handler); }).detach();
   }
   state.listener.reset();
   state.stopping = true;

@@ -1,5 +1,7 @@
 #include "http/url.h"
 
+#include <openssl/evp.h>
+
 #include <cctype>
 
 #include "base/strings.h"
@@ -63,32 +65,21 @@ std::string percent_encoded(std::string_view text) {
   return out;
 }
 
-namespace {
-constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-}
-
 std::string base64(std::string_view bytes) {
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t j = 0; j < 3; ++j) group = group << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0U);
-    for (size_t j = 0; j < 4; ++j) out += i + j <= bytes.size() ? kDigits[group >> (18 - 6 * j) & 63] : '=';
-  }
+  std::string out((bytes.size() + 2) / 3 * 4 + 1, '\0');
+  int size = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+  out.resize(static_cast<size_t>(size));
   return out;
 }
 
 Result<std::string> from_base64(std::string_view text) {
-  std::string out;
-  uint32_t group = 0;
-  int bits = 0;
-  while (text.ends_with('=')) text.remove_suffix(1);
-  for (char c : text) {
-    size_t digit = kDigits.find(c);
-    if (digit == std::string_view::npos) return fail("not base64");
-    group = group << 6 | static_cast<uint32_t>(digit);
-    bits += 6;
-    if (bits >= 8) out += static_cast<char>(group >> (bits -= 8) & 255);
-  }
+  std::string out(text.size() / 4 * 3, '\0');
+  int size = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  if (size < 0) return fail("not base64");
+  // What stands for the padding is counted there.
+  size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1
+                                                                  : 0;
+  out.resize(static_cast<size_t>(size) - padding);
   return out;
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/socket.h"
 #include "base/strings.h"
 
 namespace caisson::network {
@@ -44,24 +45,6 @@ bool parse_question(std::string_view q, std::string& name, uint16_t& type, size_
   end = at + 5;
   for (char& c : name) c = static_cast<char>(::tolower(c));
   return true;
-}
-
-struct sockaddr_storage server_address(const std::string& ip, socklen_t& size) {
-  struct sockaddr_storage address = {};
-  auto* v4 = reinterpret_cast<struct sockaddr_in*>(&address);
-  auto* v6 = reinterpret_cast<struct sockaddr_in6*>(&address);
-  if (::inet_pton(AF_INET, ip.c_str(), &v4->sin_addr) == 1) {
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(53);
-    size = sizeof *v4;
-  } else if (::inet_pton(AF_INET6, ip.c_str(), &v6->sin6_addr) == 1) {
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons(53);
-    size = sizeof *v6;
-  } else {
-    size = 0;
-  }
-  return address;
 }
 
 std::string failure(std::string_view query) {
@@ -162,11 +145,12 @@ void Resolver::forward(std::string query, std::function<void(std::string)> reply
   if (upstreams_.empty() || pending_.size() > 512) return reply(failure(query));
   // The sockets live in the monitor's own namespace: what the host can reach
   // can be asked, a name server on its loopback included.
-  socklen_t size;
-  auto address = server_address(upstreams_[0], size);
+  constexpr uint16_t kDns = 53;
+  auto server = socket_address(upstreams_[0], kDns);
+  if (!server) return reply(failure(query));
   auto p = std::make_unique<Pending>();
-  p->socket.reset(::socket(address.ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (size == 0 || !p->socket.valid() || ::connect(p->socket.get(), reinterpret_cast<struct sockaddr*>(&address), size) < 0) return reply(failure(query));
+  p->socket.reset(::socket(server->family(), SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!p->socket.valid() || ::connect(p->socket.get(), server->get(), server->size) < 0) return reply(failure(query));
   ::send(p->socket.get(), query.data(), query.size(), MSG_NOSIGNAL);
   p->query = std::move(query);
   p->reply = std::move(reply);

@@ -123,8 +123,7 @@ Result<Client> Client::open(const std::string& host, const Options& options) {
 
 Result<std::string> Client::authorize(const std::string& challenge, const std::string& scope) {
   size_t space = challenge.find(' ');
-  std::string scheme = challenge.substr(0, space);
-  std::transform(scheme.begin(), scheme.end(), scheme.begin(), ::tolower);
+  std::string scheme = lower_case(challenge.substr(0, space));
   const auto& who = options_.credentials;
   if (scheme == "basic") {
     if (!who) return fail(host_ + " wants to know who you are: caisson login " + host_, EACCES);
