@@ -44,13 +44,13 @@ void show(struct statx_timestamp& t) {
   t.tv_nsec = (uint32_t)shown.tv_nsec;
 }
 
-/// The two times to set, as the kernel's; "now" and "leave it" stay what they are.
+/// The two times to set, as the kernel's. What is no number of nanoseconds ("now", "leave it", a mistake) stays what it is.
 class Times {
  public:
   explicit Times(const struct timespec* shown) : given_(shown) {
     if (shown == nullptr || !wanted()) return;
     count(kFileTimes);
-    for (int i = 0; i < 2; ++i) own_[i] = shown[i].tv_nsec == UTIME_NOW || shown[i].tv_nsec == UTIME_OMIT || shown[i].tv_nsec < 0 || shown[i].tv_nsec >= kSecond ? shown[i] : timespec_of(real_time(nanoseconds(shown[i])));
+    for (int i = 0; i < 2; ++i) own_[i] = shown[i].tv_nsec < 0 || shown[i].tv_nsec >= kSecond ? shown[i] : timespec_of(real_time(nanoseconds(shown[i])));
     given_ = own_;
   }
   Times(const Times&) = delete;

@@ -476,6 +476,11 @@ def test_verification_tells_what_differs(caisson, place, app):
     assert verification(place)["result"] == "not checked"
 
 
+def test_a_check_that_cannot_run_proves_nothing(caisson, app):
+    pid, url = app
+    assert "cannot be run" in caisson("capture", "--pid", pid, "--tag", "app", "--check", "no-such-program --at all", code=1).err
+
+
 def test_verification_forgives_what_changes_anyway(caisson, place, app):
     pid, url = app
     done = caisson("capture", "--pid", pid, "--tag", "app", "--check", f"curl -s {url}/clock")

@@ -94,10 +94,11 @@ ls {tmp_path} && echo sees the host
 [ $(ls -d /proc/[0-9]* | wc -l) -gt 10 ] && echo sees processes
 mknod /dev/disk b 254 0 && head -c 1 /dev/disk && echo reads disks
 echo 1 > /proc/sys/kernel/panic && echo writes settings
+echo all was tried
 exit 5
 """)
     done = caisson("capture", "--install", tmp_path / "install.sh", "--tag", "x", "--", "/bin/true", timeout=300, code=1)
-    assert "status 5" in done.err
+    assert "status 5" in done.err and "all was tried" in done.err
     for bad in "mounted", "sees the host", "sees processes", "reads disks", "writes settings":
         assert bad not in done.err
 

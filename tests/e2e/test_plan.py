@@ -151,49 +151,47 @@ def test_data_goes_back(caisson, counter, data, running):
     assert not [n for n in os.listdir("/var/lib") if ".restore-" in n]
 
 
-def test_two_applications_in_one_container(caisson, place, running, counter):
-    pid, url = counter
+@pytest.fixture
+def web(place):
+    """nginx with a site: its process and its port."""
     port = free_port()
-    conf = nginx_site(place, port)
-    subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
-    nginx = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
-    try:
-        done = caisson("capture", "--pid", pid, "--pid", nginx, "--tag", "both")
-        assert "verification passed" in done.err
-        start = json.loads(caisson.inspect("both")["config"]["Labels"]["io.caisson.start"])
-        assert [s["args"][0] for s in start] == ["/usr/bin/python3", "/usr/sbin/nginx"] and start[0]["ready_port"] == int(url.rsplit(":", 1)[1])
-        caisson("run", "-d", "--name", "app", "both")
-        ip = caisson.ip("app")
-        wait_for(lambda: get(f"http://{ip}:{port}/")[0] == 200, 20)
-        assert len(caisson("top", "app").out.splitlines()) > 4
-    finally:
-        os.kill(nginx, 15)
+    subprocess.run(["nginx", "-c", nginx_site(place, port)], check=True, cwd="/", stderr=subprocess.DEVNULL)
+    pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
+    yield pid, port
+    os.kill(pid, 15)
 
 
-def test_two_applications_in_containers_of_their_own(caisson, place, running, counter, tmp_path):
-    pid, url = counter
-    port = free_port()
-    conf = nginx_site(place, port)
-    subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
-    nginx = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
-    try:
-        done = caisson("capture", "--pid", nginx, "--pid", pid, "--separate", "--tag", "shop:1", "--output", tmp_path / "out")
-        assert done.err.count("verification passed") == 2 and len(done.out.split()) == 2
-        names = [n for i in json.loads(caisson("images", "--format", "json").out) for n in i["names"] if n.startswith("shop-")]
-        assert sorted(n.split("-")[1][:5] for n in names) == ["nginx", "pytho"]
-        compose = yaml.safe_load((tmp_path / "out/compose.yaml").read_text())
-        web, app = compose["services"].values() if "nginx" in next(iter(compose["services"])) else reversed(compose["services"].values())
-        own = int(url.rsplit(":", 1)[1])
-        assert set(web["ports"]) == {f"{port}:{port}", f"{own}:{own}"} and "ports" not in app
-        assert app["network_mode"].startswith("service:") and app["depends_on"] == [app["network_mode"][8:]]
-        for service in web, app:
-            assert (tmp_path / "out" / service["security_opt"][1].removeprefix("seccomp:")).exists()
-        checked = subprocess.run(["docker-compose", "-f", "compose.yaml", "config", "-q"], capture_output=True, text=True, cwd=tmp_path / "out")
-        assert checked.returncode == 0 or "version" in checked.stderr, checked
-        assert "give several" in caisson("capture", "--pid", pid, "--separate", "--tag", "x", code=1).err
-        assert "--output" in caisson("capture", "--pid", pid, "--pid", nginx, "--separate", "--tag", "x", code=1).err
-    finally:
-        os.kill(nginx, 15)
+def test_two_applications_in_one_container(caisson, counter, web):
+    (pid, url), (nginx, port) = counter, web
+    done = caisson("capture", "--pid", pid, "--pid", nginx, "--tag", "both")
+    assert "verification passed" in done.err
+    start = json.loads(caisson.inspect("both")["config"]["Labels"]["io.caisson.start"])
+    assert [s["args"][0] for s in start] == ["/usr/bin/python3", "/usr/sbin/nginx"] and start[0]["ready_port"] == int(url.rsplit(":", 1)[1])
+    caisson("run", "-d", "--name", "app", "both")
+    ip = caisson.ip("app")
+    wait_for(lambda: get(f"http://{ip}:{port}/")[0] == 200, 20)
+    assert len(caisson("top", "app").out.splitlines()) > 4
+
+
+def test_two_applications_in_containers_of_their_own(caisson, counter, web, tmp_path):
+    (pid, url), (nginx, port) = counter, web
+    done = caisson("capture", "--pid", nginx, "--pid", pid, "--separate", "--tag", "shop:1", "--output", tmp_path / "out")
+    assert done.err.count("verification passed") == 2 and len(done.out.split()) == 2
+    names = [n for i in json.loads(caisson("images", "--format", "json").out) for n in i["names"] if n.startswith("shop-")]
+    assert sorted(n.split("-")[1][:5] for n in names) == ["nginx", "pytho"]
+    compose = yaml.safe_load((tmp_path / "out/compose.yaml").read_text())
+    first, second = compose["services"].values() if "nginx" in next(iter(compose["services"])) else reversed(compose["services"].values())
+    own = int(url.rsplit(":", 1)[1])
+    assert set(first["ports"]) == {f"{port}:{port}", f"{own}:{own}"} and "ports" not in second
+    assert second["network_mode"].startswith("service:") and second["depends_on"] == [second["network_mode"][8:]]
+    for service in first, second:
+        assert (tmp_path / "out" / service["security_opt"][1].removeprefix("seccomp:")).exists()
+    # Its own schema is older than `services` alone at the top.
+    (tmp_path / "out/compose-3.8.yaml").write_text('version: "3.8"\n' + (tmp_path / "out/compose.yaml").read_text())
+    checked = subprocess.run(["docker-compose", "-f", "compose-3.8.yaml", "config", "-q"], capture_output=True, text=True, cwd=tmp_path / "out")
+    assert checked.returncode == 0, checked
+    assert "give several" in caisson("capture", "--pid", pid, "--separate", "--tag", "x", code=1).err
+    assert "--output" in caisson("capture", "--pid", pid, "--pid", nginx, "--separate", "--tag", "x", code=1).err
 
 
 def test_layers_are_shared(caisson, place, running):

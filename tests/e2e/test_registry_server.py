@@ -297,7 +297,7 @@ def test_it_ends_what_is_under_way(tmp_path):
     s.close()
 
 
-@pytest.mark.parametrize("args, error", [(("registry", "dance"), "registry serve"), (("registry", "serve", "--listen", "here"), "ADDRESS:PORT"), (("registry", "serve", "--listen", "1.2.3.4:5"), "listen on 1.2.3.4:5"), (("registry", "serve", "--tls-cert", "x"), "belong together"),
+@pytest.mark.parametrize("args, error", [(("registry", "dance"), "registry serve"), (("registry", "gc", "--listen", ":5"), "--listen has no meaning"), (("registry", "serve", "--older-than", "5"), "--older-than has no meaning"), (("registry", "serve", "--listen", "here"), "ADDRESS:PORT"), (("registry", "serve", "--listen", "1.2.3.4:5"), "listen on 1.2.3.4:5"), (("registry", "serve", "--tls-cert", "x"), "belong together"),
                                          (("registry", "serve", "--htpasswd", "/no/such"), "/no/such"), (("registry", "serve", "--tls-cert", "/no/a", "--tls-key", "/no/b"), "/no/a")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson(*args, code=1).err
