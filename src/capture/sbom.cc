@@ -71,7 +71,8 @@ Json package(const std::string& id, const std::string& name, const std::string& 
 }  // namespace
 
 Result<Json> sbom(const image::Image& image, const std::string& name, const Json& report, image::Store& store) {
-  auto layers = TRY(store.unpack(image));
+  auto view = TRY(image::LayersView::open(TRY(store.prepare(image))));
+  const auto& layers = view.folders();
   const std::string& digest = image.descriptor.digest.hex();
   Json out{{"spdxVersion", "SPDX-2.3"}, {"dataLicense", "CC0-1.0"}, {"SPDXID", "SPDXRef-DOCUMENT"}, {"name", name}, {"documentNamespace", "urn:sha256:" + digest + "/" + name}, {"creationInfo", {{"created", image.config.created}, {"creators", {"Tool: caisson"}}}}};
   const std::string root = "SPDXRef-Image";

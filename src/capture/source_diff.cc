@@ -86,7 +86,8 @@ Result<std::vector<Change>> changes_since(const image::Image& image, image::Stor
   auto strings = [&](const char* key) { return known.contains(key) ? known[key].get<std::set<std::string>>() : std::set<std::string>(); };
   std::set<std::string> made = strings("made"), trees = strings("trees"), left_out = strings("left_out");
   std::map<std::string, std::string> captured;
-  for (const auto& layer : TRY(store.unpack(image))) collect(layer, "", captured);
+  auto view = TRY(image::LayersView::open(TRY(store.prepare(image))));
+  for (const auto& layer : view.folders()) collect(layer, "", captured);
   std::vector<Change> out;
   for (const auto& [path, file] : captured) {
     if (made.contains(path)) continue;

@@ -36,8 +36,8 @@ Result<ContainerRoot> container_root(engine::Engine& engine, const engine::Conta
   TRY(make_dirs(run, 0700));
   auto lock = FileLock::try_acquire(run + "/monitor.lock");
   if (!lock) return fail("container " + c.config.name + " is being started or looked at by another command: try again", EBUSY);
-  Fd mount = TRY(engine::mount_container_root(engine.root(), engine.containers().folder(c.config.id), c.config));
-  return ContainerRoot{sys::RootDir(std::move(mount)), std::move(*lock), {}};
+  auto mount = TRY(engine::mount_container_root({engine.root(), engine.run_root()}, engine.containers().folder(c.config.id), c.config));
+  return ContainerRoot{sys::RootDir(std::move(mount.root)), std::move(*lock), {}};
 }
 
 }  // namespace caisson::cli

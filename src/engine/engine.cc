@@ -77,7 +77,7 @@ Result<Engine> Engine::open(const std::string& root, const std::string& run_root
 Result<Container> Engine::create(ContainerConfig config, const std::string& image_name) {
   auto store = TRY(images());
   auto image = TRY(store.find(image_name));
-  TRY(store.unpack(image));
+  TRY(store.prepare(image));
   const oci::ImageConfig& ic = image.config;
   config.id = random_hex(32);
   config.created = rfc3339_now();
@@ -111,7 +111,7 @@ Result<Container> Engine::create(ContainerConfig config, const std::string& imag
 
   auto lock = TRY(containers_.lock());
   for (const auto& m : config.mounts)
-    if (m.type == "volume") TRY(seed_volume(volumes_, root_, config, m), "volume " + m.source);
+    if (m.type == "volume") TRY(seed_volume(volumes_, {root_, run_root_}, config, m), "volume " + m.source);
   if (config.name.empty())
     config.name = free_name([&](const std::string& name) { return containers_.find(name).has_value(); });
   else
@@ -350,7 +350,7 @@ Result<> Engine::reset() {
   for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
   for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
   for (const char* part : {"containers", "networks", "volumes", "layers", "images"}) TRY(remove_tree(root_ + "/" + part));
-  for (const char* part : {"containers", "ids", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
+  for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.
   ::rmdir(root_.c_str());
   ::rmdir(run_root_.c_str());
@@ -358,9 +358,9 @@ Result<> Engine::reset() {
   return {};
 }
 
-Result<std::set<std::string>> Engine::layers_in_use() const {
-  std::set<std::string> out;
-  for (const auto& c : TRY(containers_.list())) out.insert(c.config.layers.begin(), c.config.layers.end());
+Result<std::set<std::vector<std::string>>> Engine::layers_in_use() const {
+  std::set<std::vector<std::string>> out;
+  for (const auto& c : TRY(containers_.list())) out.insert(c.config.layers);
   return out;
 }
 

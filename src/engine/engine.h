@@ -39,14 +39,15 @@ class Engine {
   [[nodiscard]] Result<int> start_all();
   /// Removes everything: containers, networks, volumes, images, the folders.
   [[nodiscard]] Result<> reset();
-  /// Diff ids of the layers that containers stand on.
-  [[nodiscard]] Result<std::set<std::string>> layers_in_use() const;
+  /// Of each container, the diff ids of the layers that it stands on.
+  [[nodiscard]] Result<std::set<std::vector<std::string>>> layers_in_use() const;
 
   [[nodiscard]] Containers& containers() { return containers_; }
   [[nodiscard]] network::Networks& networks() { return networks_; }
   [[nodiscard]] volumes::Volumes& volumes() { return volumes_; }
   [[nodiscard]] runtime::Runtime& runtime() { return runtime_; }
   [[nodiscard]] const std::string& root() const { return root_; }
+  [[nodiscard]] const std::string& run_root() const { return run_root_; }
   [[nodiscard]] Result<image::Store> images() const { return image::Store::open(root_); }
 
  private:

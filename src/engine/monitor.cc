@@ -30,6 +30,7 @@
 #include "engine/containers.h"
 #include "engine/exit_code.h"
 #include "engine/id_range.h"
+#include "engine/image_mount.h"
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
@@ -100,7 +101,9 @@ class Monitor {
       netns_ = std::move(own.network);
     }
     TRY(set_up_network());
-    Fd rootfs = TRY(mount_container_root(options_.root, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
+    auto [rootfs, lowers] = TRY(mount_container_root({options_.root, options_.run_root}, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
+    image_mount_ = std::move(lowers.mount);
+    if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id()};
     oci::Spec spec = TRY(build_spec(inputs));
@@ -599,6 +602,7 @@ class Monitor {
   std::optional<FileLock> lock_;
   std::optional<ContainerLog> log_;
   Fd signals_, listener_, netns_, pidfd_, stdin_, stdout_, stderr_, pty_;
+  Fd image_mount_;  // others of the same image share it
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;

@@ -22,17 +22,17 @@ std::string free_name(const std::function<bool(const std::string&)>& taken) {
   }
 }
 
-Result<> seed_volume(const volumes::Volumes& volumes, const std::string& root, const ContainerConfig& config, const MountRequest& mount) {
+Result<> seed_volume(const volumes::Volumes& volumes, const Places& places, const ContainerConfig& config, const MountRequest& mount) {
   if (auto known = volumes.find(mount.source); known || known.error().code != ENOENT) return known ? Result<>{} : detail::propagate(std::move(known).error());
   auto volume = TRY(volumes.create(mount.source));
   // The image's folder as the layers together show it: an overlay without a
   // writable part would do, and this one's upper is thrown away.
-  auto layers = TRY(layer_folders(root, config));
-  std::string scratch = root + "/containers/tmp.seed." + random_hex(6);
+  auto layers = TRY(open_lowers(places, config));
+  std::string scratch = places.root + "/containers/tmp.seed." + random_hex(6);
   TRY(make_dirs(scratch + "/upper"));
   TRY(make_dirs(scratch + "/work"));
   auto copy = [&]() -> Result<> {
-    Fd rootfs = TRY(mount_rootfs(layers, {scratch}));
+    Fd rootfs = TRY(mount_rootfs(layers.folders, {scratch}));
     sys::RootDir in(std::move(rootfs));
     auto folder = in.open_at(mount.target, O_RDONLY | O_DIRECTORY);
     if (!folder) return {};  // nothing there: an empty volume

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "engine/containers.h"
+#include "engine/rootfs.h"
 #include "volumes/volumes.h"
 
 namespace caisson::engine {
@@ -14,6 +15,6 @@ namespace caisson::engine {
 
 /// Fills a new, empty volume with what the image has at its place, as
 /// Docker's named volumes do.
-[[nodiscard]] Result<> seed_volume(const volumes::Volumes& volumes, const std::string& root, const ContainerConfig& config, const MountRequest& mount);
+[[nodiscard]] Result<> seed_volume(const volumes::Volumes& volumes, const Places& places, const ContainerConfig& config, const MountRequest& mount);
 
 }  // namespace caisson::engine

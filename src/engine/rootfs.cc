@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/strings.h"
+#include "engine/image_mount.h"
 #include "sys/bounded_disk.h"
 #include "sys/clone.h"
 #include "sys/in_root.h"
@@ -21,8 +22,8 @@ struct Mapped {
   std::string path;  ///< of the store
   Fd store;          ///< a detached mount; invalid where nothing is mapped
 
-  /// A path into the store, by way of the mapped view.
-  [[nodiscard]] std::string at(const std::string& into) const { return store.valid() ? sys::fd_path(store.get()) + into.substr(path.size()) : into; }
+  /// A path into the store, by way of the mapped view; any other as it is.
+  [[nodiscard]] std::string at(const std::string& into) const { return store.valid() && into.starts_with(path + "/") ? sys::fd_path(store.get()) + into.substr(path.size()) : into; }
 };
 
 Result<> map_mount(int mount, int user_namespace, const std::string& path) {
@@ -85,38 +86,65 @@ Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableL
 
 Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable) { return mount_overlay(layers, writable, {}); }
 
-Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config, const IdRange* ids) {
-  auto layers = TRY(layer_folders(root, config));
-  Mapped mapped{root, {}};
-  Fd user_namespace;
-  if (ids != nullptr) {
-    user_namespace = TRY(sys::make_user_namespace(ids->map_for_overlay(), ids->map_for_overlay())).user;
-    mapped.store = TRY(sys::clone_mount(root, false));
-    TRY(map_mount(mapped.store.get(), user_namespace.get(), root));
+Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) {
+  image::LayerStore layers(places.root + "/layers");
+  Lowers out;
+  auto missing = [&](const Error& e) { return e.message + ": container " + config.name + " needs its image " + config.image + " again (load or pull it)"; };
+  auto found = layers.find(config.layers);
+  if (!found) return fail(missing(found.error()), ENOENT);
+  out.lower = std::move(*found);
+  if (!out.lower.index.empty()) {
+    auto mounted = ImageMounts(places.run_root).get(out.lower);
+    if (mounted) {
+      out.mount = std::move(*mounted);
+      out.folders = {sys::fd_path(out.mount.get())};
+      return out;
+    }
+    // Another kernel made it.
+    if (image::can_mount_index(places.root + "/layers")) return detail::propagate(std::move(mounted).error(), "mount the image's index " + out.lower.index);
+    std::vector<image::Layer> wanted;
+    for (const auto& id : config.layers) wanted.push_back({TRY(oci::Digest::parse("sha256:" + id)), {}, {}});
+    out.lower = TRY(layers.prepare(wanted, image::LayerStore::Form::folders));
   }
-  if (config.limits.disk == 0) return mount_overlay(layers, {folder}, mapped);
-  std::string image = folder + "/disk.img";
-  if (!exists(image)) {
-    // Under another name until it is whole.
-    std::string draft = image + ".new";
-    ::unlink(draft.c_str());
-    TRY(sys::make_disk(draft, config.limits.disk), "--disk");
-    if (::rename(draft.c_str(), image.c_str()) < 0) return fail_errno("--disk: " + image);
-  }
-  Fd disk = TRY(sys::mount_disk(image), "--disk");
-  std::string inside = sys::fd_path(disk.get());
-  TRY(make_dirs(inside + "/upper", 0755));
-  TRY(make_dirs(inside + "/work", 0700));
-  if (ids != nullptr) TRY(map_mount(disk.get(), user_namespace.get(), image));
-  return mount_overlay(layers, {folder, disk.get()}, mapped);
+  out.folders = out.lower.folders;
+  return out;
 }
 
-Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config) {
-  std::vector<std::string> out;
-  for (const auto& id : config.layers) {
-    out.push_back(root + "/layers/" + id);
-    if (!exists(out.back())) return fail("layer " + id.substr(0, 12) + " of container " + config.name + " is missing: load its image " + config.image + " again");
+Result<ContainerMount> mount_container_root(const Places& places, const std::string& folder, const ContainerConfig& config, const IdRange* ids) {
+  auto lowers = TRY(open_lowers(places, config));
+  ContainerMount out;
+  Mapped mapped{places.root, {}};
+  Fd user_namespace, mapped_image;
+  if (ids != nullptr) {
+    user_namespace = TRY(sys::make_user_namespace(ids->map_for_overlay(), ids->map_for_overlay())).user;
+    mapped.store = TRY(sys::clone_mount(places.root, false));
+    TRY(map_mount(mapped.store.get(), user_namespace.get(), places.root));
+    if (lowers.mount.valid()) {
+      // A copy: the ids are this container's own.
+      auto copy = sys::clone_mount(lowers.mount.get(), false);
+      mapped_image = copy ? std::move(*copy) : TRY(image::mount_index(lowers.lower));
+      TRY(map_mount(mapped_image.get(), user_namespace.get(), lowers.lower.index));
+      lowers.folders = {sys::fd_path(mapped_image.get())};
+    }
   }
+  Fd disk;
+  if (config.limits.disk != 0) {
+    std::string image = folder + "/disk.img";
+    if (!exists(image)) {
+      // Under another name until it is whole.
+      std::string draft = image + ".new";
+      ::unlink(draft.c_str());
+      TRY(sys::make_disk(draft, config.limits.disk), "--disk");
+      if (::rename(draft.c_str(), image.c_str()) < 0) return fail_errno("--disk: " + image);
+    }
+    disk = TRY(sys::mount_disk(image), "--disk");
+    std::string inside = sys::fd_path(disk.get());
+    TRY(make_dirs(inside + "/upper", 0755));
+    TRY(make_dirs(inside + "/work", 0700));
+    if (ids != nullptr) TRY(map_mount(disk.get(), user_namespace.get(), image));
+  }
+  out.root = TRY(mount_overlay(lowers.folders, {folder, disk.get()}, mapped));
+  out.lowers = std::move(lowers);
   return out;
 }
 

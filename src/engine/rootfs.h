@@ -19,13 +19,29 @@ struct WritableLayer {
 /// is gone when the last user is, so a killed process leaves nothing mounted.
 [[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable);
 
+/// Where the engine keeps its data, and what is gone after a reboot.
+struct Places {
+  std::string root, run_root;
+};
+
+/// What the layers of a container are to overlayfs.
+struct Lowers {
+  std::vector<std::string> folders;  ///< the lowest first
+  image::Lower lower;
+  Fd mount;  ///< of the image's index, where that is the one folder
+};
+/// Unpacks the layers where this kernel does not mount the index that is there. An error names what is missing.
+[[nodiscard]] Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config);
+
+struct ContainerMount {
+  Fd root;
+  Lowers lowers;
+};
+
 /// A container's root with its writable layer, which is the folder `upper` or,
 /// with --disk, a file system of that size in `disk.img`. Only one mount of it
 /// may exist at a time: the caller holds the container's monitor.lock. With `ids`
 /// its files belong to them, whatever ids they have on disk.
-[[nodiscard]] Result<Fd> mount_container_root(const std::string& root, const std::string& folder, const ContainerConfig& config, const IdRange* ids = nullptr);
-
-/// The folders of a container's layers; an error names what is missing.
-[[nodiscard]] Result<std::vector<std::string>> layer_folders(const std::string& root, const ContainerConfig& config);
+[[nodiscard]] Result<ContainerMount> mount_container_root(const Places& places, const std::string& folder, const ContainerConfig& config, const IdRange* ids = nullptr);
 
 }  // namespace caisson::engine

@@ -38,6 +38,8 @@ class Client {
   /// How TLS is done with a host.
   using TlsFor = std::function<TlsOptions(const Url& url)>;
   explicit Client(TlsFor tls) : tls_(std::move(tls)) {}
+  /// One with connections of its own.
+  [[nodiscard]] Client another() const { return Client(tls_); }
 
   /// One request, no redirects. A kept connection that turns out to be closed is opened anew. Of
   /// a body that nobody takes at most 8 MiB are kept; more is an error.

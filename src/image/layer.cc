@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "image/tree.h"
 #include "sys/in_root.h"
 
 namespace caisson::image {
@@ -35,11 +36,32 @@ class Unpacker {
   Result<int> parent_of(const std::string& path) {
     std::string parent = path.find('/') == std::string::npos ? "" : path.substr(0, path.rfind('/'));
     if (!parent_.valid() || parent != parent_path_) {
-      parent_ = TRY(root_.make_dirs("/" + parent));
+      auto made = root_.make_dirs("/" + parent);
+      if (!made && made.error().code == ENOTDIR) {
+        TRY(replace_whiteouts(parent));
+        made = root_.make_dirs("/" + parent);
+      }
+      parent_ = TRY(std::move(made));
       parent_path_ = parent;
     }
     return parent_.get();
   }
+
+  /// Where this layer removes a folder of a path and has one of its own: nothing of the old one shows.
+  Result<> replace_whiteouts(const std::string& path) {
+    std::string done;
+    for (const auto& part : split(path, '/', true)) {
+      Fd parent = TRY(root_.open_at("/" + done, O_PATH | O_DIRECTORY));
+      done += "/" + part;
+      struct stat st;
+      if (::fstatat(parent.get(), part.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0) return {};
+      if (!is_whiteout(st)) continue;
+      if (::unlinkat(parent.get(), part.c_str(), 0) < 0 || ::mkdirat(parent.get(), part.c_str(), 0755) < 0) return fail_errno("create " + done);
+      return mark_opaque(parent.get(), part);
+    }
+    return {};
+  }
+  static bool is_whiteout(const struct stat& st) { return S_ISCHR(st.st_mode) && st.st_rdev == 0; }
 
   Result<> one(TarReader& tar, const TarEntry& entry) {
     for (const auto& part : split(entry.path, '/'))
@@ -55,6 +77,8 @@ class Unpacker {
 
     struct stat st;
     bool there = ::fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0;
+    // A folder where this layer removes one: nothing of the old one shows.
+    bool hides = there && is_whiteout(st);
     if (there && !(S_ISDIR(st.st_mode) && entry.type == EntryType::directory)) {
       TRY(remove_in(parent, name));
       parent_.reset();  // it may have been below what was removed
@@ -65,6 +89,7 @@ class Unpacker {
       case EntryType::file: return file(tar, parent, name, entry);
       case EntryType::directory:
         if (!there && ::mkdirat(parent, name.c_str(), 0700) < 0) return fail_errno("create the folder");
+        if (hides && !there) TRY(mark_opaque(parent, name));
         folder_times_.emplace_back("/" + entry.path, entry.mtime);
         break;
       case EntryType::symlink:
@@ -89,24 +114,19 @@ class Unpacker {
   }
 
   Result<> whiteout(int parent, const std::string& name) {
-    if (name == ".wh..wh..opq") {
-      if (::setxattr(sys::fd_path(parent).c_str(), "trusted.overlay.opaque", "y", 1, 0) < 0) return fail_errno("mark the folder opaque");
-      return {};
-    }
+    if (name == ".wh..wh..opq") return mark_opaque(parent, "");
     if (name.starts_with(".wh..wh.")) return {};  // AUFS's own bookkeeping
     std::string target = name.substr(4);
     if (target.empty() || target == "." || target == "..") return fail("bad whiteout");
+    // It is about the layers below: what this layer itself has there stays.
     struct stat st;
-    if (::fstatat(parent, target.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) TRY(remove_in(parent, target));
-    parent_.reset();
-    if (::mknodat(parent_fd(parent), target.c_str(), S_IFCHR, 0) < 0 && errno != EEXIST) return fail_errno("create the whiteout");
+    if (::fstatat(parent, target.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return S_ISDIR(st.st_mode) ? mark_opaque(parent, target) : Result<>{};
+    if (::mknodat(parent, target.c_str(), S_IFCHR, 0) < 0) return fail_errno("create the whiteout");
     return {};
   }
-  /// The parent again after parent_ was dropped.
-  int parent_fd(int before) {
-    if (!parent_.valid())
-      if (auto again = root_.make_dirs("/" + parent_path_); again) parent_ = std::move(*again);
-    return parent_.valid() ? parent_.get() : before;
+  static Result<> mark_opaque(int parent, const std::string& name) {
+    if (::setxattr((sys::fd_path(parent) + (name.empty() ? "" : "/" + name)).c_str(), "trusted.overlay.opaque", "y", 1, 0) < 0) return fail_errno("mark the folder opaque");
+    return {};
   }
 
   Result<> file(TarReader& tar, int parent, const std::string& name, const TarEntry& entry) {
@@ -121,7 +141,7 @@ class Unpacker {
     if (::fchown(fd.get(), entry.uid, entry.gid) < 0) return fail_errno("set the owner");
     if (::fchmod(fd.get(), entry.mode) < 0) return fail_errno("set the mode");
     for (const auto& [key, value] : entry.xattrs)
-      if (kept(key) && ::fsetxattr(fd.get(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
+      if (is_kept_xattr(key) && ::fsetxattr(fd.get(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
     struct timespec times[2] = {{entry.mtime, entry.mtime_ns}, {entry.mtime, entry.mtime_ns}};
     ::futimens(fd.get(), times);
     return {};
@@ -137,8 +157,6 @@ class Unpacker {
     return {};
   }
 
-  static bool kept(const std::string& key) { return key.starts_with("user.") || key == "security.capability"; }
-
   Result<> finish_node(int parent, const std::string& name, const TarEntry& entry) {
     int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
     if (::fchownat(parent, name.c_str(), entry.uid, entry.gid, flags) < 0) return fail_errno("set the owner");
@@ -147,7 +165,7 @@ class Unpacker {
       std::string path = sys::fd_path(parent) + (name.empty() ? "" : "/" + name);
       if (::chmod(path.c_str(), entry.mode) < 0) return fail_errno("set the mode");
       for (const auto& [key, value] : entry.xattrs)
-        if (kept(key) && ::lsetxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
+        if (is_kept_xattr(key) && ::lsetxattr(path.c_str(), key.c_str(), value.data(), value.size(), 0) < 0 && errno != ENOTSUP) return fail_errno("set attribute " + key);
     }
     if (entry.type != EntryType::directory) {
       struct timespec times[2] = {{entry.mtime, entry.mtime_ns}, {entry.mtime, entry.mtime_ns}};

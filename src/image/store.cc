@@ -30,7 +30,7 @@ Result<Store> Store::open(const std::string& root) {
   TRY(make_dirs(root, 0711), "open image store");
   TRY(make_dirs(store.images_, 0700), "open image store");
   TRY(make_dirs(store.images_ + "/blobs/sha256", 0700), "open image store");
-  TRY(make_dirs(store.layers_, 0700), "open image store");
+  TRY(make_dirs(root + "/layers", 0700), "open image store");
   FileLock lock = TRY(FileLock::acquire(store.images_ + "/lock"));
   if (!exists(store.images_ + "/index.json")) TRY(store.write_index({}), "open image store");
   TRY(write_file_durably(layout, "{\"imageLayoutVersion\":\"1.0.0\"}", 0644), "open image store");
@@ -250,52 +250,19 @@ Result<> Store::Writer::commit() {
 
 // --- layers
 
-Result<> Store::unpack_one(const oci::Descriptor& layer, const oci::Digest& diff_id, const std::string& folder) {
-  Fd blob = TRY(open_file(blob_path(layer.digest), O_RDONLY));
-  FdSource file(blob.get(), "layer " + layer.digest.str());
-  HashingSource compressed(file);
-  auto plain = TRY(decompress(compressed));
-  HashingSource tar(*plain);
-  TRY(unpack_layer(tar, folder));
-  TRY(tar.drain());
-  TRY(compressed.drain());
-  if (compressed.digest() != layer.digest) return fail("layer " + layer.digest.str() + " is damaged: its digest does not match");
-  if (tar.digest() != diff_id) return fail("layer " + layer.digest.str() + ": its content does not have the diff id " + diff_id.str() + " that the image's config names");
-  Fd top = TRY(open_file(folder, O_RDONLY | O_DIRECTORY));
-  if (::syncfs(top.get()) < 0) return fail_errno("sync " + folder);
-  return {};
-}
-
-Result<std::vector<std::string>> Store::unpack(const Image& image) {
-  std::vector<std::string> folders;
+Result<Lower> Store::prepare(const Image& image) {
+  std::vector<Layer> layers;
   for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
-    const oci::Digest& diff_id = image.config.diff_ids[i];
-    std::string folder = layers_ + "/" + diff_id.hex();
-    if (!exists(folder)) {
-      FileLock lock = TRY(FileLock::acquire(layers_ + "/lock"));
-      if (!exists(folder)) {
-        std::string temporary = layers_ + "/tmp." + random_hex(8);
-        if (::mkdir(temporary.c_str(), 0755) < 0) return fail_errno("create " + temporary);
-        auto done = unpack_one(image.manifest.layers[i], diff_id, temporary);
-        if (done && ::rename(temporary.c_str(), folder.c_str()) < 0) done = fail_errno("rename " + temporary);
-        if (!done) {
-          (void)remove_tree(temporary);
-          return detail::propagate(std::move(done).error(), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
-        }
-        TRY(sync_dir(layers_));
-      }
-    }
-    folders.push_back(std::move(folder));
+    const oci::Digest& blob = image.manifest.layers[i].digest;
+    layers.push_back({image.config.diff_ids[i], blob, blob_path(blob)});
   }
-  return folders;
+  return TRY(layers_.prepare(layers), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
 }
 
 bool Store::needs_repair() const {
   // The marks are looked for first: without them, no lock is touched.
   if (exists(images_ + "/writing") && FileLock::try_acquire(images_ + "/lock")) return true;
-  auto names = list_dir(layers_);
-  bool drafts = names && std::any_of(names->begin(), names->end(), [](const std::string& n) { return n.starts_with("tmp."); });
-  return drafts && FileLock::try_acquire(layers_ + "/lock");
+  return layers_.needs_repair();
 }
 
 Result<std::string> Store::download_path(const oci::Digest& digest) const {
@@ -303,10 +270,9 @@ Result<std::string> Store::download_path(const oci::Digest& digest) const {
   return images_ + "/downloads/" + digest.hex();
 }
 
-Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
+Result<uint64_t> Store::collect(std::set<std::vector<std::string>> stacks) {
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
-  FileLock layer_lock = TRY(FileLock::acquire(layers_ + "/lock"));
-  std::set<std::string> blobs, layers = layers_in_use;
+  std::set<std::string> blobs;
   auto index = TRY(read_index());
   for (const auto& d : index.manifests) {
     blobs.insert(d.digest.hex());
@@ -314,7 +280,9 @@ Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
     Image image = TRY(load(d), "collect");
     blobs.insert(image.manifest.config.digest.hex());
     for (const auto& layer : image.manifest.layers) blobs.insert(layer.digest.hex());
-    for (const auto& diff_id : image.config.diff_ids) layers.insert(diff_id.hex());
+    std::vector<std::string> stack;
+    for (const auto& diff_id : image.config.diff_ids) stack.push_back(diff_id.hex());
+    stacks.insert(std::move(stack));
   }
   uint64_t freed = 0;
   for (const auto& name : TRY(list_dir(images_ + "/blobs/sha256")))
@@ -334,13 +302,7 @@ Result<uint64_t> Store::collect(const std::set<std::string>& layers_in_use) {
   }
   for (const auto& name : TRY(list_dir(images_ + "/blobs")))
     if (name.starts_with("tmp.")) ::unlink((images_ + "/blobs/" + name).c_str());
-  for (const auto& name : TRY(list_dir(layers_))) {
-    if (name == "lock" || layers.contains(name)) continue;
-    // Renamed first, so that a kill in the middle never leaves half a layer
-    // under its own name.
-    std::string doomed = layers_ + "/tmp." + random_hex(8);
-    if (::rename((layers_ + "/" + name).c_str(), doomed.c_str()) == 0) TRY(remove_tree(doomed));
-  }
+  freed += TRY(layers_.collect(stacks));
   ::unlink((images_ + "/writing").c_str());
   return freed;
 }

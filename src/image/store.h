@@ -1,12 +1,10 @@
 // The image store: an OCI image layout (image-spec, image-layout.md) beside
-// the unpacked layers.
+// the layers in the form that containers stand on (image/layer_store.h).
 //
 //   <root>/images/oci-layout, index.json, blobs/sha256/<hex>   the truth
 //   <root>/images/lock                                         writers hold it
 //   <root>/images/writing                                      there while one writes
 //   <root>/images/downloads/<hex>, <hex>.lock                  parts of blobs that are being fetched
-//   <root>/layers/<diff id>/          complete, read-only once there
-//   <root>/layers/tmp.<random>/       being unpacked; removed by collect()
 //
 // Data is on the disk before anything names it, so a kill or a power cut
 // leaves at most unreferenced files; needs_repair() tells, collect() removes.
@@ -17,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "image/layer_store.h"
 #include "image/stream.h"
 #include "oci/image.h"
 #include "oci/reference.h"
@@ -73,12 +72,12 @@ class Store {
   };
   [[nodiscard]] Result<Writer> begin();
 
-  /// Makes sure that all layers are unpacked; returns their folders, the
-  /// lowest first. Concurrent callers share the work.
-  [[nodiscard]] Result<std::vector<std::string>> unpack(const Image& image);
-  /// Removes blobs that no image and layers that neither an image nor
-  /// `layers_in_use` refers to. Returns the bytes freed.
-  [[nodiscard]] Result<uint64_t> collect(const std::set<std::string>& layers_in_use);
+  /// Makes sure that all layers are there as containers need them.
+  [[nodiscard]] Result<Lower> prepare(const Image& image);
+  [[nodiscard]] const LayerStore& layers() const { return layers_; }
+  /// Removes blobs that no image and layers that neither an image nor a container refers to;
+  /// `stacks_in_use`: the diff ids of each container's. Returns the bytes freed.
+  [[nodiscard]] Result<uint64_t> collect(std::set<std::vector<std::string>> stacks_in_use);
 
   /// Whether a writer or an unpacking was killed half-way (and none is at work
   /// now): collect() then tidies up.
@@ -96,9 +95,9 @@ class Store {
   [[nodiscard]] Result<oci::Index> read_index() const;
   [[nodiscard]] Result<> write_index(const oci::Index& index) const;
   [[nodiscard]] Result<Image> load(const oci::Descriptor& descriptor) const;
-  [[nodiscard]] Result<> unpack_one(const oci::Descriptor& layer, const oci::Digest& diff_id, const std::string& folder);
 
-  std::string root_, images_, layers_;
+  std::string root_, images_;
+  LayerStore layers_;
 };
 
 /// A name with its tag: "web" → "web:latest".

@@ -1,15 +1,29 @@
 #include "image/stream.h"
 
+#include <fcntl.h>
+#include <igzip_lib.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 namespace caisson::image {
 
 constexpr size_t kChunk = 1u << 16;
+
+Result<uint64_t> Source::skip(uint64_t size) {
+  char buffer[16384];
+  uint64_t done = 0;
+  while (done < size) {
+    size_t n = TRY(read(buffer, std::min<uint64_t>(size - done, sizeof buffer)));
+    if (n == 0) break;
+    done += n;
+  }
+  return done;
+}
 
 Result<size_t> FdSource::read(char* buffer, size_t size) {
   if (ranged_) size = std::min<uint64_t>(size, left_);
@@ -25,6 +39,26 @@ Result<size_t> FdSource::read(char* buffer, size_t size) {
     left_ -= static_cast<uint64_t>(n);
   }
   return static_cast<size_t>(n);
+}
+
+Result<uint64_t> FdSource::skip(uint64_t size) {
+  if (!ranged_) return Source::skip(size);
+  size = std::min(size, left_);
+  offset_ += size;
+  left_ -= size;
+  return size;
+}
+
+Result<> EarlySink::write(std::string_view data) {
+  TRY(write_all(fd_, data));
+  waiting_ += data.size();
+  constexpr uint64_t kStep = 16u << 20;
+  if (waiting_ >= kStep) {
+    off_t end = ::lseek(fd_, 0, SEEK_CUR);
+    ::sync_file_range(fd_, end - static_cast<off_t>(waiting_), static_cast<off_t>(waiting_), SYNC_FILE_RANGE_WRITE);
+    waiting_ = 0;
+  }
+  return {};
 }
 
 Result<size_t> HashingSource::read(char* buffer, size_t size) {
@@ -92,51 +126,81 @@ class PrefixedSource : public Source {
   Source& inner_;
 };
 
+/// With ISA-L, which takes less than half of zlib's time.
 class GunzipSource : public Source {
  public:
-  explicit GunzipSource(std::unique_ptr<Source> inner) : inner_(std::move(inner)), in_(kChunk) { inflateInit2(&stream_, 15 + 16); }
-  ~GunzipSource() override { inflateEnd(&stream_); }
+  explicit GunzipSource(std::unique_ptr<Source> inner) : inner_(std::move(inner)), in_(kChunk), state_(std::make_unique<inflate_state>()) { begin_member(); }
   Result<size_t> read(char* buffer, size_t size) override {
-    stream_.next_out = reinterpret_cast<Bytef*>(buffer);
-    stream_.avail_out = static_cast<uInt>(std::min<size_t>(size, UINT32_MAX));
-    size_t wanted = stream_.avail_out;
-    while (stream_.avail_out == wanted && !done_) {
-      if (stream_.avail_in == 0) {
-        size_t n = TRY(inner_->read(in_.data(), in_.size()));
-        if (n == 0) {
-          if (between_members_) {
-            done_ = true;
-            break;
-          }
-          return fail("gzip: ends early (truncated)");
-        }
-        stream_.next_in = reinterpret_cast<Bytef*>(in_.data());
-        stream_.avail_in = static_cast<uInt>(n);
+    state_->next_out = reinterpret_cast<uint8_t*>(buffer);
+    state_->avail_out = static_cast<uint32_t>(std::min<size_t>(size, UINT32_MAX));
+    size_t wanted = state_->avail_out;
+    while (state_->avail_out == wanted && !done_) {
+      if (state_->avail_in == 0 && !ended_) {
+        state_->avail_in = static_cast<uint32_t>(TRY(inner_->read(in_.data(), in_.size())));
+        state_->next_in = reinterpret_cast<uint8_t*>(in_.data());
+        ended_ = state_->avail_in == 0;
       }
       if (between_members_) {
+        done_ = state_->avail_in == 0;
+        if (done_) break;
         // Several members may follow each other; zero padding may too.
-        if (in_[static_cast<size_t>(reinterpret_cast<char*>(stream_.next_in) - in_.data())] == 0) {
-          --stream_.avail_in;
-          ++stream_.next_in;
+        if (*state_->next_in == 0) {
+          --state_->avail_in;
+          ++state_->next_in;
           continue;
         }
-        inflateReset(&stream_);
-        between_members_ = false;
+        begin_member();
       }
-      int rc = inflate(&stream_, Z_NO_FLUSH);
-      if (rc == Z_STREAM_END)
-        between_members_ = true;
-      else if (rc != Z_OK && rc != Z_BUF_ERROR)
-        return fail(std::string("gzip: damaged data") + (stream_.msg != nullptr ? std::string(": ") + stream_.msg : ""));
+      if (int rc = isal_inflate(state_.get()); rc != ISAL_DECOMP_OK && rc != ISAL_END_INPUT) return fail("gzip: damaged data (" + std::string(meaning(rc)) + ")");
+      if (state_->block_state == ISAL_BLOCK_FINISH)
+        end_member();
+      else if (ended_ && state_->avail_out == wanted)
+        return fail("gzip: ends early (truncated)");  // nothing is left in its own buffers, either
     }
-    return wanted - stream_.avail_out;
+    return wanted - state_->avail_out;
   }
 
  private:
+  static std::string_view meaning(int rc) {
+    switch (rc) {
+      case ISAL_INVALID_BLOCK: return "invalid block";
+      case ISAL_INVALID_SYMBOL: return "invalid code";
+      case ISAL_INVALID_LOOKBACK: return "invalid distance";
+      case ISAL_INVALID_WRAPPER: return "invalid header";
+      case ISAL_UNSUPPORTED_METHOD: return "unknown compression method";
+      case ISAL_INCORRECT_CHECKSUM: return "incorrect checksum";
+      default: return "unknown error";
+    }
+  }
+
+  void begin_member() {
+    inflate_state& s = *state_;
+    auto [out, out_left, in, in_left] = std::tuple(s.next_out, s.avail_out, s.next_in, s.avail_in);
+    isal_inflate_init(&s);
+    s.crc_flag = ISAL_GZIP;
+    std::tie(s.next_out, s.avail_out, s.next_in, s.avail_in) = std::tuple(out, out_left, in, in_left);
+    between_members_ = false;
+  }
+
+  /// What it has read beyond the member's end is input again.
+  void end_member() {
+    inflate_state& s = *state_;
+    auto ahead = static_cast<size_t>(s.read_in_length) / 8;
+    uint64_t bits = s.read_in >> (s.read_in_length % 8);
+    std::vector<char> rest(ahead + s.avail_in);
+    std::memcpy(rest.data(), &bits, ahead);
+    std::memcpy(rest.data() + ahead, s.next_in, s.avail_in);
+    rest.resize(std::max(rest.size(), kChunk));
+    s.avail_in += static_cast<uint32_t>(ahead);
+    in_ = std::move(rest);
+    s.next_in = reinterpret_cast<uint8_t*>(in_.data());
+    between_members_ = true;
+  }
+
   std::unique_ptr<Source> inner_;
   std::vector<char> in_;
-  z_stream stream_ = {};
-  bool between_members_ = false, done_ = false;
+  std::unique_ptr<inflate_state> state_;
+  bool between_members_ = false, ended_ = false, done_ = false;
 };
 
 class UnzstdSource : public Source {

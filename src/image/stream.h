@@ -16,6 +16,8 @@ class Source {
   virtual ~Source() = default;
   /// Reads up to `size` bytes; 0 is the end.
   [[nodiscard]] virtual Result<size_t> read(char* buffer, size_t size) = 0;
+  /// Passes over up to `size` bytes; returns how many there were.
+  [[nodiscard]] virtual Result<uint64_t> skip(uint64_t size);
 };
 
 class Sink {
@@ -30,6 +32,7 @@ class FdSource : public Source {
   FdSource(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
   FdSource(int fd, std::string name, uint64_t offset, uint64_t size) : fd_(fd), name_(std::move(name)), offset_(offset), left_(size), ranged_(true) {}
   Result<size_t> read(char* buffer, size_t size) override;
+  Result<uint64_t> skip(uint64_t size) override;
 
  private:
   int fd_;
@@ -45,6 +48,17 @@ class FdSink : public Sink {
 
  private:
   int fd_;
+};
+
+/// Writes a long file from front to back, and lets the disk begin at once rather than with fsync(2).
+class EarlySink : public Sink {
+ public:
+  explicit EarlySink(int fd) : fd_(fd) {}
+  Result<> write(std::string_view data) override;
+
+ private:
+  int fd_;
+  uint64_t waiting_ = 0;  // bytes that the disk has not been told about
 };
 
 /// Passes through, counting and hashing.

@@ -112,13 +112,9 @@ Result<bool> TarReader::read_block(char* block) {
 }
 
 Result<> TarReader::skip(uint64_t bytes) {
-  char buffer[16384];
-  while (bytes > 0) {
-    size_t n = TRY(source_.read(buffer, std::min<uint64_t>(bytes, sizeof buffer)));
-    if (n == 0) return fail("tar: ends inside an entry (truncated)");
-    position_ += n;
-    bytes -= n;
-  }
+  uint64_t skipped = TRY(source_.skip(bytes));
+  position_ += skipped;
+  if (skipped < bytes) return fail("tar: ends inside an entry (truncated)");
   return {};
 }
 

@@ -106,7 +106,7 @@ Result<Client> Client::open(const std::string& host, const Options& options) {
   for (const char* scheme : {"https", "http"}) {
     if (std::string_view(scheme) == "http" && !lax) break;
     http::Url base = TRY(http::parse_url(std::string(scheme) + "://" + server + "/v2/"));
-    Client client(host, base, options, tls);
+    Client client(host, base, options, http::Client(tls));
     if (!client.options_.credentials) client.options_.credentials = TRY(find_credentials(host), "credentials for " + host);
     auto answer = client.http_.send({.method = "GET", .url = base});
     if (answer) {
@@ -119,6 +119,12 @@ Result<Client> Client::open(const std::string& host, const Options& options) {
   }
   bool no_tls = !lax && why.find("TLS") != std::string::npos;
   return fail(why + (no_tls ? "; --tls-verify=false allows HTTP and any certificate" : ""), ECONNREFUSED);
+}
+
+Client Client::another() const {
+  Client other(host_, base_, options_, http_.another());
+  other.authorization_ = authorization_;
+  return other;
 }
 
 Result<std::string> Client::authorize(const std::string& challenge, const std::string& scope) {

@@ -33,6 +33,8 @@ class Client {
  public:
   /// Finds out whether it speaks HTTPS or, on this host or with verify_tls unset, HTTP.
   [[nodiscard]] static Result<Client> open(const std::string& host, const Options& options);
+  /// Another one for the same registry, which knows what this one has learnt: for another thread.
+  [[nodiscard]] Client another() const;
 
   struct Document {
     std::string media_type, text;
@@ -54,7 +56,7 @@ class Client {
   [[nodiscard]] const std::string& host() const { return host_; }
 
  private:
-  Client(std::string host, http::Url base, Options options, http::Client::TlsFor tls) : host_(std::move(host)), base_(std::move(base)), options_(std::move(options)), http_(std::move(tls)) {}
+  Client(std::string host, http::Url base, Options options, http::Client http) : host_(std::move(host)), base_(std::move(base)), options_(std::move(options)), http_(std::move(http)) {}
   /// Follows redirects and answers challenges. `scope`: "repository:NAME:pull".
   [[nodiscard]] Result<http::Response> send(http::Request request, const std::string& scope, const http::Receive& receive = nullptr);
   [[nodiscard]] Result<http::Response> send_persistently(const http::Request& request, const std::string& scope, const http::Receive& receive = nullptr);

@@ -5,9 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "base/strings.h"
+#include "image/pipe.h"
 
 namespace caisson::registry {
 namespace {
@@ -39,8 +43,8 @@ Result<Client::Document> manifest_for_here(Client& client, const std::string& re
   return document;
 }
 
-/// Fetches a blob into its file, from where an earlier attempt ended.
-Result<> fetch(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::string& what, const Progress& progress) {
+/// Fetches a blob into its file, from where an earlier attempt ended; `also` gets all of it.
+Result<> fetch(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also) {
   Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
   struct stat st;
   if (::fstat(file.get(), &st) < 0) return fail_errno(path);
@@ -52,16 +56,20 @@ Result<> fetch(Client& client, const std::string& repository, const oci::Descrip
   oci::Hasher hasher;
   image::FdSource earlier(file.get(), path, 0, have);
   std::vector<char> buffer(1u << 17);
-  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) hasher.update(std::string_view(buffer.data(), n));
+  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
+    std::string_view piece(buffer.data(), n);
+    hasher.update(piece);
+    if (also != nullptr) TRY(also->write(piece));
+    progress(n);
+  }
   if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
-  uint64_t done = have;
-  progress(what, done, blob.size);
-  if (done < blob.size || blob.size == 0)
+  image::EarlySink out(file.get());
+  if (have < blob.size || blob.size == 0)
     TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
       hasher.update(piece);
-      done += piece.size();
-      TRY(write_all(file.get(), piece), path);
-      progress(what, done, blob.size);
+      TRY(out.write(piece), path);
+      if (also != nullptr) TRY(also->write(piece));
+      progress(piece.size());
       return {};
     }));
   if (auto digest = hasher.finish(); digest != blob.digest) {
@@ -72,6 +80,99 @@ Result<> fetch(Client& client, const std::string& repository, const oci::Descrip
   if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
   return {};
 }
+
+/// The blobs of an image that the store does not have, as they come.
+class Fetch {
+ public:
+  Fetch(image::Store& store, const Client& client, std::string repository, const Progress& progress) : store_(store), client_(client), repository_(std::move(repository)), progress_(progress) {}
+
+  /// Locks what is missing of `blobs`. In the order of their digests, so that two pulls never wait for each other in a circle.
+  Result<> begin(const std::map<oci::Digest, oci::Descriptor>& blobs) {
+    for (const auto& [digest, blob] : blobs) {
+      if (exists(store_.blob_path(digest))) continue;
+      std::string path = TRY(store_.download_path(digest));
+      locks_.push_back(TRY(FileLock::acquire(path + ".lock")));
+      if (exists(store_.blob_path(digest))) continue;  // another one has fetched it meanwhile
+      missing_.emplace(digest, path);
+      total_ += blob.size;
+    }
+    return {};
+  }
+
+  /// Where a blob is: in the store, or on its way there.
+  [[nodiscard]] std::string path(const oci::Digest& digest) const {
+    auto found = missing_.find(digest);
+    return found == missing_.end() ? store_.blob_path(digest) : found->second;
+  }
+
+  Result<> document(const oci::Descriptor& blob) {
+    if (!missing_.contains(blob.digest)) return {};
+    Client client = client_.another();
+    return fetch(
+        client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, nullptr);
+  }
+
+  /// The layers beside each other, as far as there are processors, the largest first. What
+  /// comes is unpacked as it comes where the store takes tars.
+  Result<> layers(const std::vector<oci::Descriptor>& blobs, const std::vector<oci::Digest>& diff_ids) {
+    std::vector<size_t> order;
+    std::set<oci::Digest> seen;
+    for (size_t i = 0; i < blobs.size(); ++i)
+      if (missing_.contains(blobs[i].digest) && seen.insert(blobs[i].digest).second) order.push_back(i);
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return blobs[a].size > blobs[b].size; });
+    bool tars = !order.empty() && image::can_mount_index(store_.root() + "/layers");
+    std::vector<Result<>> results(order.size());
+    std::atomic<size_t> next = 0;
+    std::atomic<bool> failed = false;
+    {
+      std::vector<std::jthread> workers;
+      for (size_t i = 0; i < std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), order.size()); ++i)
+        workers.emplace_back([&] {
+          Client client = client_.another();
+          for (size_t mine; !failed && (mine = next++) < order.size();) {
+            results[mine] = layer(client, blobs[order[mine]], diff_ids[order[mine]], tars);
+            if (!results[mine]) failed = true;
+          }
+        });
+    }
+    for (auto& result : results) TRY(std::move(result));
+    return {};
+  }
+
+  /// Hands them to the store.
+  Result<> keep(image::Store::Writer& writer, const std::map<oci::Digest, oci::Descriptor>& blobs) const {
+    for (const auto& [digest, path] : missing_) TRY(writer.take_blob(blobs.at(digest), path));
+    return {};
+  }
+  /// Whoever waits for one of them finds the blob in its place.
+  void end() const {
+    for (const auto& [digest, path] : missing_) ::unlink((path + ".lock").c_str());
+  }
+
+ private:
+  Result<> layer(Client& client, const oci::Descriptor& blob, const oci::Digest& diff_id, bool tars) {
+    auto get = [&](image::Sink* also) { return fetch(
+                                            client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, also); };
+    if (!tars || blob.digest == diff_id || store_.layers().has_tar(diff_id)) return get(nullptr);
+    TRY(image::run_piped([&](image::Sink& out) { return get(&out); }, [&](image::Source& in) { return store_.layers().write_tar(in, diff_id); }), "layer " + blob.digest.str());
+    return {};
+  }
+
+  void count(uint64_t bytes) {
+    std::lock_guard lock(mutex_);
+    done_ += bytes;
+    progress_("pulling", done_, total_);
+  }
+
+  image::Store& store_;
+  const Client& client_;
+  std::string repository_;
+  const Progress& progress_;
+  std::vector<FileLock> locks_;
+  std::map<oci::Digest, std::string> missing_;  // and where they are put together
+  std::mutex mutex_;
+  uint64_t done_ = 0, total_ = 0;
+};
 
 /// As the store's own names are: Docker's registry goes without saying.
 std::string local_name(const oci::Reference& reference) {
@@ -91,29 +192,24 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
     auto [known, fresh] = wanted.emplace(layer.digest, layer);
     if (!fresh && known->second.size != layer.size) return fail("the manifest of " + reference.str() + " gives one layer two sizes", EBADMSG);
   }
-  // In the order of their digests, so that two pulls never wait for each other in a circle.
-  std::vector<FileLock> locks;
-  std::vector<std::pair<oci::Descriptor, std::string>> fetched;
-  for (const auto& [digest, blob] : wanted) {
-    if (exists(store.blob_path(digest))) continue;
-    std::string path = TRY(store.download_path(digest));
-    locks.push_back(TRY(FileLock::acquire(path + ".lock")));
-    if (exists(store.blob_path(digest))) continue;  // another one has fetched it meanwhile
-    fetched.emplace_back(blob, path);
-  }
-  size_t number = 0;
-  for (const auto& [blob, path] : fetched) {
-    std::string what = blob.digest == manifest.config.digest ? "configuration" : "layer " + blob.digest.hex().substr(0, 12) + " (" + std::to_string(++number) + " of " + std::to_string(fetched.size()) + ")";
-    TRY(fetch(client, repository, blob, path, what, progress), "pull " + reference.str());
-  }
+  std::string what = "pull " + reference.str();
+  Fetch fetch(store, client, repository, progress);
+  TRY(fetch.begin(wanted), what);
+  TRY(fetch.document(manifest.config), what);
+  std::string config_path = fetch.path(manifest.config.digest);
+  oci::ImageConfig config = TRY(oci::parse_image_config(TRY(read_file(config_path, kLargestDocument)), "image config " + manifest.config.digest.str()), what);
+  if (config.diff_ids.size() != manifest.layers.size()) return fail(what + ": the manifest has " + std::to_string(manifest.layers.size()) + " layers and the config " + std::to_string(config.diff_ids.size()), EBADMSG);
+  TRY(fetch.layers(manifest.layers, config.diff_ids), what);
+  std::vector<image::Layer> layers;
+  for (size_t i = 0; i < manifest.layers.size(); ++i) layers.push_back({config.diff_ids[i], manifest.layers[i].digest, fetch.path(manifest.layers[i].digest)});
+  TRY(store.layers().prepare(layers), what);
   auto writer = TRY(store.begin());
-  for (const auto& [blob, path] : fetched) TRY(writer.take_blob(blob, path));
+  TRY(fetch.keep(writer, wanted));
   auto stored = TRY(writer.add_blob(document.media_type.empty() ? oci::kMediaManifest : std::string_view(document.media_type), &document.digest, [&](image::Sink& sink) { return sink.write(document.text); }));
   std::string name = local_name(reference);
   TRY(writer.stage(stored, name.empty() ? std::vector<std::string>() : std::vector<std::string>{name}), "pull " + reference.str());
   TRY(writer.commit());
-  // Whoever waits for one of these finds the blob in its place.
-  for (const auto& [blob, path] : fetched) ::unlink((path + ".lock").c_str());
+  fetch.end();
   return store.find(name.empty() ? manifest.config.digest.hex() : name);
 }
 

@@ -3,58 +3,16 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <random>
+
 #include "image/archive.h"
 #include "image/layer.h"
 #include "image/store.h"
 #include "scratch.h"
+#include "tars.h"
 
 namespace caisson::image {
 namespace {
-
-class StringSource : public Source {
- public:
-  explicit StringSource(std::string data) : data_(std::move(data)) {}
-  Result<size_t> read(char* buffer, size_t size) override {
-    size_t n = data_.copy(buffer, std::min<size_t>(size, 1000), at_);  // short reads on purpose
-    at_ += n;
-    return n;
-  }
-
- private:
-  std::string data_;
-  size_t at_ = 0;
-};
-
-class StringSink : public Sink {
- public:
-  Result<> write(std::string_view data) override {
-    text.append(data);
-    return {};
-  }
-  std::string text;
-};
-
-TarEntry entry(const std::string& path, EntryType type = EntryType::file, const std::string& link = "") {
-  TarEntry e;
-  e.path = path;
-  e.type = type;
-  e.link = link;
-  e.mode = type == EntryType::directory ? 0755 : 0644;
-  e.uid = ::getuid();
-  e.gid = ::getgid();
-  return e;
-}
-
-std::string tar_of(const std::vector<std::pair<TarEntry, std::string>>& entries) {
-  StringSink sink;
-  TarWriter tar(sink);
-  for (auto [e, data] : entries) {
-    e.size = data.size();
-    EXPECT_TRUE(tar.add_file(e, data));
-  }
-  EXPECT_TRUE(tar.finish());
-  return sink.text;
-}
 
 TEST(Tar, ReadsWhatItWrites) {
   std::string long_name(300, 'n');
@@ -101,6 +59,52 @@ TEST(Tar, TruncationAndDamageAreErrors) {
   auto damaged = reader.next(e);
   ASSERT_FALSE(damaged);
   EXPECT_NE(damaged.error().message.find("damaged header at byte 0"), std::string::npos);
+}
+
+/// What gzip data holds, read in pieces of 1000 bytes.
+Result<std::string> gunzip(const std::string& packed) {
+  StringSource source(packed);
+  auto plain = TRY(decompress(source));
+  StringSink out;
+  TRY(copy(*plain, out));
+  return out.text;
+}
+
+std::string gzip(const std::string& data, int level = 1) {
+  StringSink packed;
+  GzipSink gzip(packed, level);
+  EXPECT_TRUE(gzip.write(data));
+  EXPECT_TRUE(gzip.finish());
+  return packed.text;
+}
+
+TEST(Gzip, AnyContentAtAnyLevel) {
+  std::mt19937 random(1);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same data each time
+  std::string noise(300'000, '\0'), words;
+  for (char& c : noise) c = static_cast<char>(random());
+  while (words.size() < 3'000'000) words += std::to_string(random() % 5000) + " ";
+  for (const std::string& data : {std::string(), std::string("a"), std::string(65536, 'b'), std::string(20'000'001, '\0'), noise, words, words + std::string(1'000'000, 'x') + noise})
+    for (int level : {0, 1, 6, 9}) {
+      std::string packed = gzip(data, level);
+      EXPECT_EQ(*gunzip(packed), data);
+      EXPECT_EQ(*gunzip(packed + packed + std::string(700, '\0')), data + data) << "members, and padding behind them";
+      for (size_t cut : {packed.size() / 2, packed.size() - 9, packed.size() - 1})
+        EXPECT_FALSE(gunzip(packed.substr(0, cut))) << data.size() << " bytes, cut at " << cut << " of " << packed.size();
+    }
+}
+
+TEST(Gzip, EveryCutAndManyFlippedBitsAreFound) {
+  std::string data;
+  for (int i = 0; i < 400; ++i) data += std::to_string(i * i);
+  std::string packed = gzip(data);
+  for (size_t cut = 4; cut < packed.size(); ++cut) EXPECT_FALSE(gunzip(packed.substr(0, cut))) << cut;
+  // But for the length at the end, which the check sum before it makes needless, and the last byte of data, which has bits to spare.
+  for (size_t at = 10; at < packed.size() - 4; ++at) {
+    if (at == packed.size() - 9) continue;
+    std::string damaged = packed;
+    damaged[at] = static_cast<char>(damaged[at] ^ 1 << at % 8);
+    EXPECT_NE(gunzip(damaged).value_or(""), data) << at;
+  }
 }
 
 TEST(Gzip, RoundTripAndSeveralMembers) {
@@ -226,7 +230,7 @@ TEST_F(StoreTest, RemovedImagesBlobsAreCollected) {
   auto image = import_one("web");
   ASSERT_TRUE(image);
   auto store = Store::open(dir_ / "store");
-  ASSERT_TRUE(store->unpack(*image));
+  ASSERT_TRUE(store->prepare(*image));
   ASSERT_TRUE(store->remove("web", false));
   ASSERT_TRUE(store->collect({}));
   EXPECT_EQ(blobs(), 0u);
@@ -236,10 +240,11 @@ TEST_F(StoreTest, RemovedImagesBlobsAreCollected) {
 TEST_F(StoreTest, LayersInUseAreKept) {
   auto image = import_one("web");
   auto store = Store::open(dir_ / "store");
-  ASSERT_TRUE(store->unpack(*image));
+  ASSERT_TRUE(store->prepare(*image));
   ASSERT_TRUE(store->remove("web", false));
-  ASSERT_TRUE(store->collect({image->config.diff_ids[0].hex()}));
-  EXPECT_TRUE(exists(dir_ / "store/layers/" + image->config.diff_ids[0].hex()));
+  std::vector<std::string> stack{image->config.diff_ids[0].hex()};
+  ASSERT_TRUE(store->collect({stack}));
+  EXPECT_TRUE(store->layers().find(stack));
 }
 
 TEST_F(StoreTest, DamagedLayerIsFoundBeforeItIsUsed) {
@@ -249,7 +254,7 @@ TEST_F(StoreTest, DamagedLayerIsFoundBeforeItIsUsed) {
   std::string data = *read_file(blob);
   data[data.size() - 6] ^= 1;
   ASSERT_TRUE(replace_file(blob, data));
-  auto unpacked = store->unpack(*image);
+  auto unpacked = store->prepare(*image);
   ASSERT_FALSE(unpacked);
   EXPECT_EQ(list_dir(dir_ / "store/layers")->size(), 1u) << "nothing half-made is left";
 }

@@ -1,0 +1,236 @@
+#include "image/layer_store.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "base/strings.h"
+#include "image/erofs.h"
+#include "image/layer.h"
+#include "image/pipe.h"
+#include "image/tree.h"
+#include "sys/in_root.h"
+#include "sys/mount.h"
+
+namespace caisson::image {
+namespace {
+
+constexpr uint64_t kLargestTar = 512ull << 30;  // bytes
+
+std::vector<std::string> ids_of(const std::vector<Layer>& layers) {
+  std::vector<std::string> out;
+  for (const auto& layer : layers) out.push_back(layer.diff_id.hex());
+  return out;
+}
+
+}  // namespace
+
+std::string chain_id(const std::vector<std::string>& diff_ids) {
+  std::string chain;
+  for (const auto& id : diff_ids) chain = chain.empty() ? id : oci::Digest::of("sha256:" + chain + " sha256:" + id).hex();
+  return chain;
+}
+
+// --- mounting
+
+Result<Fd> mount_index(const Lower& lower) {
+  std::vector<sys::FsOption> options;
+  for (const auto& tar : lower.tars) options.push_back({"device", tar});
+  return sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY);
+}
+
+bool can_mount_index(const std::string& folder) {
+  std::string path = folder + "/tmp." + random_hex(8);
+  auto mounted = [&]() -> Result<Fd> {
+    Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+    FdSink file(fd.get());
+    TRY(write_erofs(Tree(), {}, file));
+    fd.reset();
+    return mount_index({{}, path, {}});
+  }();
+  ::unlink(path.c_str());
+  return mounted.has_value();
+}
+
+Result<LayersView> LayersView::open(const Lower& lower) {
+  LayersView view;
+  view.folders_ = lower.folders;
+  if (!lower.index.empty()) {
+    view.mount_ = TRY(mount_index(lower));
+    view.folders_ = {sys::fd_path(view.mount_.get())};
+  }
+  return view;
+}
+
+// --- what is there
+
+bool LayerStore::has_tar(const oci::Digest& diff_id) const { return exists(tar_path(diff_id.hex())); }
+
+Result<Lower> LayerStore::find(const std::vector<std::string>& diff_ids, Form form) const {
+  Lower lower;
+  if (form == Form::any && exists(index_path(diff_ids))) {
+    lower.index = index_path(diff_ids);
+    for (const auto& id : diff_ids) lower.tars.push_back(tar_path(id));
+    if (std::all_of(lower.tars.begin(), lower.tars.end(), [](const std::string& tar) { return exists(tar); })) return lower;
+    lower = {};
+  }
+  for (const auto& id : diff_ids) {
+    lower.folders.push_back(folder_ + "/" + id);
+    if (!exists(lower.folders.back())) return fail("layer " + id.substr(0, 12) + " is missing", ENOENT);
+  }
+  return lower;
+}
+
+// --- making
+
+Result<> LayerStore::publish(int fd, const std::string& path) const {
+  if (::fsync(fd) < 0) return fail_errno("fsync " + path);
+  if (::linkat(AT_FDCWD, sys::fd_path(fd).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) < 0 && errno != EEXIST) return fail_errno("create " + path);
+  return sync_dir(folder_);
+}
+
+Result<> LayerStore::write_tar(Source& compressed, const oci::Digest& diff_id) const {
+  Fd fd = TRY(open_file(folder_, O_TMPFILE | O_RDWR, 0600), "write a layer");
+  TRY(run_piped(
+      [&](Sink& out) -> Result<> {
+        auto plain = TRY(decompress(compressed));
+        TRY(copy(*plain, out));
+        HashingSource rest(compressed);
+        return rest.drain();
+      },
+      [&](Source& tar) -> Result<> {
+        EarlySink file(fd.get());
+        HashingSource hashed(tar, kLargestTar);
+        TRY(copy(hashed, file));
+        if (hashed.digest() != diff_id) return fail("its content does not have the diff id " + diff_id.str() + " that the image's config names", EBADMSG);
+        return {};
+      }));
+  return publish(fd.get(), tar_path(diff_id.hex()));
+}
+
+Result<> LayerStore::make_tar(const Layer& layer) const {
+  if (has_tar(layer.diff_id)) return {};
+  if (layer.blob == layer.diff_id) {
+    // It was checked when it came.
+    if (::link(layer.path.c_str(), tar_path(layer.diff_id.hex()).c_str()) < 0 && errno != EEXIST) return fail_errno("layer " + layer.blob.str());
+    return sync_dir(folder_);
+  }
+  Fd blob = TRY(open_file(layer.path, O_RDONLY));
+  FdSource file(blob.get(), "layer " + layer.blob.str());
+  HashingSource compressed(file);
+  TRY(write_tar(compressed, layer.diff_id), "layer " + layer.blob.str());
+  if (compressed.digest() != layer.blob) return fail("layer " + layer.blob.str() + " is damaged: its digest does not match", EBADMSG);
+  return {};
+}
+
+Result<> LayerStore::write_index(const std::vector<std::string>& diff_ids) const {
+  Tree tree;
+  std::vector<uint64_t> sizes;
+  for (const auto& id : diff_ids) {
+    Fd tar = TRY(open_file(tar_path(id), O_RDONLY));
+    struct stat st;
+    if (::fstat(tar.get(), &st) < 0) return fail_errno(tar_path(id));
+    sizes.push_back(static_cast<uint64_t>(st.st_size));
+    FdSource source(tar.get(), "layer " + id.substr(0, 12), 0, sizes.back());
+    TRY(tree.add_layer(source), "layer sha256:" + id);
+  }
+  Fd fd = TRY(open_file(folder_, O_TMPFILE | O_RDWR, 0600), "write an index");
+  FdSink file(fd.get());
+  TRY(write_erofs(tree, sizes, file));
+  return publish(fd.get(), index_path(diff_ids));
+}
+
+Result<> LayerStore::make_folder(const Layer& layer) const {
+  std::string folder = folder_ + "/" + layer.diff_id.hex();
+  if (exists(folder)) return {};
+  // From the tar where that is all there is left.
+  bool from_tar = !exists(layer.path) && has_tar(layer.diff_id);
+  std::string what = "layer " + (from_tar ? layer.diff_id : layer.blob).str();
+  Fd blob = TRY(open_file(from_tar ? tar_path(layer.diff_id.hex()) : layer.path, O_RDONLY), what);
+  std::string temporary = folder_ + "/tmp." + random_hex(8);
+  if (::mkdir(temporary.c_str(), 0755) < 0) return fail_errno("create " + temporary);
+  auto unpack = [&]() -> Result<> {
+    FdSource file(blob.get(), what);
+    HashingSource compressed(file);
+    auto plain = TRY(decompress(compressed));
+    HashingSource tar(*plain);
+    TRY(unpack_layer(tar, temporary));
+    TRY(tar.drain());
+    TRY(compressed.drain());
+    if (compressed.digest() != (from_tar ? layer.diff_id : layer.blob)) return fail(what + " is damaged: its digest does not match");
+    if (tar.digest() != layer.diff_id) return fail(what + ": its content does not have the diff id " + layer.diff_id.str() + " that the image's config names");
+    Fd top = TRY(open_file(temporary, O_RDONLY | O_DIRECTORY));
+    if (::syncfs(top.get()) < 0) return fail_errno("sync " + temporary);
+    if (::rename(temporary.c_str(), folder.c_str()) < 0) return fail_errno("rename " + temporary);
+    return sync_dir(folder_);
+  };
+  auto done = unpack();
+  if (!done) (void)remove_tree(temporary);
+  return done;
+}
+
+Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) const {
+  auto ids = ids_of(layers);
+  if (auto there = find(ids, form)) return there;
+  FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
+  if (auto there = find(ids, form)) return there;
+  if (form == Form::folders || !can_mount_index(folder_)) {
+    for (const auto& layer : layers) TRY(make_folder(layer));
+    return find(ids, Form::folders);
+  }
+  // The layers beside each other, as far as there are processors.
+  std::vector<Result<>> results(layers.size());
+  std::atomic<size_t> next = 0;
+  {
+    std::vector<std::jthread> workers;
+    for (size_t i = 0; i < std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), layers.size()); ++i)
+      workers.emplace_back([&] {
+        for (size_t mine; (mine = next++) < layers.size();) results[mine] = make_tar(layers[mine]);
+      });
+  }
+  for (auto& result : results) TRY(std::move(result));
+  TRY(write_index(ids));
+  return find(ids);
+}
+
+// --- removing
+
+Result<uint64_t> LayerStore::collect(const std::set<std::vector<std::string>>& stacks) const {
+  FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
+  std::set<std::string> keep{"lock"};
+  for (const auto& stack : stacks) {
+    keep.insert(chain_id(stack) + ".erofs");
+    for (const auto& id : stack) {
+      keep.insert(id);
+      keep.insert(id + ".tar");
+    }
+  }
+  uint64_t freed = 0;
+  for (const auto& name : TRY(list_dir(folder_))) {
+    if (keep.contains(name)) continue;
+    std::string path = folder_ + "/" + name;
+    struct stat st;
+    if (::lstat(path.c_str(), &st) == 0 && S_ISREG(st.st_mode)) {
+      // Of a hard link to a blob, the blob counts.
+      if (::unlink(path.c_str()) == 0 && st.st_nlink == 1) freed += static_cast<uint64_t>(st.st_size);
+      continue;
+    }
+    // Renamed first, so that a kill in the middle never leaves half a layer under its own name.
+    std::string doomed = folder_ + "/tmp." + random_hex(8);
+    if (::rename(path.c_str(), doomed.c_str()) == 0) TRY(remove_tree(doomed));
+  }
+  return freed;
+}
+
+bool LayerStore::needs_repair() const {
+  auto names = list_dir(folder_);
+  bool drafts = names && std::any_of(names->begin(), names->end(), [](const std::string& n) { return n.starts_with("tmp."); });
+  return drafts && FileLock::try_acquire(folder_ + "/lock");
+}
+
+}  // namespace caisson::image

@@ -1,0 +1,86 @@
+// The layers of images, in one of two forms:
+//
+//   <root>/layers/<diff id>.tar     as it is, uncompressed; for layers that came so, the blob itself (a hard link)
+//   <root>/layers/<chain id>.erofs  an index over the tars of an image's layers (image/erofs.h)
+//   <root>/layers/<diff id>/        unpacked, where the kernel cannot mount such an index
+//   <root>/layers/tmp.<random>/     being unpacked, or being removed
+//   <root>/layers/lock              held by whoever makes or removes any of them
+//
+// A tar and an index get their names when they are whole and on the disk.
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "image/stream.h"
+
+namespace caisson::image {
+
+/// What the layers of an image are to the kernel: folders for overlayfs, or a file system to mount.
+struct Lower {
+  std::vector<std::string> folders;  ///< the lowest first
+  std::string index;                 ///< in their place: an EROFS …
+  std::vector<std::string> tars;     ///< … and its devices
+};
+
+struct Layer {
+  oci::Digest diff_id;
+  oci::Digest blob;  ///< compressed or not
+  std::string path;  ///< of the blob
+};
+
+/// ChainID of image-spec, config.md: names the content of layers on top of each other.
+[[nodiscard]] std::string chain_id(const std::vector<std::string>& diff_ids);
+
+class LayerStore {
+ public:
+  explicit LayerStore(std::string folder) : folder_(std::move(folder)) {}
+
+  enum class Form { any,
+                    folders };
+  /// The layers as they are there; ENOENT names the first that is not. By diff id, in hex, the lowest first.
+  [[nodiscard]] Result<Lower> find(const std::vector<std::string>& diff_ids, Form form = Form::any) const;
+  /// Makes what is missing, with an index where the kernel mounts one. Concurrent callers share the work.
+  [[nodiscard]] Result<Lower> prepare(const std::vector<Layer>& layers, Form form = Form::any) const;
+
+  [[nodiscard]] bool has_tar(const oci::Digest& diff_id) const;
+  /// Writes a layer's tar from what its blob holds; the content must have the diff id. Reads
+  /// `compressed` to its end. In two threads; holds at most some megabytes.
+  [[nodiscard]] Result<> write_tar(Source& compressed, const oci::Digest& diff_id) const;
+
+  /// Removes what no image and no container needs; `stacks`: the diff ids of each. Returns the bytes freed.
+  [[nodiscard]] Result<uint64_t> collect(const std::set<std::vector<std::string>>& stacks) const;
+  /// Whether a killed process left a draft that nobody works on.
+  [[nodiscard]] bool needs_repair() const;
+
+ private:
+  [[nodiscard]] std::string tar_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".tar"; }
+  [[nodiscard]] std::string index_path(const std::vector<std::string>& diff_ids) const { return folder_ + "/" + chain_id(diff_ids) + ".erofs"; }
+  [[nodiscard]] Result<> write_index(const std::vector<std::string>& diff_ids) const;
+  [[nodiscard]] Result<> make_tar(const Layer& layer) const;
+  [[nodiscard]] Result<> make_folder(const Layer& layer) const;
+  /// Gives a file without a name, which is whole, its name.
+  [[nodiscard]] Result<> publish(int fd, const std::string& path) const;
+
+  std::string folder_;
+};
+
+/// Whether this kernel mounts an index from its file (EROFS, Linux 6.12 and newer). Asks it, by mounting one.
+[[nodiscard]] bool can_mount_index(const std::string& folder);
+/// Mounts an index: detached, read-only.
+[[nodiscard]] Result<Fd> mount_index(const Lower& lower);
+
+/// The files of an image, to be read: folders, of which a later one's file is in place of an earlier one's.
+class LayersView {
+ public:
+  [[nodiscard]] static Result<LayersView> open(const Lower& lower);
+  [[nodiscard]] const std::vector<std::string>& folders() const { return folders_; }
+
+ private:
+  std::vector<std::string> folders_;
+  Fd mount_;
+};
+
+}  // namespace caisson::image

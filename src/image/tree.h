@@ -1,0 +1,69 @@
+// What the layers of an image show together, in memory: names and attributes, and where in the
+// layers' tars the content lies. Nothing is unpacked. Pure.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "image/tar.h"
+
+namespace caisson::image {
+
+struct TreeLimits {
+  uint32_t nodes = 4'000'000;     ///< each takes about 300 bytes of memory
+  uint64_t bytes = 256ull << 30;  ///< of file data in one layer
+};
+
+/// A file or folder. Hard links are several names of one node.
+struct Node {
+  EntryType type = EntryType::directory;
+  uint32_t mode = 0755;  ///< without the type
+  uint32_t uid = 0, gid = 0;
+  int64_t mtime = 0;
+  uint32_t mtime_ns = 0;
+  std::string link;               ///< of a symlink
+  uint32_t major = 0, minor = 0;  ///< of a device
+  uint64_t size = 0;              ///< of a file, bytes
+  uint32_t layer = 0;             ///< whose tar has the content, from 0
+  uint64_t offset = 0;            ///< of the content in it
+  std::map<std::string, std::string> xattrs;
+  std::map<std::string, uint32_t> children;  ///< of a folder: names and nodes
+  bool implied = false;                      ///< a folder that is only part of others' paths: a lower layer's attributes stay
+  bool hides = false;                        ///< a folder that shows nothing of a lower layer's one (opaque)
+};
+
+class Tree {
+ public:
+  static constexpr uint32_t kRoot = 0;
+  static constexpr uint32_t kWhiteout = UINT32_MAX;  ///< in a layer's children: the name is gone
+
+  explicit Tree(TreeLimits limits = {});
+
+  /// Puts a layer on top (image-spec, layer.md): what `tar` names in place of what is there.
+  /// Refuses what unpack_layer() refuses. After an error the tree is of no use.
+  [[nodiscard]] Result<> add_layer(Source& tar);
+
+  [[nodiscard]] const Node& node(uint32_t id) const { return nodes_[id]; }
+  [[nodiscard]] uint32_t layers() const { return layers_; }
+
+ private:
+  [[nodiscard]] Result<uint32_t> make(Node node);
+  [[nodiscard]] Result<> add_entry(uint32_t top, const TarEntry& entry);
+  [[nodiscard]] Result<> whiteout(uint32_t folder, const std::string& name);
+  /// The folder of a path inside `top`, following links there; made where it is not there and `create` is set.
+  [[nodiscard]] Result<uint32_t> folder_at(uint32_t top, const std::string& path, bool create);
+  void merge(uint32_t lower, uint32_t upper);
+
+  TreeLimits limits_;
+  std::deque<Node> nodes_;
+  uint32_t layers_ = 0;
+  uint64_t bytes_ = 0;  ///< of the layer that is being added
+};
+
+/// Of extended attributes these are taken from layers: trusted.overlay.* would steer a mount.
+[[nodiscard]] bool is_kept_xattr(const std::string& key);
+
+}  // namespace caisson::image
