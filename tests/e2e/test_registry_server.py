@@ -1,4 +1,4 @@
-"""`caisson registry serve`: the distribution-spec, with skopeo, podman, docker's kin and curl as clients."""
+"""`caisson registry serve`: the distribution-spec, with our own client, skopeo and plain requests (Docker's and the others' clients: test_registry_clients.py)."""
 import concurrent.futures
 import hashlib
 import json
@@ -18,9 +18,11 @@ from test_registry import certificate  # noqa: F401
 
 
 class Server:
+    program = [PROGRAM]
+
     def __init__(self, storage, *args, scheme="http"):
         self.storage, self.scheme = pathlib.Path(storage), scheme
-        self.process = subprocess.Popen([PROGRAM, "registry", "serve", "--storage", str(storage), "--listen", "127.0.0.1:0", *map(str, args)], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*self.program, "registry", "serve", "--storage", str(storage), "--listen", "127.0.0.1:0", *map(str, args)], stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
         assert line.startswith("serving"), line + self.process.stderr.read()
         self.port = int(line.rsplit(":", 1)[1])
