@@ -11,7 +11,7 @@ extern const Command kRunCommand, kCreateCommand, kStartCommand, kStopCommand, k
 // report_commands.cc
 extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, kTopCommand, kPortCommand;
 // image_commands.cc
-extern const Command kImagesCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
+extern const Command kImagesCommand, kImageCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
 // resource_commands.cc
 extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
 // capture_command.cc

@@ -49,6 +49,40 @@ Result<int> cmd_images(const Globals& globals, const Args& args) {
   return 0;
 }
 
+Result<int> cmd_image(const Globals& globals, const Args& args) {
+  const auto& rest = args.rest();
+  if (rest[0] != "verify") return fail("image: unknown command \"" + rest[0] + "\": use verify; images, inspect, rmi, tag, pull and the others are commands of their own", EINVAL);
+  auto engine = TRY(Engine::open(globals.root, globals.run_root));
+  auto store = TRY(engine.images());
+  std::vector<image::Image> images;
+  for (size_t i = 1; i < rest.size(); ++i) images.push_back(TRY(store.find(rest[i])));
+  if (rest.size() == 1) images = TRY(store.list());
+  std::string format = args.get("format", "table");
+  if (format != "table" && format != "json") return fail("--format: \"" + format + "\" is neither table nor json", EINVAL);
+  int status = 0;
+  Json out = Json::array();
+  for (const auto& image : images) {
+    std::string name = image.names.empty() ? image.id().hex().substr(0, 12) : image.names[0];
+    auto damaged = TRY(store.damaged(image), "verify " + name);
+    std::string state = damaged.empty() ? "sound" : "damaged";
+    if (!damaged.empty() && args.flag("repair")) {
+      // What runs goes on with the files that it has open.
+      for (const auto& path : damaged)
+        if (::unlink(path.c_str()) < 0 && errno != ENOENT) return fail_errno(path);
+      auto again = TRY(store.damaged(image));
+      state = again.empty() && store.prepare(image) ? "repaired" : "incomplete";
+    }
+    if (state == "damaged" || state == "incomplete") status = 1;
+    out.push_back({{"image", name}, {"id", image.id().str()}, {"state", state}, {"damaged", damaged}});
+    if (format == "json") continue;
+    std::printf("%s: %s%s\n", name.c_str(), state.c_str(), state == "damaged" ? " (--repair removes what is damaged)" : state == "incomplete" ? " (pull or load it again)"
+                                                                                                                                              : "");
+    for (const auto& path : damaged) std::printf("  %s\n", path.c_str());
+  }
+  if (format == "json") std::printf("%s\n", json_text(out, 2).c_str());
+  return status;
+}
+
 Result<int> cmd_rmi(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
@@ -162,6 +196,7 @@ Result<int> cmd_export(const Globals& globals, const Args& args) {
 }
 
 constexpr Option kImagesOptions[] = {{"-q,--quiet", "", "ids only"}, {"--format", "table|json", "how to print"}};
+constexpr Option kImageOptions[] = {{"--format", "table|json", "how to print"}, {"--repair", "", "remove what is damaged, so that it is made or pulled anew"}};
 constexpr Option kRmiOptions[] = {{"-f,--force", "", "also with several names, or while containers use it"}};
 constexpr Option kLoadOptions[] = {{"-i,--input", "FILE", "archive or OCI layout folder (default: stdin)"}};
 constexpr Option kSaveOptions[] = {{"-o,--output", "FILE", "where to write (default: stdout)"}, {"--format", "oci-archive|docker-archive", "kind of archive (default: oci-archive, which docker load reads too)"}};
@@ -171,6 +206,7 @@ constexpr Option kExportOptions[] = {{"-o,--output", "FILE", "where to write (de
 }  // namespace
 
 const Command kImagesCommand{"images", "", "list images", "caisson images --format json", kImagesOptions, 0, 0, false, false, cmd_images};
+const Command kImageCommand{"image", "verify [IMAGE...]", "check that the files of images are what they were", "caisson image verify web", kImageOptions, 1, SIZE_MAX, false, false, cmd_image};
 const Command kRmiCommand{"rmi", "IMAGE...", "remove images", "caisson rmi web:old", kRmiOptions, 1, SIZE_MAX, false, false, cmd_rmi};
 const Command kTagCommand{"tag", "IMAGE NAME", "give an image one more name", "caisson tag web web:1.0", {}, 2, 2, false, false, cmd_tag};
 const Command kLoadCommand{"load", "[FILE]", "load images from an OCI archive, docker archive or OCI layout", "caisson load --input web.tar", kLoadOptions, 0, 1, false, false, cmd_load};

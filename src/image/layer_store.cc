@@ -128,7 +128,7 @@ Result<> LayerStore::make_tar(const Layer& layer) const {
   return {};
 }
 
-Result<> LayerStore::write_index(const std::vector<std::string>& diff_ids) const {
+Result<> LayerStore::index_of(const std::vector<std::string>& diff_ids, Sink& out) const {
   Tree tree;
   std::vector<uint64_t> sizes;
   for (const auto& id : diff_ids) {
@@ -139,9 +139,13 @@ Result<> LayerStore::write_index(const std::vector<std::string>& diff_ids) const
     FdSource source(tar.get(), "layer " + id.substr(0, 12), 0, sizes.back());
     TRY(tree.add_layer(source), "layer sha256:" + id);
   }
+  return write_erofs(tree, sizes, out);
+}
+
+Result<> LayerStore::write_index(const std::vector<std::string>& diff_ids) const {
   Fd fd = TRY(open_file(folder_, O_TMPFILE | O_RDWR, 0600), "write an index");
   FdSink file(fd.get());
-  TRY(write_erofs(tree, sizes, file));
+  TRY(index_of(diff_ids, file));
   return publish(fd.get(), index_path(diff_ids));
 }
 
@@ -196,6 +200,21 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
   for (auto& result : results) TRY(std::move(result));
   TRY(write_index(ids));
   return find(ids);
+}
+
+// --- checking
+
+Result<std::vector<std::string>> LayerStore::damaged(const std::vector<std::string>& diff_ids) const {
+  std::vector<std::string> out;
+  for (const auto& id : std::set<std::string>(diff_ids.begin(), diff_ids.end()))
+    if (std::string tar = tar_path(id); exists(tar) && TRY(digest_of_file(tar)).hex() != id) out.push_back(tar);
+  std::string index = index_path(diff_ids);
+  if (!exists(index)) return out;
+  // The same tars always give the same index.
+  NullSink nowhere;
+  HashingSink wanted(nowhere);
+  if (!out.empty() || !index_of(diff_ids, wanted) || TRY(digest_of_file(index)) != wanted.digest()) out.push_back(index);
+  return out;
 }
 
 // --- removing

@@ -50,6 +50,9 @@ class LayerStore {
   /// `compressed` to its end. In two threads; holds at most some megabytes.
   [[nodiscard]] Result<> write_tar(Source& compressed, const oci::Digest& diff_id) const;
 
+  /// The files among an image's tars and indexes whose content is not what their names say. Reads
+  /// them whole. Folders cannot be checked: they are compared with the tar only when they are made.
+  [[nodiscard]] Result<std::vector<std::string>> damaged(const std::vector<std::string>& diff_ids) const;
   /// Removes what no image and no container needs; `stacks`: the diff ids of each. Returns the bytes freed.
   [[nodiscard]] Result<uint64_t> collect(const std::set<std::vector<std::string>>& stacks) const;
   /// Whether a killed process left a draft that nobody works on.
@@ -58,6 +61,8 @@ class LayerStore {
  private:
   [[nodiscard]] std::string tar_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".tar"; }
   [[nodiscard]] std::string index_path(const std::vector<std::string>& diff_ids) const { return folder_ + "/" + chain_id(diff_ids) + ".erofs"; }
+  /// What the index of these layers holds.
+  [[nodiscard]] Result<> index_of(const std::vector<std::string>& diff_ids, Sink& out) const;
   [[nodiscard]] Result<> write_index(const std::vector<std::string>& diff_ids) const;
   [[nodiscard]] Result<> make_tar(const Layer& layer) const;
   [[nodiscard]] Result<> make_folder(const Layer& layer) const;

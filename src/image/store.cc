@@ -259,6 +259,18 @@ Result<Lower> Store::prepare(const Image& image) {
   return TRY(layers_.prepare(layers), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
 }
 
+Result<std::vector<std::string>> Store::damaged(const Image& image) const {
+  // The documents were checked when the image was read.
+  std::vector<std::string> out, diff_ids;
+  std::set<oci::Digest> seen;
+  for (const auto& layer : image.manifest.layers)
+    if (std::string path = blob_path(layer.digest); seen.insert(layer.digest).second && (!exists(path) || TRY(digest_of_file(path)) != layer.digest)) out.push_back(path);
+  for (const auto& id : image.config.diff_ids) diff_ids.push_back(id.hex());
+  auto more = TRY(layers_.damaged(diff_ids));
+  out.insert(out.end(), more.begin(), more.end());
+  return out;
+}
+
 bool Store::needs_repair() const {
   // The marks are looked for first: without them, no lock is touched.
   if (exists(images_ + "/writing") && FileLock::try_acquire(images_ + "/lock")) return true;

@@ -75,6 +75,9 @@ class Store {
   /// Makes sure that all layers are there as containers need them.
   [[nodiscard]] Result<Lower> prepare(const Image& image);
   [[nodiscard]] const LayerStore& layers() const { return layers_; }
+  /// The files of an image whose content is not what their names say, and blobs that are not
+  /// there. Reads all of it.
+  [[nodiscard]] Result<std::vector<std::string>> damaged(const Image& image) const;
   /// Removes blobs that no image and layers that neither an image nor a container refers to;
   /// `stacks_in_use`: the diff ids of each container's. Returns the bytes freed.
   [[nodiscard]] Result<uint64_t> collect(std::set<std::vector<std::string>> stacks_in_use);

@@ -272,4 +272,12 @@ Result<uint64_t> copy(Source& from, Sink& to) {
   }
 }
 
+Result<oci::Digest> digest_of_file(const std::string& path) {
+  Fd fd = TRY(open_file(path, O_RDONLY));
+  FdSource file(fd.get(), path);
+  HashingSource hashed(file);
+  TRY(hashed.drain());
+  return hashed.digest();
+}
+
 }  // namespace caisson::image

@@ -50,6 +50,11 @@ class FdSink : public Sink {
   int fd_;
 };
 
+class NullSink : public Sink {
+ public:
+  Result<> write(std::string_view) override { return {}; }
+};
+
 /// Writes a long file from front to back, and lets the disk begin at once rather than with fsync(2).
 class EarlySink : public Sink {
  public:
@@ -114,5 +119,6 @@ class GzipSink : public Sink {
 [[nodiscard]] Result<std::unique_ptr<Source>> decompress(Source& inner);
 
 [[nodiscard]] Result<uint64_t> copy(Source& from, Sink& to);
+[[nodiscard]] Result<oci::Digest> digest_of_file(const std::string& path);
 
 }  // namespace caisson::image

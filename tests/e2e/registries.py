@@ -108,8 +108,8 @@ class LyingRegistry:
             self.documents[f"/v2/{repository}/manifests/{name}"] = (kind, data)
         return {"mediaType": kind, "digest": digest(data), "size": len(data)}
 
-    def image(self, layers, tag="1", **config):
-        described = [self.blob(layer) for layer in layers]
+    def image(self, layers, tag="1", packed=lambda layer: layer, **config):
+        described = [self.blob(packed(layer)) for layer in layers]
         settings = {"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]}, "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in layers]}, **config}
         described_config = {**self.blob(json.dumps(settings).encode()), "mediaType": "application/vnd.oci.image.config.v1+json"}
         return self.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "config": described_config, "layers": described}, tag)

@@ -49,7 +49,8 @@ def place():
     folder = pathlib.Path("/srv") / f"caisson-test-{os.getpid()}"
     folder.mkdir()
     yield folder
-    shutil.rmtree(folder)
+    # A server that is ending may remove files of its own meanwhile.
+    wait_for(lambda: shutil.rmtree(folder) is None)
 
 
 @pytest.fixture
