@@ -27,7 +27,7 @@ Result<int> cmd_images(const Globals& globals, const Args& args) {
   std::string format = args.get("format", "table");
   if (format == "json") {
     Json out = Json::array();
-    for (const auto& i : images) out.push_back({{"id", i.id().str()}, {"names", i.names}, {"digest", i.descriptor.digest.str()}, {"created", i.config.created}, {"size", i.size()}, {"layers", i.manifest.layers.size()}});
+    for (const auto& i : images) out.push_back({{"id", i.id().str()}, {"names", i.names}, {"digest", i.descriptor.digest.str()}, {"created", i.config.created}, {"size", i.size()}, {"layers", i.manifest.layers.size()}, {"store", i.store}});
     std::printf("%s\n", json_text(out, 2).c_str());
     return 0;
   }
@@ -49,14 +49,44 @@ Result<int> cmd_images(const Globals& globals, const Args& args) {
   return 0;
 }
 
+Result<int> image_stores(const Globals& globals, std::span<const std::string> rest) {
+  TRY(make_dirs(globals.root, 0711));
+  auto stores = TRY(image::shared_stores(globals.root));
+  if (rest.empty() || rest[0] == "ls") {
+    for (const auto& store : stores) std::printf("%s\n", store.c_str());
+    return 0;
+  }
+  if ((rest[0] != "add" && rest[0] != "rm") || rest.size() != 2) return fail("image stores: use ls, add DIR or rm DIR", EINVAL);
+  std::string folder = clean_path(rest[1]);
+  if (!rest[1].starts_with('/') || folder.find('\n') != std::string::npos) return fail("image stores: \"" + rest[1] + "\" is not an absolute path", EINVAL);
+  auto known = std::find(stores.begin(), stores.end(), folder);
+  if (rest[0] == "rm") {
+    if (known == stores.end()) return fail("image stores: " + folder + " is not among them", ENOENT);
+    stores.erase(known);
+  } else if (known == stores.end()) {
+    if (!exists(folder + "/images/index.json")) return fail("image stores: " + folder + " is no store (a host's --root, with images/index.json in it)", ENOENT);
+    if (folder == clean_path(globals.root)) return fail("image stores: that is this store itself", EINVAL);
+    stores.push_back(folder);
+  }
+  TRY(image::set_shared_stores(globals.root, stores));
+  return 0;
+}
+
 Result<int> cmd_image(const Globals& globals, const Args& args) {
   const auto& rest = args.rest();
-  if (rest[0] != "verify") return fail("image: unknown command \"" + rest[0] + "\": use verify; images, inspect, rmi, tag, pull and the others are commands of their own", EINVAL);
+  if (rest[0] == "stores") {
+    for (const char* option : {"format", "repair"})
+      if (args.has(option)) return fail(std::string("image stores: --") + option + " has no meaning there", EINVAL);
+    return image_stores(globals, std::span(rest).subspan(1));
+  }
+  if (rest[0] != "verify") return fail("image: unknown command \"" + rest[0] + "\": use verify or stores; images, inspect, rmi, tag, pull and the others are commands of their own", EINVAL);
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   std::vector<image::Image> images;
   for (size_t i = 1; i < rest.size(); ++i) images.push_back(TRY(store.find(rest[i])));
   if (rest.size() == 1) images = TRY(store.list());
+  // Those of shared stores are their own host's to check.
+  std::erase_if(images, [&](const image::Image& i) { return i.store != globals.root && rest.size() == 1; });
   std::string format = args.get("format", "table");
   if (format != "table" && format != "json") return fail("--format: \"" + format + "\" is neither table nor json", EINVAL);
   int status = 0;
@@ -66,6 +96,7 @@ Result<int> cmd_image(const Globals& globals, const Args& args) {
     auto damaged = TRY(store.damaged(image), "verify " + name);
     std::string state = damaged.empty() ? "sound" : "damaged";
     if (!damaged.empty() && args.flag("repair")) {
+      if (image.store != globals.root) return fail("image " + name + " is of the shared store " + image.store + ", which is only read here", EROFS);
       // What runs goes on with the files that it has open.
       for (const auto& path : damaged)
         if (::unlink(path.c_str()) < 0 && errno != ENOENT) return fail_errno(path);
@@ -206,7 +237,7 @@ constexpr Option kExportOptions[] = {{"-o,--output", "FILE", "where to write (de
 }  // namespace
 
 const Command kImagesCommand{"images", "", "list images", "caisson images --format json", kImagesOptions, 0, 0, false, false, cmd_images};
-const Command kImageCommand{"image", "verify [IMAGE...]", "check that the files of images are what they were", "caisson image verify web", kImageOptions, 1, SIZE_MAX, false, false, cmd_image};
+const Command kImageCommand{"image", "verify [IMAGE...] | stores [ls|add DIR|rm DIR]", "check that the files of images are what they were; use other hosts' stores too", "caisson image verify web", kImageOptions, 1, SIZE_MAX, false, false, cmd_image};
 const Command kRmiCommand{"rmi", "IMAGE...", "remove images", "caisson rmi web:old", kRmiOptions, 1, SIZE_MAX, false, false, cmd_rmi};
 const Command kTagCommand{"tag", "IMAGE NAME", "give an image one more name", "caisson tag web web:1.0", {}, 2, 2, false, false, cmd_tag};
 const Command kLoadCommand{"load", "[FILE]", "load images from an OCI archive, docker archive or OCI layout", "caisson load --input web.tar", kLoadOptions, 0, 1, false, false, cmd_load};

@@ -129,7 +129,7 @@ Result<int> cmd_prune(const Globals& globals, const Args& args) {
     auto containers = TRY(engine.containers().list());
     for (const auto& i : TRY(store.list())) {
       bool used = std::any_of(containers.begin(), containers.end(), [&](const auto& c) { return c.config.image_id == i.id().str(); });
-      if (used) continue;
+      if (used || i.store != globals.root) continue;
       TRY(store.remove(i.id().str(), true));
       std::printf("image %s\n", i.names.empty() ? i.id().str().c_str() : i.names[0].c_str());
     }

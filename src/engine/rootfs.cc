@@ -91,6 +91,9 @@ Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) 
   Lowers out;
   auto missing = [&](const Error& e) { return e.message + ": container " + config.name + " needs its image " + config.image + " again (load or pull it)"; };
   auto found = layers.find(config.layers);
+  if (!found)
+    for (const auto& shared : TRY(image::shared_stores(places.root)))
+      if (auto there = image::LayerStore(shared + "/layers").find(config.layers); there && !there->index.empty()) found = std::move(there);
   if (!found) return fail(missing(found.error()), ENOENT);
   out.lower = std::move(*found);
   if (!out.lower.index.empty()) {

@@ -38,9 +38,23 @@ std::string chain_id(const std::vector<std::string>& diff_ids) {
 
 // --- mounting
 
+namespace {
+/// Whether a file can be read past the page cache in blocks as small as a tar's.
+bool reads_directly(const std::string& path) {
+  struct statx st;
+  return ::statx(AT_FDCWD, path.c_str(), 0, STATX_DIOALIGN, &st) == 0 && (st.stx_mask & STATX_DIOALIGN) != 0 && st.stx_dio_offset_align != 0 && st.stx_dio_offset_align <= 512;
+}
+}  // namespace
+
 Result<Fd> mount_index(const Lower& lower) {
   std::vector<sys::FsOption> options;
   for (const auto& tar : lower.tars) options.push_back({"device", tar});
+  // What is read would be in memory twice: as the image's file, and as a part of the tar.
+  if (!lower.tars.empty() && std::all_of(lower.tars.begin(), lower.tars.end(), reads_directly)) {
+    options.push_back({"directio", ""});
+    if (auto mounted = sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY)) return mounted;
+    options.pop_back();  // a kernel before 6.14
+  }
   return sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY);
 }
 
@@ -117,8 +131,8 @@ Result<> LayerStore::make_tar(const Layer& layer) const {
   if (has_tar(layer.diff_id)) return {};
   if (layer.blob == layer.diff_id) {
     // It was checked when it came.
-    if (::link(layer.path.c_str(), tar_path(layer.diff_id.hex()).c_str()) < 0 && errno != EEXIST) return fail_errno("layer " + layer.blob.str());
-    return sync_dir(folder_);
+    if (::link(layer.path.c_str(), tar_path(layer.diff_id.hex()).c_str()) == 0 || errno == EEXIST) return sync_dir(folder_);
+    if (errno != EXDEV) return fail_errno("layer " + layer.blob.str());
   }
   Fd blob = TRY(open_file(layer.path, O_RDONLY));
   FdSource file(blob.get(), "layer " + layer.blob.str());
@@ -199,7 +213,12 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
   }
   for (auto& result : results) TRY(std::move(result));
   TRY(write_index(ids));
-  return find(ids);
+  auto made = find(ids);
+  // From now on they are read past the page cache.
+  if (made)
+    for (const auto& tar : made->tars)
+      if (auto fd = open_file(tar, O_RDONLY); fd && reads_directly(tar)) ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
+  return made;
 }
 
 // --- checking

@@ -23,8 +23,25 @@ Result<std::string> normal_name(const std::string& name) {
   return ref.str();
 }
 
+Result<std::vector<std::string>> shared_stores(const std::string& root) {
+  auto text = read_file(root + "/image-stores", 1u << 20);
+  if (!text && text.error().code == ENOENT) return std::vector<std::string>();
+  return split(TRY(std::move(text)), '\n', true);
+}
+
+Result<> set_shared_stores(const std::string& root, const std::vector<std::string>& stores) {
+  std::string text;
+  for (const auto& store : stores) text += store + "\n";
+  return write_file_durably(root + "/image-stores", text, 0644);
+}
+
 Result<Store> Store::open(const std::string& root) {
   Store store(root);
+  for (const auto& other : TRY(shared_stores(root)))
+    if (exists(other + "/images/index.json"))
+      store.shared_.push_back(Store(other));
+    else
+      log::warning("the image store " + other + " cannot be read");
   std::string layout = store.images_ + "/oci-layout";
   if (exists(layout)) return store;
   TRY(make_dirs(root, 0711), "open image store");
@@ -50,8 +67,17 @@ Result<std::string> Store::read_blob(const oci::Digest& digest, uint64_t limit) 
   return data;
 }
 
+std::string Store::blob_path(const oci::Digest& digest) const {
+  std::string own = own_blob_path(digest);
+  if (shared_.empty() || exists(own)) return own;
+  for (const auto& store : shared_)
+    if (std::string path = store.own_blob_path(digest); exists(path)) return path;
+  return own;
+}
+
 Result<Image> Store::load(const oci::Descriptor& descriptor) const {
   Image image;
+  image.store = root_;
   image.descriptor = descriptor;
   std::string manifest = TRY(read_blob(descriptor.digest));
   image.manifest = TRY(oci::parse_manifest(manifest, "manifest " + descriptor.digest.str()));
@@ -63,6 +89,28 @@ Result<Image> Store::load(const oci::Descriptor& descriptor) const {
 }
 
 Result<std::vector<Image>> Store::list() const {
+  auto images = TRY(list_own());
+  for (const auto& store : shared_) {
+    auto more = TRY(store.list_own(), "image store " + store.root_);
+    images.insert(images.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+  }
+  return images;
+}
+
+Result<Image> Store::find(const std::string& name) const {
+  auto found = find_own(name);
+  for (auto store = shared_.begin(); store != shared_.end() && !found && found.error().code == ENOENT; ++store)
+    if (auto other = store->find_own(name); other || other.error().code != ENOENT) found = std::move(other);
+  return found;
+}
+
+Result<Image> Store::find_to_change(const std::string& name) const {
+  Image image = TRY(find(name));
+  if (image.store != root_) return fail("image " + name + " is of the shared store " + image.store + ", which is only read here", EROFS);
+  return image;
+}
+
+Result<std::vector<Image>> Store::list_own() const {
   auto index = TRY(read_index());
   std::vector<Image> images;
   for (const auto& d : index.manifests) {
@@ -81,7 +129,7 @@ Result<std::vector<Image>> Store::list() const {
   return images;
 }
 
-Result<Image> Store::find(const std::string& name) const {
+Result<Image> Store::find_own(const std::string& name) const {
   auto index = TRY(read_index());
   auto with_names = [&](const oci::Descriptor& d) -> Result<Image> {
     Image image = TRY(load(d));
@@ -101,7 +149,7 @@ Result<Image> Store::find(const std::string& name) const {
   std::string hex = name.starts_with("sha256:") ? name.substr(7) : name;
   if (hex.size() >= 4 && hex.find_first_not_of("0123456789abcdef") == std::string::npos) {
     std::vector<Image> matches;
-    for (auto& image : TRY(list()))
+    for (auto& image : TRY(list_own()))
       if (image.id().hex().starts_with(hex) || image.descriptor.digest.hex().starts_with(hex)) matches.push_back(std::move(image));
     if (matches.size() > 1) return fail("image id \"" + name + "\" is ambiguous: give more digits", EINVAL);
     if (matches.size() == 1) return std::move(matches[0]);
@@ -135,7 +183,7 @@ void set_name(oci::Index& index, oci::Descriptor d, const std::string& name) {
 Result<> Store::tag(const std::string& name, const std::string& new_name) {
   std::string normal = TRY(normal_name(new_name));
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
-  Image image = TRY(find(name));
+  Image image = TRY(find_to_change(name));
   auto index = TRY(read_index());
   oci::Descriptor d = image.descriptor;
   d.annotations.clear();
@@ -145,7 +193,7 @@ Result<> Store::tag(const std::string& name, const std::string& new_name) {
 
 Result<std::vector<std::string>> Store::remove(const std::string& name, bool force) {
   FileLock lock = TRY(FileLock::acquire(images_ + "/lock"));
-  Image image = TRY(find(name));
+  Image image = TRY(find_to_change(name));
   auto index = TRY(read_index());
   std::string key(oci::kAnnotationRefName);
   std::vector<std::string> report;
@@ -198,7 +246,7 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, con
   d.size = sink.size();
   if (written && expected != nullptr && d.digest != *expected) written = fail("digest mismatch: expected " + expected->str() + ", the content has " + d.digest.str());
   if (written && ::fsync(fd.get()) < 0) written = fail_errno("fsync a blob");
-  std::string path = store_.blob_path(d.digest);
+  std::string path = store_.own_blob_path(d.digest);
   bool there = exists(path);
   if (written && ::rename(temporary.c_str(), path.c_str()) < 0) written = fail_errno("store blob " + d.digest.str());
   if (!written) {
@@ -214,7 +262,7 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, std
 }
 
 Result<> Store::Writer::take_blob(const oci::Descriptor& blob, const std::string& path) {
-  std::string place = store_.blob_path(blob.digest);
+  std::string place = store_.own_blob_path(blob.digest);
   if (exists(place)) return {};
   if (::rename(path.c_str(), place.c_str()) < 0) return fail_errno("store blob " + blob.digest.str());
   added_.push_back(place);
@@ -225,7 +273,7 @@ Result<> Store::Writer::stage(const oci::Descriptor& manifest, const std::vector
   Image image = TRY(store_.load(manifest));
   for (const auto& layer : image.manifest.layers) {
     struct stat st;
-    if (::stat(store_.blob_path(layer.digest).c_str(), &st) < 0) return fail("layer " + layer.digest.str() + " is missing");
+    if (::stat(store_.own_blob_path(layer.digest).c_str(), &st) < 0) return fail("layer " + layer.digest.str() + " is missing");
     if (layer.size != static_cast<uint64_t>(st.st_size)) return fail("layer " + layer.digest.str() + " has " + std::to_string(st.st_size) + " bytes instead of " + std::to_string(layer.size));
   }
   std::vector<std::string> normal;
@@ -252,10 +300,15 @@ Result<> Store::Writer::commit() {
 
 Result<Lower> Store::prepare(const Image& image) {
   std::vector<Layer> layers;
+  std::vector<std::string> ids;
   for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
     const oci::Digest& blob = image.manifest.layers[i].digest;
     layers.push_back({image.config.diff_ids[i], blob, blob_path(blob)});
+    ids.push_back(layers.back().diff_id.hex());
   }
+  // As the shared store has them, where this kernel can use that. (Folders there cannot be id-mapped by way of this store.)
+  if (image.store != root_)
+    if (auto there = LayerStore(image.store + "/layers").find(ids); there && !there->index.empty() && can_mount_index(root_ + "/layers")) return there;
   return TRY(layers_.prepare(layers), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
 }
 

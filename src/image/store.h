@@ -27,15 +27,18 @@ struct Image {
   oci::Descriptor descriptor;      ///< of the manifest
   oci::Manifest manifest;
   oci::ImageConfig config;
+  std::string store;  ///< the folder of the store that has it: this one's or a shared one's
   [[nodiscard]] const oci::Digest& id() const { return manifest.config.digest; }
   [[nodiscard]] uint64_t size() const;  ///< compressed layers and documents, bytes
 };
 
 class Store {
  public:
-  /// Opens, making the layout where there is none.
+  /// Opens, making the layout where there is none. Images of the shared stores that are named
+  /// in <root>/image-stores are found too; they are never written to.
   [[nodiscard]] static Result<Store> open(const std::string& root);
 
+  /// The shared ones last.
   [[nodiscard]] Result<std::vector<Image>> list() const;
   /// By name ("web", "web:1.0", "web@sha256:…") or by a prefix of the id (at
   /// least 4 digits). Not found: ENOENT.
@@ -87,7 +90,9 @@ class Store {
   [[nodiscard]] bool needs_repair() const;
 
   [[nodiscard]] Result<std::string> read_blob(const oci::Digest& digest, uint64_t limit = 8u << 20) const;
-  [[nodiscard]] std::string blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
+  [[nodiscard]] std::string own_blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
+  /// In this store, or in a shared one that has it.
+  [[nodiscard]] std::string blob_path(const oci::Digest& digest) const;
   /// Where a blob is put together before it becomes one. Whoever does so holds a lock on the
   /// path with ".lock" behind it; what nobody holds, collect() removes.
   [[nodiscard]] Result<std::string> download_path(const oci::Digest& digest) const;
@@ -95,13 +100,23 @@ class Store {
 
  private:
   explicit Store(std::string root) : root_(std::move(root)), images_(root_ + "/images"), layers_(root_ + "/layers") {}
+  [[nodiscard]] Result<std::vector<Image>> list_own() const;
+  [[nodiscard]] Result<Image> find_own(const std::string& name) const;
+  /// An image that may be changed here.
+  [[nodiscard]] Result<Image> find_to_change(const std::string& name) const;
   [[nodiscard]] Result<oci::Index> read_index() const;
   [[nodiscard]] Result<> write_index(const oci::Index& index) const;
   [[nodiscard]] Result<Image> load(const oci::Descriptor& descriptor) const;
 
   std::string root_, images_;
   LayerStore layers_;
+  std::vector<Store> shared_;
 };
+
+/// The shared stores of a store: folders that other hosts may write to, on a network file system
+/// say; one a line in <root>/image-stores.
+[[nodiscard]] Result<std::vector<std::string>> shared_stores(const std::string& root);
+[[nodiscard]] Result<> set_shared_stores(const std::string& root, const std::vector<std::string>& stores);
 
 /// A name with its tag: "web" → "web:latest".
 [[nodiscard]] Result<std::string> normal_name(const std::string& name);

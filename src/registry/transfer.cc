@@ -78,6 +78,8 @@ Result<> fetch(Client& client, const std::string& repository, const oci::Descrip
     return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
   }
   if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
+  // It is hardly read again: the memory is others'.
+  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
   return {};
 }
 
@@ -89,10 +91,10 @@ class Fetch {
   /// Locks what is missing of `blobs`. In the order of their digests, so that two pulls never wait for each other in a circle.
   Result<> begin(const std::map<oci::Digest, oci::Descriptor>& blobs) {
     for (const auto& [digest, blob] : blobs) {
-      if (exists(store_.blob_path(digest))) continue;
+      if (exists(store_.own_blob_path(digest))) continue;
       std::string path = TRY(store_.download_path(digest));
       locks_.push_back(TRY(FileLock::acquire(path + ".lock")));
-      if (exists(store_.blob_path(digest))) continue;  // another one has fetched it meanwhile
+      if (exists(store_.own_blob_path(digest))) continue;  // another one has fetched it meanwhile
       missing_.emplace(digest, path);
       total_ += blob.size;
     }
@@ -102,7 +104,7 @@ class Fetch {
   /// Where a blob is: in the store, or on its way there.
   [[nodiscard]] std::string path(const oci::Digest& digest) const {
     auto found = missing_.find(digest);
-    return found == missing_.end() ? store_.blob_path(digest) : found->second;
+    return found == missing_.end() ? store_.own_blob_path(digest) : found->second;
   }
 
   Result<> document(const oci::Descriptor& blob) {

@@ -1,20 +1,22 @@
 """Captured here, run on a machine of another make: another kernel, and of userland nothing but
-busybox and the program. By way of a registry, and of an archive."""
+busybox and the program. By way of a registry, of an archive, and of a shared store."""
 import http.server
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import PROGRAM, ROOT, wait_for
+from conftest import PROGRAM, ROOT, Caisson, wait_for
 from test_capture import free_port, get, nginx_site, place  # noqa: F401
 from test_registry_server import Server
 
 sys.path.insert(0, str(ROOT / "tests/guest"))
 import bare  # noqa: E402
+import guest  # noqa: E402
 
 # Asks the captured server from outside its container, and shows what it stands on.
 ASK = r"""
@@ -82,3 +84,25 @@ def test_by_way_of_an_archive(caisson, captured, tmp_path):
         files.shutdown()
     assert status == 0, output
     check(output, answers)
+
+
+def test_by_way_of_a_shared_store(place):  # noqa: F811
+    """This host's store as another kernel sees it through a file system of its own."""
+    signal.alarm(400)
+    store = Caisson(place)
+    store.run_root = pathlib.Path("/run") / f"caisson-shared-{os.getpid()}"
+    try:
+        root = place / "root"
+        (root / "bin").mkdir(parents=True)
+        shutil.copy("/bin/busybox", root / "bin/busybox")
+        (root / "message").write_text("from the shared store\n")
+        subprocess.run(["tar", "-C", root, "-cf", place / "root.tar", "."], check=True)
+        store("import", place / "root.tar", "app")
+        assert store.run("--network", "none", "app", "/bin/busybox", "cat", "/message").out == "from the shared store\n"
+        here = f"{PROGRAM} --root /var/tmp/here"
+        commands = f"{here} image stores add {store.root} && {here} run --rm --network none app /bin/busybox cat /message && uname -r && {here} images && ! {here} rmi app"
+        status, output = guest.run(["sh", "-c", commands], seconds=300)
+    finally:
+        store("system", "reset", "--force")
+    assert status == 0, output
+    assert "from the shared store" in output and "only read here" in output and os.uname().release not in output, output

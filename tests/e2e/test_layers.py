@@ -274,3 +274,71 @@ def test_pulls_killed_anywhere(caisson, registry, liar):  # noqa: F811
     assert caisson.run("--network", "none", name, "/bin/busybox", "wc", "-c", "/file3").out.split()[0] == str((1 << 20) + 3 + len("content"))
     forget(caisson, name)
     wait_for(lambda: not list((caisson.root / "images/downloads").iterdir()))
+
+
+# --- stores of other hosts
+
+@pytest.fixture
+def second(tmp_path):
+    """Another host's store and state."""
+    other = Caisson(tmp_path / "second")
+    other.run_root = pathlib.Path("/run") / f"caisson-second-{os.getpid()}"
+    yield other
+    other("system", "reset", "--force")
+
+
+def test_a_shared_store_is_read(caisson, second, liar):  # noqa: F811
+    liar.image([busybox_layer(), layer("file")], packed=packed)
+    name = f"{liar.host}/app:1"
+    caisson("pull", name)
+    second("image", "stores", "add", caisson.root)
+    assert second("image", "stores").out == f"{caisson.root}\n"
+    listed = {n: i["store"] for i in json.loads(second("images", "--format", "json").out) for n in i["names"]}
+    assert listed[name] == str(caisson.root)
+    second("run", "-d", "--network", "none", "--name", "c", name, "/bin/busybox", "sleep", "1000")
+    try:
+        assert second("exec", "c", "/bin/sh", "-c", "echo more >> /file; /bin/busybox cat /file").out == "contentmore\n"
+        assert caisson.run("--network", "none", name, "/bin/busybox", "cat", "/file").out == "content"
+        assert not list((second.root / "layers").glob("*.*")), "nothing was copied"
+        # Only read.
+        for command in ("rmi", "--force", name), ("tag", name, "mine"), ("image", "verify", "--repair", name):
+            said = second(*command, code=None)
+            assert said.code == 0 and "sound" in said.out or "only read here" in said.err, said
+        second("save", "--output", second.base / "app.tar", name)
+        second("prune", "--all")
+        assert second("exec", "c", "/bin/busybox", "true").code == 0
+        # An image of one's own comes first, and stays whole without the shared store.
+        second("load", "-i", second.base / "app.tar")
+        second("rm", "-f", "c")
+        second("image", "stores", "rm", caisson.root)
+        assert second.run("--network", "none", name, "/bin/busybox", "cat", "/file").out == "content"
+    finally:
+        second("rm", "-f", "c", code=None)
+        forget(caisson, name)
+
+
+def test_a_shared_store_that_is_gone(caisson, second, tmp_path):
+    (tmp_path / "third").mkdir()
+    shutil.copytree(caisson.root / "images", tmp_path / "third/images")
+    second("image", "stores", "add", tmp_path / "third")
+    assert second.run("bb", "echo", "unpacked here").out == "unpacked here\n", "its layers are made from its blobs"
+    shutil.rmtree(tmp_path / "third")
+    said = second("run", "--rm", "--network", "none", "bb", "true", code=125)
+    assert "no such image: bb" in said.err and f"the image store {tmp_path}/third cannot be read" in said.err
+    second("image", "stores", "rm", tmp_path / "third")
+    for bad, error in (("add", "/no/such"), "is no store"), (("add", "here"), "absolute path"), (("rm", "/no/such"), "not among them"), (("add", second.root), "this store itself"), (("dance",), "add DIR"):
+        assert error in second("image", "stores", *bad, code=1).err
+
+
+def test_a_pull_does_not_lean_on_a_shared_store(caisson, second, liar):  # noqa: F811
+    liar.image([busybox_layer(), layer("file")], packed=packed)
+    name = f"{liar.host}/app:1"
+    caisson("pull", name)
+    try:
+        second("image", "stores", "add", caisson.root)
+        second("pull", name)
+        second("image", "stores", "rm", caisson.root)
+        assert second.run("--network", "none", name, "/bin/busybox", "cat", "/file").out == "content"
+        assert second("image", "verify", name).out == f"{name}: sound\n"
+    finally:
+        forget(caisson, name)
