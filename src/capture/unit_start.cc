@@ -1,6 +1,8 @@
 #include "capture/unit_start.h"
 
 #include <grp.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,9 +44,18 @@ Result<> run_before(const std::vector<UnitCommand>& commands, const EntryPoint& 
       if (fine) ::execve(argv[0], argv.data(), envp.data());
       ::_exit(127);
     }
+    // As long as systemd waits where a unit says nothing else (TimeoutStartSec).
+    constexpr int kLimit = 90;  // s
+    Fd process = TRY(open_pidfd(child));
+    struct pollfd ended {
+      process.get(), POLLIN, 0
+    };
+    bool late = ::poll(&ended, 1, kLimit * 1000) == 0;
+    if (late) ::kill(child, SIGKILL);
     int status = 0;
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
+    if (late) return fail(shown + " did not end in " + std::to_string(kLimit) + " s");
     if (int code = decode_wait_status(status).code; code != 0 && !command.may_fail) return fail(shown + " ended with status " + std::to_string(code));
   }
   return {};

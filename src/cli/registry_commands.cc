@@ -1,4 +1,4 @@
-// Commands that speak with registries: pull, push, login, logout, tags.
+// Commands that speak with registries: pull, push, copy, manifest, login, logout, tags.
 #include <termios.h>
 #include <unistd.h>
 
@@ -15,17 +15,18 @@ namespace {
 
 using engine::Engine;
 
-Result<registry::Options> client_options(const Args& args) {
+/// `side`: "src-" or "dest-" where a command speaks with two.
+Result<registry::Options> client_options(const Args& args, const std::string& side = "") {
   registry::Options out;
-  if (args.has("tls-verify")) {
-    std::string value = args.get("tls-verify");
-    if (value != "true" && value != "false") return fail("--tls-verify: \"" + value + "\" is neither true nor false");
+  if (args.has(side + "tls-verify")) {
+    std::string value = args.get(side + "tls-verify");
+    if (value != "true" && value != "false") return fail("--" + side + "tls-verify: \"" + value + "\" is neither true nor false");
     out.verify_tls = value == "true";
   }
-  if (args.has("creds")) {
-    std::string text = args.get("creds");
+  if (args.has(side + "creds")) {
+    std::string text = args.get(side + "creds");
     size_t colon = text.find(':');
-    if (colon == std::string::npos || colon == 0) return fail("--creds: write USER:PASSWORD");
+    if (colon == std::string::npos || colon == 0) return fail("--" + side + "creds: write USER:PASSWORD");
     out.credentials = registry::Credentials{text.substr(0, colon), text.substr(colon + 1), ""};
   }
   return out;
@@ -53,6 +54,25 @@ Result<int> cmd_push(const Globals& globals, const Args& args) {
   auto client = TRY(registry::Client::open(registry::registry_host(to), options), "push " + to.str());
   auto digest = TRY(registry::push(store, client, image, to, transfer_progress(args.flag("quiet"))));
   std::printf("%s\n", digest.str().c_str());
+  return 0;
+}
+
+Result<int> cmd_copy(const Globals&, const Args& args) {
+  oci::Reference source = TRY(oci::parse_reference(args.rest()[0])), destination = TRY(oci::parse_reference(args.rest()[1]));
+  auto from = TRY(registry::Client::open(registry::registry_host(source), TRY(client_options(args, "src-"))), "copy " + source.str());
+  auto to = TRY(registry::Client::open(registry::registry_host(destination), TRY(client_options(args, "dest-"))), "copy to " + destination.str());
+  std::printf("%s\n", TRY(registry::copy(from, source, to, destination, transfer_progress(args.flag("quiet")))).str().c_str());
+  return 0;
+}
+
+Result<int> cmd_manifest(const Globals&, const Args& args) {
+  if (args.rest()[0] != "inspect" || args.rest().size() != 2) return fail("manifest: use inspect IMAGE", EINVAL);
+  oci::Reference reference = TRY(oci::parse_reference(args.rest()[1]));
+  auto client = TRY(registry::Client::open(registry::registry_host(reference), TRY(client_options(args))), "inspect " + reference.str());
+  auto document = TRY(client.manifest(registry::repository_path(reference), reference.digest ? reference.digest->str() : reference.tag), "inspect " + reference.str());
+  // As it is, so that its digest can be computed from it.
+  std::fwrite(document.text.data(), 1, document.text.size(), stdout);
+  if (::isatty(STDOUT_FILENO)) std::printf("\n");
   return 0;
 }
 
@@ -123,6 +143,8 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
 
 constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "linux/amd64", "accepted for that platform alone"}};
 constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}};
+constexpr Option kManifestOptions[] = {CAISSON_REGISTRY_OPTIONS};
+constexpr Option kCopyOptions[] = {{"--src-tls-verify", "true|false", "false: take any certificate of the source, and HTTP"}, {"--dest-tls-verify", "true|false", "the same for the destination"}, {"--src-creds", "USER:PASSWORD", "who you are there, in place of what login has saved"}, {"--dest-creds", "USER:PASSWORD", "the same for the destination"}, {"-q,--quiet", "", "show no progress"}};
 constexpr Option kLoginOptions[] = {{"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
 constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table|json", "how to show them (default: one a line)"}};
 #undef CAISSON_REGISTRY_OPTIONS
@@ -131,6 +153,8 @@ constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table
 
 const Command kPullCommand{"pull", "IMAGE...", "fetch images from a registry", "caisson pull registry.example/shop:1.0", kPullOptions, 1, SIZE_MAX, false, false, cmd_pull};
 const Command kPushCommand{"push", "IMAGE [DESTINATION]", "send an image to a registry", "caisson push shop registry.example/shop:1.0", kPushOptions, 1, 2, false, false, cmd_push};
+const Command kCopyCommand{"copy", "SOURCE DESTINATION", "copy an image from one registry to another, all platforms", "caisson copy docker.io/library/debian:12 registry.example/debian:12", kCopyOptions, 2, 2, false, false, cmd_copy};
+const Command kManifestCommand{"manifest", "inspect IMAGE", "show the manifest or index that a registry has", "caisson manifest inspect registry.example/shop:1.0", kManifestOptions, 1, 2, false, false, cmd_manifest};
 const Command kLoginCommand{"login", "[REGISTRY]", "say who you are at a registry", "caisson login -u alice --password-stdin registry.example", kLoginOptions, 0, 1, false, false, cmd_login};
 const Command kLogoutCommand{"logout", "[REGISTRY]", "forget who you are at a registry", "caisson logout registry.example", {}, 0, 1, false, false, cmd_logout};
 const Command kTagsCommand{"tags", "REPOSITORY", "list the tags of a repository in a registry", "caisson tags registry.example/shop", kTagsOptions, 1, 1, false, false, cmd_tags};

@@ -31,13 +31,18 @@ std::string Response::field(const std::string& name) const {
 }
 
 Result<Response> Client::send_once(Connection& connection, const Request& request, const Receive& receive, bool& begun, bool& keep) {
-  auto write = [&](std::string_view data) { return connection.write(data); };
+  bool broken = false;  // not where only what produces the body has failed
+  auto write = [&](std::string_view data) -> Result<> {
+    auto done = connection.write(data);
+    broken = !done;
+    return done;
+  };
   for (const auto& [name, value] : request.fields)
     if (value.find_first_of("\r\n") != std::string::npos) return fail("a line break in the field " + name, EINVAL);
   auto written = write(head_of(request));
   if (written) written = request.produce ? request.produce(write) : write(request.body);
   // A server may refuse before it has read everything, and say why.
-  bool refused = !written && (written.error().code == EPIPE || written.error().code == ECONNRESET);
+  bool refused = broken && (written.error().code == EPIPE || written.error().code == ECONNRESET);
   if (!written && !refused) return detail::propagate(std::move(written).error());
 
   beast::http::response_parser<beast::http::buffer_body> parser;

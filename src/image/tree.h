@@ -13,7 +13,7 @@
 namespace caisson::image {
 
 struct TreeLimits {
-  uint32_t nodes = 4'000'000;     ///< each takes about 300 bytes of memory
+  uint32_t nodes = 2'000'000;     ///< each takes about 300 bytes of memory
   uint64_t bytes = 256ull << 30;  ///< of file data in one layer
 };
 

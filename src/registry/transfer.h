@@ -21,4 +21,8 @@ using Progress = std::function<void(const std::string& what, uint64_t done, uint
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
 [[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);
 
+/// Copies an image, or an index with all its images, from one registry to another as it is: the
+/// digests stay. Nothing comes to this host's disk. Returns the digest.
+[[nodiscard]] Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, const Progress& progress);
+
 }  // namespace caisson::registry

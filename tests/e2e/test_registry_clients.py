@@ -1,5 +1,5 @@
 """Docker, Podman, buildah and containerd as clients of `caisson registry serve`: each pushes an
-image, forgets it and pulls it again."""
+image, forgets it and pulls it again. And our own, from one registry to another."""
 import json
 import subprocess
 import tempfile
@@ -7,7 +7,9 @@ import tempfile
 import pytest
 from conftest import PROGRAM
 from dockerd import Dockerd
+from registries import INDEX, digest
 from test_clients import Containerd
+from test_registry import layer, liar  # noqa: F401
 from test_registry_server import Server, server  # noqa: F401
 
 
@@ -91,3 +93,43 @@ def test_containerd(archive, tmp_path):
             server.close()
     finally:
         c.stop()
+
+
+# --- our own client between two registries
+
+def test_copy_takes_all_platforms(caisson, server, liar):  # noqa: F811
+    here = liar.image([layer("here")], "amd64")
+    there = liar.image([layer("here"), layer("there", size=300_000)], "arm64", architecture="arm64")
+    liar.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": [{**here, "platform": {"os": "linux", "architecture": "amd64"}}, {**there, "platform": {"os": "linux", "architecture": "arm64"}}]}, "all", INDEX)
+    source, name = f"{liar.host}/app:all", f"{server.host}/copies/app:1"
+    copied = caisson("copy", source, name).out.strip()
+    assert caisson("manifest", "inspect", name).out == caisson("manifest", "inspect", source).out
+    assert digest(caisson("manifest", "inspect", name).out.encode()) == copied
+    for document in here, there:
+        assert server("GET", f"copies/app/manifests/{document['digest']}")[0] == 200
+    before = len(liar.requests)
+    assert caisson("copy", source, f"{server.host}/copies/app:again").out.strip() == copied
+    assert not [r for r in liar.requests[before:] if "/blobs/" in r[1]], "what is there is not fetched again"
+    assert caisson("tags", f"{server.host}/copies/app").out == "1\nagain\n"
+    # By digest, and within one registry.
+    assert caisson("copy", f"{name.rsplit(':', 1)[0]}@{copied}", f"{server.host}/elsewhere/app:2").out.strip() == copied
+    assert caisson("tags", f"{server.host}/elsewhere/app").out == "2\n"
+
+
+def test_copy_takes_nothing_wrong(caisson, server, liar):  # noqa: F811
+    right = layer("right", size=200_000)
+    liar.image([right])
+    path = f"/v2/app/blobs/{digest(right)}"
+    wrong = bytearray(right)
+    wrong[100_000] ^= 1
+    for content, error in (bytes(wrong), "digest mismatch"), (right[:1000], "app"):
+        liar.documents[path] = (liar.documents[path][0], content)
+        assert error in caisson("copy", f"{liar.host}/app:1", f"{server.host}/copies/app:1", code=1).err
+        assert server("GET", f"copies/app/blobs/{digest(right)}")[0] == 404
+        assert server("GET", "copies/app/manifests/1")[0] == 404
+
+
+@pytest.mark.parametrize("args, error", [(("copy", "localhost:1/x", "localhost:2/x"), "localhost:1"), (("copy", "--src-creds", "alice", "localhost:1/x", "localhost:2/x"), "--src-creds: write USER:PASSWORD"),
+                                         (("copy", "--dest-tls-verify", "maybe", "localhost:1/x", "localhost:2/x"), "localhost:1"), (("manifest", "inspect"), "use inspect IMAGE"), (("manifest", "create", "x"), "use inspect IMAGE")])
+def test_bad_requests(caisson, args, error):
+    assert error in caisson(*args, code=1).err
