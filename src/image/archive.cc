@@ -137,7 +137,7 @@ Result<> load_manifest(Store::Writer& writer, const Files& files, const oci::Des
   std::string path = "blobs/sha256/" + d.digest.hex();
   std::string text = TRY(files.read(path));
   if (oci::Digest::of(text) != d.digest) return fail("blob " + d.digest.str() + ": digest mismatch, the content has " + oci::Digest::of(text).str());
-  if (d.media_type == oci::kMediaIndex || d.media_type == oci::kDockerIndex) {
+  if (oci::is_index(d.media_type)) {
     auto index = TRY(oci::parse_index(text, path));
     for (const auto& inner : index.manifests)
       if (inner.architecture.empty() || (inner.architecture == "amd64" && inner.os == "linux")) return load_manifest(writer, files, inner, std::move(names), report, depth + 1);

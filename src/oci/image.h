@@ -20,6 +20,8 @@ inline constexpr std::string_view kMediaLayerGzip = "application/vnd.oci.image.l
 inline constexpr std::string_view kMediaLayerZstd = "application/vnd.oci.image.layer.v1.tar+zstd";
 inline constexpr std::string_view kDockerManifest = "application/vnd.docker.distribution.manifest.v2+json";
 inline constexpr std::string_view kDockerIndex = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Whether it is of a document that names others, one for each platform say.
+[[nodiscard]] constexpr bool is_index(std::string_view media_type) { return media_type == kMediaIndex || media_type == kDockerIndex; }
 inline constexpr std::string_view kAnnotationRefName = "org.opencontainers.image.ref.name";
 
 struct Descriptor {

@@ -18,13 +18,11 @@ namespace {
 
 constexpr uint64_t kLargestDocument = 8u << 20;
 
-bool is_index(std::string_view media_type) { return media_type == oci::kMediaIndex || media_type == oci::kDockerIndex; }
-
 /// The manifest for this machine of an image that may have several.
 Result<Client::Document> manifest_for_here(Client& client, const std::string& repository, const oci::Reference& reference) {
   auto document = TRY(client.manifest(repository, reference.digest ? reference.digest->str() : reference.tag));
   constexpr int kMostLevels = 4;
-  for (int level = 0; is_index(document.media_type); ++level) {
+  for (int level = 0; oci::is_index(document.media_type); ++level) {
     if (level == kMostLevels) return fail("image indexes are nested too deep");
     oci::Index index = TRY(oci::parse_index(document.text, reference.str()));
     auto fits = [](const oci::Descriptor& d) { return d.os == "linux" && d.architecture == "amd64"; };
@@ -213,107 +211,6 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   TRY(writer.commit());
   fetch.end();
   return store.find(name.empty() ? manifest.config.digest.hex() : name);
-}
-
-Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress) {
-  std::string repository = repository_path(to);
-  std::vector<oci::Descriptor> blobs = image.manifest.layers;
-  blobs.push_back(image.manifest.config);
-  // Other repositories of that registry which have it already, by what it is called here.
-  std::string from;
-  for (const auto& name : image.names)
-    if (auto known = oci::parse_reference(name); known && registry_host(*known) == registry_host(to) && !known->registry.empty() && known->repository != to.repository) from = repository_path(*known);
-  std::set<oci::Digest> sent;
-  size_t number = 0;
-  for (const auto& blob : blobs) {
-    ++number;
-    if (!sent.insert(blob.digest).second) continue;
-    std::string what = number == blobs.size() ? "configuration" : "layer " + blob.digest.hex().substr(0, 12) + " (" + std::to_string(number) + " of " + std::to_string(image.manifest.layers.size()) + ")";
-    if (TRY(client.has_blob(repository, blob.digest), "push " + to.str())) {
-      progress(what, blob.size, blob.size);
-      continue;
-    }
-    TRY(client.put_blob(repository, blob.digest, blob.size, from, [&](const std::function<Result<>(std::string_view)>& write) -> Result<> {
-      Fd file = TRY(open_file(store.blob_path(blob.digest), O_RDONLY));
-      image::FdSource source(file.get(), blob.digest.str(), 0, blob.size);
-      std::vector<char> buffer(1u << 17);
-      uint64_t done = 0;
-      for (size_t n; (n = TRY(source.read(buffer.data(), buffer.size()))) > 0;) {
-        TRY(write(std::string_view(buffer.data(), n)));
-        done += n;
-        progress(what, done, blob.size);
-      }
-      return {};
-    }),
-        "push " + to.str());
-    progress(what, blob.size, blob.size);
-  }
-  std::string text = TRY(store.read_blob(image.descriptor.digest));
-  std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
-  TRY(client.put_manifest(repository, to.tag.empty() ? image.descriptor.digest.str() : to.tag, media_type, text));
-  return image.descriptor.digest;
-}
-
-namespace {
-
-class Copy {
- public:
-  Copy(Client& from, std::string source, Client& to, std::string destination, const Progress& progress) : from_(from), to_(to), source_(std::move(source)), destination_(std::move(destination)), progress_(progress) {}
-
-  /// What a document names first, so that the other registry takes the document.
-  Result<> document(const Client::Document& document, const std::string& name, int level = 0) {
-    constexpr int kMostLevels = 4;
-    if (level == kMostLevels) return fail("image indexes are nested too deep");
-    if (is_index(document.media_type)) {
-      for (const auto& image : TRY(oci::parse_index(document.text, name)).manifests) {
-        if (!done_.insert(image.digest).second) continue;
-        TRY(this->document(TRY(from_.manifest(source_, image.digest.str())), image.digest.str(), level + 1));
-      }
-    } else {
-      oci::Manifest manifest = TRY(oci::parse_manifest(document.text, name));
-      TRY(blob(manifest.config));
-      for (const auto& layer : manifest.layers) TRY(blob(layer));
-    }
-    return to_.put_manifest(destination_, name, document.media_type, document.text);
-  }
-
- private:
-  Result<> blob(const oci::Descriptor& blob) {
-    if (!done_.insert(blob.digest).second || TRY(to_.has_blob(destination_, blob.digest))) return {};
-    std::string what = "blob " + blob.digest.hex().substr(0, 12);
-    TRY(to_.put_blob(destination_, blob.digest, blob.size, from_.host() == to_.host() ? source_ : "", [&](const std::function<Result<>(std::string_view)>& write) -> Result<> {
-      oci::Hasher hasher;
-      uint64_t done = 0;
-      TRY(from_.blob(source_, blob.digest, 0, blob.size, [&](std::string_view piece) -> Result<> {
-        hasher.update(piece);
-        done += piece.size();
-        // The last piece ends the request: not before it is known to be right.
-        if (done == blob.size && hasher.finish() != blob.digest) return fail("digest mismatch: " + from_.host() + " gave something else for " + blob.digest.str(), EBADMSG);
-        TRY(write(piece));
-        progress_(what, done, blob.size);
-        return {};
-      }));
-      return {};
-    }));
-    return {};
-  }
-
-  Client& from_;
-  Client& to_;
-  std::string source_, destination_;
-  const Progress& progress_;
-  std::set<oci::Digest> done_;
-};
-
-}  // namespace
-
-Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, const Progress& progress) {
-  auto document = TRY(from.manifest(repository_path(source), source.digest ? source.digest->str() : source.tag), "copy " + source.str());
-  std::string name = destination.digest ? destination.digest->str() : destination.tag.empty() ? document.digest.str()
-                                                                                              : destination.tag;
-  if (destination.digest && *destination.digest != document.digest) return fail(destination.str() + ": the digest of " + source.str() + " is " + document.digest.str(), EINVAL);
-  TRY(Copy(from, repository_path(source), to, repository_path(destination), progress).document(document, name), "copy " + source.str() + " to " + destination.str());
-  return document.digest;
 }
 
 }  // namespace caisson::registry
