@@ -59,15 +59,12 @@ Result<Fd> mount_index(const Lower& lower) {
 }
 
 bool can_mount_index(const std::string& folder) {
-  std::string path = folder + "/tmp." + random_hex(8);
   auto mounted = [&]() -> Result<Fd> {
-    Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+    Fd fd = TRY(open_file(folder, O_TMPFILE | O_RDWR, 0600));
     FdSink file(fd.get());
     TRY(write_erofs(Tree(), {}, file));
-    fd.reset();
-    return mount_index({{}, path, {}});
+    return mount_index({{}, sys::fd_path(fd.get()), {}});
   }();
-  ::unlink(path.c_str());
   return mounted.has_value();
 }
 
