@@ -84,8 +84,8 @@ bool LayerStore::has_tar(const oci::Digest& diff_id) const { return exists(tar_p
 
 Result<Lower> LayerStore::find(const std::vector<std::string>& diff_ids, Form form) const {
   Lower lower;
-  if (form == Form::any && exists(index_path(diff_ids))) {
-    lower.index = index_path(diff_ids);
+  if (std::string index = index_path(diff_ids); form == Form::any && exists(index)) {
+    lower.index = std::move(index);
     for (const auto& id : diff_ids) lower.tars.push_back(tar_path(id));
     if (std::all_of(lower.tars.begin(), lower.tars.end(), [](const std::string& tar) { return exists(tar); })) return lower;
     lower = {};

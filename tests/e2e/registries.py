@@ -28,7 +28,7 @@ class DockerRegistry:
         (self.folder / "config.yml").write_text(json.dumps(settings))
         self.log = open(self.folder / "log", "w")
         self.process = subprocess.Popen(["docker-registry", "serve", self.folder / "config.yml"], stdout=self.log, stderr=self.log)
-        wait_for(lambda: subprocess.run(["curl", "-sk", f"{self.scheme}://{self.host}/v2/"]).returncode == 0, 20, "the registry")
+        wait_for(lambda: subprocess.run(["curl", "-sk", "-o", "/dev/null", f"{self.scheme}://{self.host}/v2/"]).returncode == 0, 20, "the registry")
 
     def close(self):
         self.process.terminate()
