@@ -3,6 +3,7 @@
 // without a look at anything. Checks, states, errors are what a runtime adds.
 // Usage: floor ROOTFS net|none CGROUP-FOLDER... (v1: each hierarchy's; v2: one)
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 static void must(long result, const char* what) {
   if (result >= 0) return;
@@ -51,6 +53,37 @@ static void show_cgroups(char** folders, int count, bool v2) {
 static void allow_devices(const std::string& folder) {
   write_text(folder + "/devices.deny", "a");
   for (const char* rule : {"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"}) write_text(folder + "/devices.allow", rule);
+}
+
+/// The same rules for v2: a program on the cgroup.
+static void allow_devices_v2(int folder) {
+  const bpf_insn yes[] = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 1}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+  std::vector<bpf_insn> code = {{BPF_LDX | BPF_MEM | BPF_W, 2, 1, 0, 0}, {BPF_ALU | BPF_MOV | BPF_X, 3, 2, 0, 0}, {BPF_ALU | BPF_AND | BPF_K, 2, 0, 0, 0xffff}, {BPF_ALU | BPF_RSH | BPF_K, 3, 0, 0, 16}, {BPF_LDX | BPF_MEM | BPF_W, 4, 1, 4, 0}, {BPF_LDX | BPF_MEM | BPF_W, 5, 1, 8, 0}};
+  for (auto [major, minor] : std::initializer_list<std::pair<int, int>>{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}, {136, -1}}) {
+    short skip = minor < 0 ? 2 : 3;
+    code.push_back({BPF_JMP | BPF_JNE | BPF_K, 2, 0, static_cast<short>(skip + 1), BPF_DEVCG_DEV_CHAR});
+    code.push_back({BPF_JMP | BPF_JNE | BPF_K, 4, 0, skip, major});
+    if (minor >= 0) code.push_back({BPF_JMP | BPF_JNE | BPF_K, 5, 0, 2, minor});
+    code.insert(code.end(), std::begin(yes), std::end(yes));
+  }
+  // What is left: mknod alone.
+  code.push_back({BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0});
+  code.push_back({BPF_JMP | BPF_JNE | BPF_K, 3, 0, 1, BPF_DEVCG_ACC_MKNOD});
+  code.push_back({BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 1});
+  code.push_back({BPF_JMP | BPF_EXIT, 0, 0, 0, 0});
+  union bpf_attr attr = {};
+  attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+  attr.insns = reinterpret_cast<__u64>(code.data());
+  attr.insn_cnt = static_cast<__u32>(code.size());
+  attr.license = reinterpret_cast<__u64>("Apache-2.0");
+  int program = static_cast<int>(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr));
+  must(program, "load the device program");
+  attr = {};
+  attr.target_fd = static_cast<__u32>(folder);
+  attr.attach_bpf_fd = static_cast<__u32>(program);
+  attr.attach_type = BPF_CGROUP_DEVICE;
+  attr.attach_flags = BPF_F_ALLOW_MULTI;
+  must(syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof attr), "attach the device program");
 }
 
 static void container(const std::string& root, bool network, char** folders, int count, bool v2) {
@@ -97,8 +130,8 @@ static void container(const std::string& root, bool network, char** folders, int
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  bool network = std::string(argv[2]) == "net", v2 = argc == 4 && access((std::string(argv[3]) + "/../cgroup.controllers").c_str(), F_OK) == 0;
   for (int i = 3; i < argc; ++i) must(mkdir(argv[i], 0755), argv[i]);
+  bool network = std::string(argv[2]) == "net", v2 = argc == 4 && access((std::string(argv[3]) + "/cgroup.controllers").c_str(), F_OK) == 0;
   // A cpuset of v1 is empty at first, and takes nobody.
   for (int i = 3; i < argc; ++i)
     for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
@@ -116,7 +149,9 @@ int main(int argc, char** argv) {
   args.exit_signal = SIGCHLD;
   if (v2) {
     args.flags |= CLONE_INTO_CGROUP;
-    args.cgroup = static_cast<__u64>(open(argv[3], O_PATH | O_DIRECTORY | O_CLOEXEC));
+    int folder = open(argv[3], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    allow_devices_v2(folder);
+    args.cgroup = static_cast<__u64>(folder);
   }
   pid_t pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
   must(pid, "clone3");

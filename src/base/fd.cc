@@ -45,6 +45,9 @@ CloseTogether::~CloseTogether() {
   errno = saved;
 }
 
+CloseAtOnce::CloseAtOnce() : together_(std::exchange(dropped.collect, false)) { dropped.close_all(); }
+CloseAtOnce::~CloseAtOnce() { dropped.collect = together_; }
+
 void Fd::reset(int fd) {
   if (fd_ >= 0) {
     int saved = errno;
@@ -80,8 +83,9 @@ Result<Fd> duplicate(int fd) {
   return Fd(copy);
 }
 
-Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) {
-  std::string data(4096, '\0');
+namespace {
+Result<std::string> read_up_to(int fd, std::string_view name, uint64_t limit, bool short_is_last) {
+  std::string data(short_is_last ? 16384 : 4096, '\0');
   size_t used = 0;
   for (;;) {
     ssize_t n = ::read(fd, data.data() + used, data.size() - used);
@@ -90,10 +94,21 @@ Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) {
     if (n == 0) break;
     used += static_cast<size_t>(n);
     if (used > limit) return fail(std::string(name) + ": larger than the limit of " + std::to_string(limit) + " bytes", EFBIG);
-    if (used == data.size()) data.resize(data.size() * 2);
+    if (used == data.size())
+      data.resize(data.size() * 2);
+    else if (short_is_last)
+      break;
   }
   data.resize(used);
   return data;
+}
+}  // namespace
+
+Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit) { return read_up_to(fd, name, limit, false); }
+
+Result<std::string> read_document(const std::string& path, uint64_t limit) {
+  Fd fd = TRY(open_file(path, O_RDONLY));
+  return read_up_to(fd.get(), path, limit, true);
 }
 
 Result<std::string> read_file(const std::string& path, uint64_t limit) {
@@ -132,6 +147,11 @@ Result<> write_at(int dir, const std::string& path, std::string_view data) {
   } while (n < 0 && errno == EINTR);
   if (n < 0) return fail_errno("write \"" + std::string(data.substr(0, 64)) + "\" to " + path);
   return {};
+}
+
+Result<> write_new_file(const std::string& path, std::string_view data, mode_t mode) {
+  Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL, mode));
+  return write_all(fd.get(), data);
 }
 
 Result<> write_file(const std::string& path, std::string_view data) { return write_at(AT_FDCWD, path, data); }

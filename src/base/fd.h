@@ -49,6 +49,18 @@ class CloseTogether {
   bool outermost_;
 };
 
+/// Takes that back for a part of the work in which somebody does wait.
+class CloseAtOnce {
+ public:
+  CloseAtOnce();
+  ~CloseAtOnce();
+  CloseAtOnce(const CloseAtOnce&) = delete;
+  CloseAtOnce& operator=(const CloseAtOnce&) = delete;
+
+ private:
+  bool together_;
+};
+
 /// open(2) with O_CLOEXEC added. The error names the path.
 [[nodiscard]] Result<Fd> open_file(const std::string& path, int flags, mode_t mode = 0);
 [[nodiscard]] Result<Fd> open_at(int dir, const std::string& path, int flags, mode_t mode = 0);
@@ -66,6 +78,9 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 /// Reads a whole file of at most `limit` bytes; more is an error (EFBIG).
 [[nodiscard]] Result<std::string> read_fd(int fd, std::string_view name, uint64_t limit = kDefaultReadLimit);
 [[nodiscard]] Result<std::string> read_file(const std::string& path, uint64_t limit = kDefaultReadLimit);
+/// A regular file of at most `limit` bytes, in one read(2) where it is short: one that gives
+/// less than asked for has come to its end.
+[[nodiscard]] Result<std::string> read_document(const std::string& path, uint64_t limit = kDefaultReadLimit);
 /// Reads a kernel file (proc, sysfs, cgroup) that shows one thing of less than 4 KiB:
 /// one read(2) gives all of it.
 [[nodiscard]] Result<std::string> read_value(const std::string& path);
@@ -74,6 +89,9 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 /// Writes in one write(2), as kernel interface files (cgroup, proc) ask.
 [[nodiscard]] Result<> write_file(const std::string& path, std::string_view data);
 [[nodiscard]] Result<> write_at(int dir, const std::string& path, std::string_view data);
+
+/// A file that is not there yet.
+[[nodiscard]] Result<> write_new_file(const std::string& path, std::string_view data, mode_t mode = 0600);
 
 /// Replaces `path` so that after a crash either the old or the new content is
 /// there: write to a temporary name, fsync, rename, fsync the folder.

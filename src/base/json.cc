@@ -38,7 +38,7 @@ Result<Json> parse_json(std::string_view text, std::string_view name) {
 std::string json_text(const Json& document, int indent) { return document.dump(indent, ' ', false, Json::error_handler_t::replace); }
 
 Result<Json> read_json(const std::string& path, uint64_t limit) {
-  std::string text = TRY(read_file(path, limit));
+  std::string text = TRY(read_document(path, limit));
   return parse_json(text, path);
 }
 

@@ -15,14 +15,20 @@
 namespace caisson::cgroups {
 
 namespace {
+/// Where containers have their cgroups that name no other place.
+const std::string kParent = "/caisson";
+
 Result<std::vector<Hierarchy>> read_hierarchies() {
+  // As every runtime has it: with v2 in this place nothing else counts.
+  constexpr char kPlace[] = "/sys/fs/cgroup";
+  if (auto offered = read_value(std::string(kPlace) + "/cgroup.controllers"); offered)
+    return std::vector<Hierarchy>{{.mount_point = kPlace, .controllers = split(trim(*offered), ' ', true), .v2 = true}};
   auto mounts = TRY(sys::read_mountinfo());
   std::vector<Hierarchy> out;
   for (const auto& m : mounts) {
     if (m.type != "cgroup" && m.type != "cgroup2") continue;
     Hierarchy h;
     h.mount_point = m.mount_point;
-    h.mount_root = m.root;
     h.v2 = m.type == "cgroup2";
     if (!h.v2) {
       for (auto& option : split(m.super_options, ','))
@@ -63,7 +69,7 @@ Result<Cgroup> Cgroup::at(const std::string& path, const std::string& id) {
     return fail("linux.cgroupsPath: \"" + path + "\" is for the systemd cgroup driver (--systemd-cgroup)", EINVAL);
   cgroup.id_ = id;
   cgroup.given_ = !path.empty();
-  cgroup.path_ = path.empty() ? "/caisson/" + id : clean_path(path[0] == '/' ? path : "/caisson/" + path);
+  cgroup.path_ = path.empty() ? kParent + "/" + id : clean_path(path[0] == '/' ? path : kParent + "/" + path);
   cgroup.hierarchies_ = TRY(find_hierarchies());
   return cgroup;
 }
@@ -110,7 +116,7 @@ std::string path_below(const SubPaths& below, const Hierarchy& h) {
 
 Result<Fd> Cgroup::v2_fd(const SubPaths& below) const {
   for (const auto& h : hierarchies_)
-    if (h.v2) return open_file(h.mount_point + path_ + path_below(below, h), O_PATH | O_DIRECTORY);
+    if (h.v2) return open_file(h.mount_point + path_ + path_below(below, h), O_RDONLY | O_DIRECTORY);
   return Fd();
 }
 
@@ -157,15 +163,19 @@ Result<SubPaths> Cgroup::parse_sub_paths(const std::vector<std::string>& list) c
 
 namespace {
 
+Result<std::vector<std::string>> controllers_of(const std::string& folder) {
+  return split(trim(TRY(read_value(folder + "/cgroup.controllers"))), ' ', true);
+}
+
 /// v2: hands the controllers down to each folder on the way (no internal
 /// process rule: cgroup-v2.rst, "Enabling and Disabling").
 Result<> delegate_v2(const Hierarchy& h, const std::string& path) {
   std::string folder = h.mount_point;
   for (const auto& part : split(path, '/', true)) {
-    auto offered = TRY(read_file(folder + "/cgroup.controllers"));
-    auto enabled = TRY(read_file(folder + "/cgroup.subtree_control"));
+    auto offered = TRY(controllers_of(folder));
+    auto enabled = TRY(read_value(folder + "/cgroup.subtree_control"));
     auto have = split(trim(enabled), ' ', true);
-    for (const auto& controller : split(trim(offered), ' ', true))
+    for (const auto& controller : offered)
       if (std::find(have.begin(), have.end(), controller) == have.end())
         if (auto ok = write_file(folder + "/cgroup.subtree_control", "+" + controller); !ok)
           log::debug("cgroup: cannot hand down " + controller + ": " + ok.error().message);
@@ -177,11 +187,9 @@ Result<> delegate_v2(const Hierarchy& h, const std::string& path) {
 
 /// cpuset of v1 starts empty, and a process cannot join it like that: the
 /// parent's value is copied (cgroup-v1/cpusets.rst). Returns what is there.
-Result<std::string> fill_cpuset(const std::string& mount_point, const std::string& path, const std::string& file, bool known_empty = false) {
-  if (!known_empty) {
-    auto value = TRY(read_value(mount_point + path + file));
-    if (path.empty() || path == "/" || !trim(value).empty()) return std::string(trim(value));
-  }
+Result<std::string> fill_cpuset(const std::string& mount_point, const std::string& path, const std::string& file) {
+  auto value = TRY(read_value(mount_point + path + file));
+  if (path.empty() || path == "/" || !trim(value).empty()) return std::string(trim(value));
   std::string inherited = TRY(fill_cpuset(mount_point, dir_name(path), file));
   TRY(write_file(mount_point + path + file, inherited));
   return inherited;
@@ -202,15 +210,25 @@ Result<> Cgroup::claim() const {
   return {};
 }
 
+Result<> Cgroup::make_v2_folder(const Hierarchy& h, const std::string& folder, bool claimed) {
+  if (::mkdir(folder.c_str(), 0755) == 0) {
+    ours_ = true;
+    // Where others of the same parent were made before, it has all controllers at once.
+    if (TRY(controllers_of(folder)) == h.controllers) return {};
+  } else if (errno == EEXIST && !claimed) {
+    TRY(claim());
+  }
+  ours_ = true;
+  return delegate_v2(h, path_);
+}
+
 Result<> Cgroup::make_folders(bool claimed) {
   CloseTogether closes;
   std::vector<std::string> made;
   for (const auto& h : hierarchies_) {
     std::string folder = h.mount_point + path_;
     if (h.v2 && pure_v2()) {
-      if (!claimed && exists(folder)) TRY(claim());
-      ours_ = true;
-      TRY(delegate_v2(h, path_));
+      TRY(make_v2_folder(h, folder, claimed));
       continue;
     }
     bool there = false;
@@ -236,8 +254,11 @@ Result<> Cgroup::make_folders(bool claimed) {
       return make_folders(true);
     }
     ours_ = true;
-    if (is_cpuset(h))
-      for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) TRY(fill_cpuset(h.mount_point, path_, file, !there), "cgroup cpuset");
+    if (is_cpuset(h) && (there || trim(TRY(read_value(folder + "/cpuset.mems"))).empty())) {
+      for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) TRY(fill_cpuset(h.mount_point, path_, file), "cgroup cpuset");
+      // In the runtime's own cgroup the next ones have both as they are made (cgroup-v1/cpusets.rst).
+      if (dir_name(path_) == kParent) (void)write_file(h.mount_point + kParent + "/cgroup.clone_children", "1");
+    }
   }
   return {};
 }

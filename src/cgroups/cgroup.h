@@ -20,7 +20,6 @@ namespace caisson::cgroups {
 struct Hierarchy {
   std::string mount_point;               ///< "/sys/fs/cgroup/memory"
   std::vector<std::string> controllers;  ///< "cpu", "cpuacct", "name=systemd"; v2: those it offers
-  std::string mount_root = "/";          ///< what the mount shows of the hierarchy
   bool v2 = false;
 };
 
@@ -91,11 +90,13 @@ class Cgroup {
   /// lets into the cgroup only where that needs_member(); elsewhere 0.
   [[nodiscard]] Result<> create(const oci::Resources& resources, pid_t member = 0);
   [[nodiscard]] Result<> update(const oci::Resources& resources) const;
+  /// Device rules alone; `v2_folder` as v2_fd() gives it.
+  [[nodiscard]] Result<> restrict_devices(const std::vector<oci::DeviceRule>& rules, int v2_folder) const;
   /// Moves a process in, or into one of the cgroups below. Slow where the host was
   /// idle: the kernel waits for an RCU grace period (some 10 ms). A process that is
   /// born or enters by itself has it at once: v2_fd() and open_tasks().
   [[nodiscard]] Result<> join(pid_t pid, const SubPaths& below = {}) const;
-  /// The folder in the v2 hierarchy, for CLONE_INTO_CGROUP; invalid where there is none.
+  /// The folder in the v2 hierarchy, for CLONE_INTO_CGROUP and device rules; invalid where there is none.
   [[nodiscard]] Result<Fd> v2_fd(const SubPaths& below = {}) const;
   /// The "tasks" files of the v1 hierarchies, for enter().
   [[nodiscard]] Result<std::vector<Fd>> open_tasks(const SubPaths& below = {}) const;
@@ -129,6 +130,7 @@ class Cgroup {
   [[nodiscard]] Result<> claim() const;
   /// `claimed`: what is there already is this container's to take.
   [[nodiscard]] Result<> make_folders(bool claimed);
+  [[nodiscard]] Result<> make_v2_folder(const Hierarchy& h, const std::string& folder, bool claimed);
   [[nodiscard]] Result<> apply(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v1(const oci::Resources& resources) const;
   [[nodiscard]] Result<> apply_v2(const oci::Resources& resources) const;

@@ -74,18 +74,14 @@ std::vector<bpf_insn> build(const std::vector<oci::DeviceRule>& rules) {
 
 Result<> attach_device_program(int cgroup_fd, const std::vector<oci::DeviceRule>& rules) {
   std::vector<bpf_insn> code = build(rules);
-  char reason[4096] = "";
   union bpf_attr attr;
   std::memset(&attr, 0, sizeof attr);
   attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
   attr.insns = reinterpret_cast<uint64_t>(code.data());
   attr.insn_cnt = static_cast<uint32_t>(code.size());
   attr.license = reinterpret_cast<uint64_t>("Apache-2.0");
-  attr.log_buf = reinterpret_cast<uint64_t>(reason);
-  attr.log_size = sizeof reason;
-  attr.log_level = 1;
   Fd program(static_cast<int>(::syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr)));
-  if (!program.valid()) return fail_errno(std::string("load the device program: ") + reason);
+  if (!program.valid()) return fail_errno("load the device program");
   std::memset(&attr, 0, sizeof attr);
   attr.target_fd = static_cast<uint32_t>(cgroup_fd);
   attr.attach_bpf_fd = static_cast<uint32_t>(program.get());

@@ -56,6 +56,7 @@ Result<> write_device_rules(const std::string& folder, const std::vector<oci::De
     log::warning("this host has no devices cgroup controller: device rules are not enforced");
     return {};
   }
+  CloseTogether closes;
   Fd allow = TRY(open_file(folder + "/devices.allow", O_WRONLY), "set limit"), deny = TRY(open_file(folder + "/devices.deny", O_WRONLY), "set limit");
   for (const auto& rule : rules) {
     std::string line = rule.type == "a" ? "a" : device_rule(rule);
@@ -74,6 +75,10 @@ uint64_t shares_to_weight(uint64_t shares) {
   if (shares >= 262144) return 10000;
   double l = std::log2(static_cast<double>(shares));
   return static_cast<uint64_t>(std::ceil(std::pow(10, (l * l + 125 * l) / 612.0 - 7.0 / 34.0)));
+}
+
+Result<> Cgroup::restrict_devices(const std::vector<oci::DeviceRule>& rules, int v2_folder) const {
+  return pure_v2() ? attach_device_program(v2_folder, rules) : write_device_rules(folder("devices"), rules);
 }
 
 Result<> Cgroup::apply(const oci::Resources& resources) const {
@@ -210,8 +215,8 @@ Result<> Cgroup::apply_v2(const oci::Resources& r) const {
   for (const auto& [file, value] : r.unified)
     for (const auto& line : split(value, '\n', true)) TRY(files.write(file, line));
   if (!r.devices.empty()) {
-    Fd fd = TRY(open_file(unified(), O_RDONLY | O_DIRECTORY));
-    TRY(attach_device_program(fd.get(), r.devices));
+    Fd folder = TRY(v2_fd());
+    TRY(attach_device_program(folder.get(), r.devices));
   }
   return {};
 }

@@ -13,7 +13,7 @@
 namespace caisson::cli {
 
 RawTerminal::RawTerminal(int fd, bool own_line_ends) : fd_(fd) {
-  if (::tcgetattr(fd, &before_) < 0) return;
+  if (fd < 0 || ::tcgetattr(fd, &before_) < 0) return;
   struct termios raw = before_;
   ::cfmakeraw(&raw);
   if (own_line_ends) raw.c_oflag |= OPOST;
@@ -28,7 +28,10 @@ Result<int> relay_until_exit(pid_t pid, int pidfd, Fd pty) {
   sigset_t all;
   sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
-  Fd signals(::signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
+  // The pidfd tells of the end; the others are not the container's business.
+  sigset_t forwarded = all;
+  for (int own : {SIGCHLD, SIGURG, SIGPIPE}) sigdelset(&forwarded, own);
+  Fd signals(::signalfd(-1, &forwarded, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return fail_errno("signalfd");
   RawTerminal raw(pty.valid() ? STDIN_FILENO : -1, true);
   auto resize = [&] {
@@ -46,7 +49,7 @@ Result<int> relay_until_exit(pid_t pid, int pidfd, Fd pty) {
         int number = static_cast<int>(info.ssi_signo);
         if (number == SIGWINCH)
           resize();
-        else if (number != SIGCHLD && number != SIGURG && number != SIGPIPE)
+        else
           ::syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0);
       }
     }

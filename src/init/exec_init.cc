@@ -20,12 +20,20 @@ constexpr int kSigPipe = 13;
 constexpr int kEnoent = 2, kEintr = 4, kEacces = 13, kEinval = 22, kEpipe = 32;
 constexpr long kWaitNoHang = 1;
 
-char* base;
-const Plan* plan;
+/// The program's last segment, and the only one that can be written: the runtime makes
+/// it as long as the plan is, and puts the plan there (runtime/init_plan.cc).
+[[gnu::section(".plan"), gnu::used]] alignas(4096) Plan place = {.magic = kMagic};
+
+char* base() {
+  char* address = reinterpret_cast<char*>(&place);
+  asm("" : "+r"(address));  // what is there is not what the compiler sees
+  return address;
+}
+const Plan* plan() { return reinterpret_cast<const Plan*>(base()); }
 
 template <class T>
 T* at(uint64_t offset) {
-  return offset == 0 ? nullptr : reinterpret_cast<T*>(base + offset);
+  return offset == 0 ? nullptr : reinterpret_cast<T*>(base() + offset);
 }
 
 [[noreturn]] void quit(long code) {
@@ -53,7 +61,7 @@ constexpr int kNoSignal = 0x4000;
   record[0] = kError;
   memcpy(record + 1, &code, 4);
   memcpy(record + 5, text.data, text.size);
-  if (call(SYS_write, plan->sync_fd, record, 5 + text.size) == -kEpipe || plan->fifo_fd >= 0) {
+  if (call(SYS_write, plan()->sync_fd, record, 5 + text.size) == -kEpipe || plan()->fifo_fd >= 0) {
     // Nobody listens any more (created earlier, started now): say it on the
     // application's own stderr.
     Text line;
@@ -72,7 +80,7 @@ void check(long result, const char* what) {
 char** table(uint64_t offset) {
   auto* entries = at<uint64_t>(offset);
   if (entries == nullptr) return nullptr;
-  for (uint64_t* e = entries; *e != 0; ++e) *e += reinterpret_cast<uint64_t>(base);
+  for (uint64_t* e = entries; *e != 0; ++e) *e += reinterpret_cast<uint64_t>(base());
   return reinterpret_cast<char**>(entries);
 }
 
@@ -102,7 +110,7 @@ const char* find_program(const char* name, char (&buffer)[4096]) {
     return name;
   }
   long worst = -kEnoent;
-  for (const char* p = at<char>(plan->search_path); p != nullptr && *name != 0;) {
+  for (const char* p = at<char>(plan()->search_path); p != nullptr && *name != 0;) {
     size_t n = 0, name_size = length(name);
     while (p[n] != 0 && p[n] != ':') ++n;
     long rc = -kEnoent;
@@ -139,8 +147,7 @@ void run_hook(const HookEntry& hook, uint32_t number) {
     quit(127);
   }
   call(SYS_close, pipe[0]);
-  const char* state = at<char>(plan->state);
-  // SIGPIPE is ignored here: a hook need not read its stdin.
+  const char* state = at<char>(plan()->state);
   call(SYS_write, pipe[1], state, length(state));
   call(SYS_close, pipe[1]);
   int status = 0;
@@ -166,15 +173,15 @@ void run_hook(const HookEntry& hook, uint32_t number) {
 }
 
 void install_seccomp() {
-  if (plan->seccomp_count == 0) return;
+  if (plan()->seccomp_count == 0) return;
   struct {
     unsigned short count;
     void* filter;
-  } program{static_cast<unsigned short>(plan->seccomp_count), at<void>(plan->seccomp)};
-  unsigned flags = plan->seccomp_flags | (plan->listener != 0 ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0);
+  } program{static_cast<unsigned short>(plan()->seccomp_count), at<void>(plan()->seccomp)};
+  unsigned flags = plan()->seccomp_flags | (plan()->listener != 0 ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0);
   long fd = call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
   check(fd, "install the seccomp filter");
-  if (plan->listener == 0) return;
+  if (plan()->listener == 0) return;
   char byte = kListener;
   IoVec iov{&byte, 1};
   struct {
@@ -183,15 +190,15 @@ void install_seccomp() {
     int fd, pad;
   } control{sizeof(size_t) + 12, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, static_cast<int>(fd), 0};
   Message message{nullptr, 0, &iov, 1, &control, sizeof control, 0};
-  check(call(SYS_sendmsg, plan->sync_fd, &message, kNoSignal), "hand over the seccomp listener");
+  check(call(SYS_sendmsg, plan()->sync_fd, &message, kNoSignal), "hand over the seccomp listener");
   call(SYS_close, fd);
-  if (read_byte(plan->sync_fd) == '\0') quit(1);
+  if (read_byte(plan()->sync_fd) == '\0') quit(1);
 }
 
 void drop_bounding_set() {
   for (uint32_t cap = 0; cap < 64; ++cap) {
-    if ((plan->bounding_now & ~plan->bounding) >> cap == 0) return;
-    if (((plan->bounding_now & ~plan->bounding) >> cap & 1) == 0) continue;
+    if ((plan()->bounding_now & ~plan()->bounding) >> cap == 0) return;
+    if (((plan()->bounding_now & ~plan()->bounding) >> cap & 1) == 0) continue;
     long rc = call(SYS_prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
     if (rc == -kEinval) return;  // this kernel knows no more
     check(rc, "drop a bounding capability");
@@ -207,34 +214,35 @@ void set_capabilities() {
     uint32_t effective, permitted, inheritable;
   } data[2];
   for (int i = 0; i < 2; ++i) {
-    data[i].effective = static_cast<uint32_t>(plan->effective >> (32 * i));
-    data[i].permitted = static_cast<uint32_t>(plan->permitted >> (32 * i));
-    data[i].inheritable = static_cast<uint32_t>(plan->inheritable >> (32 * i));
+    data[i].effective = static_cast<uint32_t>(plan()->effective >> (32 * i));
+    data[i].permitted = static_cast<uint32_t>(plan()->permitted >> (32 * i));
+    data[i].inheritable = static_cast<uint32_t>(plan()->inheritable >> (32 * i));
   }
   check(call(SYS_capset, &header, data), "set capabilities");
   for (uint32_t cap = 0; cap < 64; ++cap)
-    if (plan->ambient >> cap & 1) check(call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0), "raise an ambient capability");
+    if (plan()->ambient >> cap & 1) check(call(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0), "raise an ambient capability");
 }
 
 void become_user() {
-  bool other_user = plan->uid != 0;
+  bool other_user = plan()->uid != 0;
   if (other_user) check(call(SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities across the change of user");
   // setgroups is refused where the user namespace denies it (user_namespaces(7)).
-  long rc = call(SYS_setgroups, plan->group_count, at<uint32_t>(plan->groups));
-  if (rc < 0 && (plan->group_count != 0 || rc != -1)) fail(rc, Text().add("set supplementary groups"));
-  check(call(SYS_setresgid, plan->gid, plan->gid, plan->gid), "set the group");
-  check(call(SYS_setresuid, plan->uid, plan->uid, plan->uid), "set the user");
+  long rc = call(SYS_setgroups, plan()->group_count, at<uint32_t>(plan()->groups));
+  if (rc < 0 && (plan()->group_count != 0 || rc != -1)) fail(rc, Text().add("set supplementary groups"));
+  check(call(SYS_setresgid, plan()->gid, plan()->gid, plan()->gid), "set the group");
+  check(call(SYS_setresuid, plan()->uid, plan()->uid, plan()->uid), "set the user");
   if (other_user) check(call(SYS_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0), "stop keeping capabilities");
 }
 
 /// False where it is closed to the present user, and `last` says that another
 /// one will try.
 bool enter_cwd(bool last) {
-  const char* cwd = at<char>(plan->cwd);
+  const char* cwd = at<char>(plan()->cwd);
   if (long rc = call(SYS_chdir, cwd); rc < 0) {
     if (rc == -kEacces && !last) return false;
     fail(rc, Text().add("chdir to cwd (\"").add(cwd).add("\") set in config.json failed"));
   }
+  if (same(cwd, "/")) return true;
   // A path that the kernel calls unreachable lies outside this root: a leaked
   // descriptor led there (CVE-2024-21626).
   char where[4096];
@@ -243,6 +251,7 @@ bool enter_cwd(bool last) {
   return true;
 }
 
+/// The runtime has let all signals through already.
 void default_signals() {
   struct {
     void* handler;
@@ -251,11 +260,9 @@ void default_signals() {
     uint64_t mask;
   } action{};
   // Those that are handled get their default with the execve; ignored ones stay so.
-  uint64_t ignored = plan->ignored_signals | 1ull << (kSigPipe - 1);
+  uint64_t ignored = plan()->ignored_signals | (plan()->hook_count != 0 ? 1ull << (kSigPipe - 1) : 0);
   for (int number = 1; number <= 64; ++number)
     if ((ignored >> (number - 1) & 1) != 0) call(SYS_rt_sigaction, number, &action, 0, 8);
-  uint64_t none = 0;
-  call(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
 }
 
 [[noreturn]] void die(int number) { quit(128 + number); }
@@ -285,36 +292,37 @@ void ignore_sigpipe() {
 }
 
 [[noreturn]] void run() {
-  call(SYS_fcntl, plan->sync_fd, 2 /* F_SETFD */, 1 /* FD_CLOEXEC */);
-  if (plan->fifo_fd >= 0) call(SYS_fcntl, plan->fifo_fd, 2, 1);
-  ignore_sigpipe();
-  if (plan->flags & kNewKeyring) {
+  call(SYS_fcntl, plan()->sync_fd, 2 /* F_SETFD */, 1 /* FD_CLOEXEC */);
+  if (plan()->fifo_fd >= 0) call(SYS_fcntl, plan()->fifo_fd, 2, 1);
+  // A hook need not read its stdin.
+  if (plan()->hook_count != 0) ignore_sigpipe();
+  if (plan()->flags & kNewKeyring) {
     // ENOSYS: a kernel without keyrings; EDQUOT and EPERM: no room for one more.
     long rc = call(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, "_ses.caisson");
     (void)rc;
   }
-  char** argv = table(plan->argv);
-  char** envp = table(plan->envp);
+  char** argv = table(plan()->argv);
+  char** envp = table(plan()->envp);
   char buffer[4096];
   // What root may enter is entered as root, what only the user may, as the user.
   bool entered = enter_cwd(false);
-  const char* program = (plan->flags & kNoProgram) != 0 ? argv[0] : find_program(argv[0], buffer);
+  const char* program = (plan()->flags & kNoProgram) != 0 ? argv[0] : find_program(argv[0], buffer);
 
-  const auto* limits = at<Limit>(plan->limits);
-  for (uint32_t i = 0; i < plan->limit_count; ++i) {
+  const auto* limits = at<Limit>(plan()->limits);
+  for (uint32_t i = 0; i < plan()->limit_count; ++i) {
     uint64_t value[2] = {limits[i].soft, limits[i].hard};
     if (long rc = call(SYS_prlimit64, 0, limits[i].resource, value, 0); rc < 0)
       fail(rc, Text().add("set rlimit ").add(static_cast<long>(limits[i].resource)).add(" to ").add(static_cast<long>(limits[i].hard)));
   }
   // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes in before
   // the capabilities are dropped; with it, as late as possible.
-  bool late_seccomp = (plan->flags & kNoNewPrivs) != 0;
+  bool late_seccomp = (plan()->flags & kNoNewPrivs) != 0;
   if (!late_seccomp) install_seccomp();
-  if (plan->flags & kSetCapabilities) drop_bounding_set();
+  if (plan()->flags & kSetCapabilities) drop_bounding_set();
   become_user();
-  if (plan->flags & kSetCapabilities) set_capabilities();
+  if (plan()->flags & kSetCapabilities) set_capabilities();
   if (!entered) enter_cwd(true);
-  if (plan->umask <= 0777) call(SYS_umask, plan->umask);
+  if (plan()->umask <= 0777) call(SYS_umask, plan()->umask);
   if (late_seccomp) {
     check(call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs");
     install_seccomp();
@@ -323,16 +331,16 @@ void ignore_sigpipe() {
   // Everything is given up; from here on the container waits for its start.
   // write(2), which no filter may hand to a listener (see sys/seccomp.cc).
   char ready = kReady;
-  check(call(SYS_write, plan->sync_fd, &ready, 1), "report to the runtime");
-  char answer = read_byte(plan->sync_fd);
+  check(call(SYS_write, plan()->sync_fd, &ready, 1), "report to the runtime");
+  char answer = read_byte(plan()->sync_fd);
   if (answer == kPark) {
     die_of_signals();
-    if (read_byte(plan->fifo_fd) == '\0') quit(1);
+    if (read_byte(plan()->fifo_fd) == '\0') quit(1);
   } else if (answer != kStart) {
     quit(1);  // the runtime is gone: leave nothing behind
   }
-  const auto* hooks = at<HookEntry>(plan->hooks);
-  for (uint32_t i = 0; i < plan->hook_count; ++i) run_hook(hooks[i], i);
+  const auto* hooks = at<HookEntry>(plan()->hooks);
+  for (uint32_t i = 0; i < plan()->hook_count; ++i) run_hook(hooks[i], i);
   default_signals();
   long rc = call(SYS_execve, program, argv, envp);
   fail(rc, Text().add("exec ").add(program));
@@ -341,20 +349,11 @@ void ignore_sigpipe() {
 }  // namespace
 }  // namespace caisson::init
 
-extern "C" [[noreturn]] void init_main(long argc, char** argv, char**) {
+extern "C" [[noreturn]] void init_main(long, char**, char**) {
   using namespace caisson::init;
   // Not dumpable: /proc/PID/fd and ptrace of this process are closed to the
   // container until the application replaces it (CVE-2016-9962).
   call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
-  int fd = 0;
-  if (argc == 2)
-    for (const char* c = argv[1]; *c >= '0' && *c <= '9'; ++c) fd = fd * 10 + (*c - '0');
-  long size = call(SYS_lseek, fd, 0, 2);
-  long address = size <= 0 ? -1 : call(SYS_mmap, 0, size, 3 /* READ|WRITE */, 2 /* PRIVATE */, fd, 0);
-  if (address < 0 && address > -4096) quit(1);
-  base = reinterpret_cast<char*>(address);
-  plan = reinterpret_cast<const Plan*>(base);
-  if (size < static_cast<long>(sizeof(Plan)) || plan->magic != kMagic || plan->size != static_cast<uint64_t>(size)) quit(1);
-  call(SYS_close, fd);
+  if (plan()->magic != kMagic || plan()->size < sizeof(Plan)) quit(1);
   run();
 }

@@ -1,5 +1,6 @@
 // What the runtime hands to the init that executes the application: one flat
-// block in a sealed memfd. Strings and tables are byte offsets from its start.
+// block, the last segment of the init's own program. Strings and tables are byte
+// offsets from its start.
 #pragma once
 
 #include <stdint.h>

@@ -348,6 +348,7 @@ Result<Launched> Runtime::restore(const oci::Spec& spec, const LaunchOptions& op
     if (!state.cgroup_path.empty()) {
       cgroup_fd = TRY(draft.cgroup.v2_fd());
       plan.cgroup_tasks = TRY(draft.cgroup.open_tasks());
+      TRY(draft.restrict_devices(cgroup_fd.get()));
     }
   }
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));

@@ -117,7 +117,7 @@ Result<> bring_up_loopback(const oci::Spec& spec) {
 
 Result<> set_up_container(ChildPlan& plan) {
   for (const auto& ns : plan.namespaces) TRY(join_namespace(ns));
-  TRY(await_byte(plan, kGo));
+  if (plan.awaits_maps) TRY(await_byte(plan, kGo));
   if (plan.user_namespace) {
     if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace (are id 0 and its group mapped?)");
     ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -160,10 +160,10 @@ Result<> reopen_null() {
     struct stat st;
     if (::fstat(i, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) continue;
     if (!null.valid()) {
-      auto opened = open_file("/dev/null", O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+      // For both directions: that never waits, whatever an image has there (fifo(7)).
+      auto opened = open_file("/dev/null", O_RDWR | O_NOFOLLOW | O_NOCTTY);
       if (!opened || ::fstat(opened->get(), &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3)) return {};  // an image without it
       null = std::move(*opened);
-      ::fcntl(null.get(), F_SETFL, 0);
     }
     if (::dup2(null.get(), i) < 0) return fail_errno("set up stdio");
   }
@@ -177,9 +177,8 @@ Result<> execute_init(ChildPlan& plan) {
       if (plan.stdio[i] >= 0 && plan.stdio[i] != i && ::dup2(plan.stdio[i], i) < 0) return fail_errno("set up stdio");
   if (!plan.process->terminal) TRY(reopen_null());
   ::setsid();  // fails for one that leads a session already
-  Fd program = TRY(open_init());
-  // The three descriptors the init needs move out of the way of those that
-  // the caller passes through (3 … 2 + preserve_fds).
+  // The descriptors the init needs move out of the way of those that the caller
+  // passes through (3 … 2 + preserve_fds).
   int first_free = 3 + plan.preserve_fds;
   auto lift = [&](Fd& fd) -> Result<> {
     if (!fd.valid() || fd.get() >= first_free) return {};
@@ -190,20 +189,17 @@ Result<> execute_init(ChildPlan& plan) {
   };
   TRY(lift(plan.sync));
   TRY(lift(plan.fifo));
-  Fd document(::memfd_create("plan", MFD_CLOEXEC));
-  if (!document.valid()) return fail_errno("memfd");
-  TRY(lift(document));
+  // This process's root is the container's by now, and of a new container so is the folder
+  // that it is in.
+  sys::RootDir root = plan.spec != nullptr ? sys::RootDir(Fd(AT_FDCWD)) : TRY(sys::RootDir::open("/"));
+  Fd program = TRY(make_init(build_init_plan(plan, TRY(final_environment(*plan.process, root)))));
   TRY(lift(program));
-  // This process's root is the container's by now.
-  sys::RootDir root = TRY(sys::RootDir::open("/"));
-  TRY(write_all(document.get(), build_init_plan(plan, TRY(final_environment(*plan.process, root)))));
   ::syscall(SYS_close_range, first_free, ~0u, CLOSE_RANGE_CLOEXEC);
   for (int fd = 3; fd < first_free; ++fd) ::fcntl(fd, F_SETFD, 0);
-  for (const Fd* fd : {&plan.sync, &plan.fifo, &document})
+  for (const Fd* fd : {&plan.sync, &plan.fifo})
     if (fd->valid()) ::fcntl(fd->get(), F_SETFD, 0);
-  std::string number = std::to_string(document.get());
   char name[] = "caisson-init";
-  char* const argv[] = {name, number.data(), nullptr};
+  char* const argv[] = {name, nullptr};
   char* const envp[] = {nullptr};
   ::syscall(SYS_execveat, program.get(), "", argv, envp, AT_EMPTY_PATH);
   return fail_errno("execute the init");
@@ -238,6 +234,8 @@ void run_child(ChildPlan& plan) {
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  // What is dropped from here on is closed by the execution of the init.
+  CloseTogether closes;
   auto done = cgroups::Cgroup::enter(std::exchange(plan.cgroup_tasks, {}));
   if (done) done = plan.spec != nullptr ? set_up_container(plan) : join_container(plan);
   if (done) done = execute_init(plan);

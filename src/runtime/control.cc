@@ -21,7 +21,7 @@ Result<> signal_init(const State& state, int signal) {
 }
 /// Of a container; what is usually in it goes without looking for more.
 Result<> remove_folder(const std::string& folder) {
-  for (const char* name : {"/exec.fifo", "/config.json", "/state.json", "/lock"}) (void)::unlink((folder + name).c_str());
+  for (const char* name : {"/config.json", "/state.json", "/lock"}) (void)::unlink((folder + name).c_str());
   if (::rmdir(folder.c_str()) == 0 || errno == ENOENT) return {};
   return remove_tree(folder);
 }

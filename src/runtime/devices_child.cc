@@ -32,9 +32,9 @@ struct Folder {
   Fd fd;
   bool gives_its_group = false;
 };
-Result<Folder> open_folder(const RootDir& root, std::string path) {
-  Folder folder{.path = std::move(path)};
-  folder.fd = TRY(root.make_dirs(folder.path));
+Result<Folder> open_folder(const RootDir& root, std::string path, Fd held = {}) {
+  Folder folder{.path = std::move(path), .fd = std::move(held)};
+  if (!folder.fd.valid()) folder.fd = TRY(root.make_dirs(folder.path));
   struct stat st;
   if (::fstat(folder.fd.get(), &st) < 0) return fail_errno(folder.path);
   folder.gives_its_group = (st.st_mode & S_ISGID) != 0;
@@ -87,10 +87,10 @@ Result<> make_all(const ChildPlan& plan, const RootDir& root, const Folder& dev)
 
 }  // namespace
 
-Result<> make_devices(const ChildPlan& plan, const RootDir& root) {
+Result<> make_devices(const ChildPlan& plan, const RootDir& root, FreshFolders fresh) {
   for (const auto& mount : plan.spec->mounts)
     if (clean_path(mount.destination) == "/dev" && (mount.type == "bind" || sys::parse_mount_options(mount.options).bind)) return {};
-  Folder dev = TRY(open_folder(root, "/dev"));
+  Folder dev = TRY(open_folder(root, "/dev", std::move(fresh["/dev"])));
   mode_t umask = ::umask(0);
   auto made = make_all(plan, root, dev);
   ::umask(umask);

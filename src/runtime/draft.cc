@@ -48,8 +48,12 @@ Draft::Draft(const std::string& root, const oci::Spec& spec, const LaunchOptions
 Result<> Draft::save() const { return save_state(folder, state); }
 
 Result<> Draft::begin() {
-  TRY(make_dirs(root_, 0700));
-  if (::mkdir(folder.c_str(), 0711) < 0) {
+  bool made = ::mkdir(folder.c_str(), 0711) == 0;
+  if (!made && errno == ENOENT) {
+    TRY(make_dirs(root_, 0700));
+    made = ::mkdir(folder.c_str(), 0711) == 0;
+  }
+  if (!made) {
     if (errno == EEXIST) return fail("container with id \"" + state.id + "\" already exists", EEXIST);
     return fail_errno("create " + folder);
   }
@@ -64,7 +68,11 @@ Result<> Draft::begin() {
 
 Result<> Draft::make_cgroup(pid_t member) {
   oci::Resources resources = spec_.linux.resources;
-  resources.devices = device_rules(spec_.linux.resources);
+  // A unit has them among its properties.
+  if (cgroup.needs_member())
+    resources.devices = device_rules(spec_.linux.resources);
+  else
+    resources.devices.clear();
   // Known before it is there, so that whoever finds it can remove it.
   TRY(save());
   auto made = cgroup.create(resources, member);
@@ -72,6 +80,15 @@ Result<> Draft::make_cgroup(pid_t member) {
   log::debug("container " + state.id + " has no cgroup: " + made.error().message);
   (void)cgroup.abandon();
   state.cgroup_path.clear();
+  return {};
+}
+
+Result<> Draft::restrict_devices(int v2_folder) const {
+  if (state.cgroup_path.empty() || cgroup.needs_member()) return {};
+  auto done = cgroup.restrict_devices(device_rules(spec_.linux.resources), v2_folder);
+  if (done || !can_do_without(done.error())) return done;
+  // Who may not do this may not make devices either.
+  log::debug("container " + state.id + " has no device rules: " + done.error().message);
   return {};
 }
 

@@ -82,6 +82,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   plan.sync = std::move(sync.second);
   if (const auto& affinity = process.exec_cpu_affinity; affinity && !affinity->initial_mask.empty())
     if (::syscall(SYS_sched_setaffinity, 0, affinity->initial_mask.size() * sizeof(uint64_t), affinity->initial_mask.data()) < 0) return fail_errno("process.execCPUAffinity.initial");
+  plan.placed = !(has_cgroup && plan.rootless);
   if (has_cgroup && !plan.rootless) plan.cgroup_tasks = TRY(cgroup.open_tasks(below), "adding pid of the new process to cgroups");
   auto child = plan.rootless ? TRY(clone_for_rootless_exec(plan, state.pid, own_processes)) : TRY(clone_for_exec(cgroup, below, state.pid), "adding pid of the new process to cgroups");
   if (child.pid == 0) {
@@ -95,7 +96,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   undo.on_failure([&] { put_down(child); });
   if (has_cgroup && plan.rootless) TRY(cgroup.join(child.pid, below));
   TRY(set_oom_score(child.pid, process));
-  TRY(send_byte(sync.first.get(), kPlaced));
+  if (!plan.placed) TRY(send_byte(sync.first.get(), kPlaced));
   Message message = TRY(receive(sync.first.get()));
   TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, now)));
   TRY(send_byte(sync.first.get(), init::kStart));

@@ -31,6 +31,7 @@ std::string signal_description(int signal) {
 }
 
 Result<> run_hooks(const std::vector<oci::Hook>& hooks, const std::string& state, std::string_view kind) {
+  CloseAtOnce closes;  // a hook waits for the end of its input
   for (size_t number = 0; number < hooks.size(); ++number) {
     const auto& hook = hooks[number];
     std::string name = "error running " + std::string(kind) + " hook #" + std::to_string(number) + ": " + hook.path;

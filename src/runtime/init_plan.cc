@@ -1,9 +1,11 @@
+#include <elf.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -125,11 +127,22 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
   return b.finish(p);
 }
 
-Result<Fd> open_init() {
+Result<Fd> make_init(std::string_view plan) {
+  std::string program(reinterpret_cast<const char*>(caisson_exec_init_begin), static_cast<size_t>(caisson_exec_init_end - caisson_exec_init_begin));
+  // The segment that can be written is the plan's, and the last of the file: what follows
+  // there are section headers, which nobody reads (elf(5)).
+  auto* header = reinterpret_cast<Elf64_Ehdr*>(program.data());
+  header->e_shoff = 0;
+  header->e_shnum = header->e_shstrndx = 0;
+  auto* segments = reinterpret_cast<Elf64_Phdr*>(program.data() + header->e_phoff);
+  auto* last = std::find_if(segments, segments + header->e_phnum, [](const Elf64_Phdr& s) { return s.p_type == PT_LOAD && (s.p_flags & PF_W) != 0; });
+  last->p_filesz = last->p_memsz = plan.size();
+  program.resize(last->p_offset);
+  program += plan;
+
   Fd fd(::memfd_create("init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd.valid()) return fail_errno("memfd for the init");
-  auto size = static_cast<size_t>(caisson_exec_init_end - caisson_exec_init_begin);
-  TRY(write_all(fd.get(), std::string_view(reinterpret_cast<const char*>(caisson_exec_init_begin), size)));
+  TRY(write_all(fd.get(), program));
   ::fchmod(fd.get(), 0555);
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0) return fail_errno("seal the init");
   return fd;

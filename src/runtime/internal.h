@@ -35,6 +35,8 @@ class Draft {
   /// Makes the cgroup with its limits; leaves state.cgroup_path empty where the container
   /// may go without. `member`: as Cgroup::create.
   [[nodiscard]] Result<> make_cgroup(pid_t member);
+  /// What is left of making it: before anything of the container's is executed.
+  [[nodiscard]] Result<> restrict_devices(int v2_folder) const;
   [[nodiscard]] Result<> save() const;
 
   std::string folder;
@@ -81,6 +83,7 @@ struct ChildPlan {
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
   std::vector<Fd> cgroup_tasks;  ///< of the cgroup v1 that the child enters; see Cgroup::enter
+  bool awaits_maps = false;      ///< the parent writes the id maps of its user namespace
   bool placed = false;           ///< the parent has done what it does beside the child
   bool own_mounts = true;        ///< a mount namespace that is not the host's
   bool detached_root = false;    ///< the root has no path on the host
@@ -186,11 +189,14 @@ inline constexpr char kHooksDone = 'h';
 [[nodiscard]] Result<> await_place(ChildPlan& plan);
 /// Mounts, devices and links below the root; a shape for createContainer hooks.
 [[nodiscard]] Result<> set_up_rootfs(ChildPlan& plan, const sys::RootDir& root);
-[[nodiscard]] Result<> make_mounts(ChildPlan& plan, const sys::RootDir& root);
+/// The tops of tmpfs that this process has made. Nobody else has been in there, so a name that
+/// was just made in one leads nowhere else: it needs no look-up from the root.
+using FreshFolders = std::map<std::string, Fd>;
+[[nodiscard]] Result<FreshFolders> make_mounts(ChildPlan& plan, const sys::RootDir& root);
 /// Makes only what the mounts lie on, as far as a restored tmpfs does not bring it;
 /// bind mounts are in place afterwards, since others may lie on them.
 [[nodiscard]] Result<> make_mount_points(ChildPlan& plan, const sys::RootDir& root);
-[[nodiscard]] Result<> make_devices(const ChildPlan& plan, const sys::RootDir& root);
+[[nodiscard]] Result<> make_devices(const ChildPlan& plan, const sys::RootDir& root, FreshFolders fresh);
 [[nodiscard]] Result<> protect_paths(const ChildPlan& plan, const sys::RootDir& root);
 /// Masks, sysctls; leaves the process with the container's root as "/".
 [[nodiscard]] Result<> enter_rootfs(const ChildPlan& plan, const sys::RootDir& root);
@@ -208,8 +214,8 @@ inline constexpr char kHooksDone = 'h';
 [[nodiscard]] std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string>& environment);
 /// RLIMIT_* by its name in config.json; -1 where unknown.
 [[nodiscard]] int rlimit_number(const std::string& type);
-/// The embedded init as a sealed memfd, ready for execveat(2).
-[[nodiscard]] Result<Fd> open_init();
+/// The embedded init with its plan, as a sealed memfd, ready for execveat(2).
+[[nodiscard]] Result<Fd> make_init(std::string_view plan);
 
 /// Runs the hooks in order with the state document on stdin. A hook without an
 /// environment of its own has the runtime's.

@@ -72,8 +72,8 @@ bool has_own_mounts(const oci::Spec& spec) {
 
 /// As who the container's processes are made. For all but root that is the
 /// container's own user namespace.
-Result<bool> is_rootless(const oci::Spec& spec) {
-  if (::geteuid() == 0) return false;
+Result<bool> is_rootless(const oci::Spec& spec, const State& state) {
+  if (state.owner == "root") return false;
   for (const char* type : {"user", "mount"})
     if (const auto* ns = spec.find_namespace(type); ns == nullptr || !ns->path.empty()) return fail(std::string("rootless containers need a new ") + type + " namespace (see spec --rootless)", EPERM);
   return true;
@@ -115,7 +115,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   auto [clone_flags, user_namespace] = TRY(open_namespaces(spec, plan));
   bool new_user_namespace = (clone_flags & CLONE_NEWUSER) != 0;
   plan.user_namespace = new_user_namespace || user_namespace.has_value();
-  plan.rootless = TRY(is_rootless(spec), "config.json");
+  plan.rootless = TRY(is_rootless(spec, state), "config.json");
   TRY(find_inherited(plan));
   TRY(check_limits(plan));
   if (new_user_namespace && spec.linux.uid_mappings.empty()) return fail("config.json: linux.uidMappings: is required with a user namespace");
@@ -159,6 +159,8 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     // end of the other side.
     plan.fifo = TRY(open_file(draft.folder + "/exec.fifo", O_RDWR));
   }
+  plan.awaits_maps = new_user_namespace;
+  plan.placed = !cgroup.needs_member() && spec.linux.net_devices.empty();
   auto sync = TRY(socket_pair(SOCK_SEQPACKET));
   plan.sync = std::move(sync.second);
 
@@ -185,31 +187,33 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     run_child(plan);
   }
   draft.undo.on_failure([&] { put_down(child); });
+  log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
   {
+    // The child's end is closed with the rest before this process waits for the child.
     CloseTogether closes;
     plan.sync.reset();
     plan.cgroup_tasks.clear();
+    plan.rootfs.reset();
+    if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
+    // Open to this process until the child goes on.
+    Fd netns;
+    if (!spec.linux.net_devices.empty()) {
+      const std::string& path = spec.find_namespace("network")->path;
+      netns = TRY(open_file(path.empty() ? "/proc/" + std::to_string(child.pid) + "/ns/net" : path, O_RDONLY));
+    }
+    if (plan.awaits_maps) TRY(send_byte(sync.first.get(), kGo));
+    if (cgroup.needs_member()) {
+      TRY(draft.make_cgroup(child.pid));
+      if (!state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
+    }
+    TRY(draft.restrict_devices(cgroup_fd.get()));
+    TRY(write_new_file(draft.folder + "/config.json", json_text(oci::to_json(spec))));
+    TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
+    if (netns.valid()) TRY(move_net_devices(spec.linux.net_devices, netns.get()));
+    state.pid = child.pid;
+    state.start_time = TRY(process_start_time(child.pid));
+    if (!plan.placed) TRY(send_byte(sync.first.get(), kPlaced));
   }
-  log::debug("container " + options.id + ": process " + std::to_string(child.pid) + ", cgroup " + state.cgroup_path);
-
-  if (new_user_namespace) TRY(write_id_maps(child.pid, spec.linux.uid_mappings, spec.linux.gid_mappings));
-  // Open to this process until the child goes on.
-  Fd netns;
-  if (!spec.linux.net_devices.empty()) {
-    const std::string& path = spec.find_namespace("network")->path;
-    netns = TRY(open_file(path.empty() ? "/proc/" + std::to_string(child.pid) + "/ns/net" : path, O_RDONLY));
-  }
-  TRY(send_byte(sync.first.get(), kGo));
-  if (cgroup.needs_member()) {
-    TRY(draft.make_cgroup(child.pid));
-    if (!state.cgroup_path.empty()) TRY(cgroup.join(child.pid));
-  }
-  TRY(replace_file(draft.folder + "/config.json", json_text(oci::to_json(spec))));
-  TRY(set_oom_score(child.pid, process), "process.oomScoreAdj");
-  if (netns.valid()) TRY(move_net_devices(spec.linux.net_devices, netns.get()));
-  state.pid = child.pid;
-  state.start_time = TRY(process_start_time(child.pid));
-  TRY(send_byte(sync.first.get(), kPlaced));
   Message message = TRY(receive(sync.first.get()));
   while (message.text[0] == kMapSource) {
     TRY(bind_sources.map(TRY(parse_uint(message.text.substr(1), UINT32_MAX)), message.descriptor.get()));

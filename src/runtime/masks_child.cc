@@ -26,10 +26,10 @@ Result<> make_readonly(const RootDir& root, const std::string& path) {
   return sys::attach_mount(copy.get(), target->get());
 }
 
-/// Hides paths: folders behind one empty read-only tmpfs, files behind the
-/// host's /dev/null, which is checked to be that device (CVE-2025-31133).
+/// Hides paths: folders behind an empty read-only tmpfs, files behind the host's
+/// /dev/null, which is checked to be that device (CVE-2025-31133).
 Result<> mask_paths(const ChildPlan& plan, const RootDir& root) {
-  Fd empty_folder, null;
+  Fd null;
   std::set<std::string> done;
   for (const auto& path : plan.spec->linux.masked_paths) {
     if (!done.insert(clean_path(path)).second) continue;
@@ -41,23 +41,15 @@ Result<> mask_paths(const ChildPlan& plan, const RootDir& root) {
     struct stat st;
     if (::fstat(target->get(), &st) < 0) return fail_errno("mask " + path);
     if (S_ISDIR(st.st_mode)) {
-      if (!empty_folder.valid())
-        empty_folder = TRY(sys::make_detached("tmpfs", "tmpfs", {{"size", "0"}, {"nr_inodes", "2"}, {"mode", "555"}},
-                                              MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
-      // A detached tree can be copied once it hangs somewhere: the first use
-      // attaches it, the later ones copy what is there.
-      Fd copy;
-      if (auto cloned = sys::clone_mount(empty_folder.get(), false); cloned) copy = std::move(*cloned);
-      TRY(sys::attach_mount(copy.valid() ? copy.get() : empty_folder.get(), target->get()), "mask " + path);
-    } else {
-      if (!null.valid()) {
-        null = TRY(open_file("/dev/null", O_PATH));
-        struct stat device;
-        if (::fstat(null.get(), &device) < 0 || !S_ISCHR(device.st_mode) || device.st_rdev != makedev(1, 3)) return fail("the host's /dev/null is not the null device");
-      }
-      Fd copy = TRY(sys::clone_mount(null.get(), false), "mask " + path);
-      TRY(sys::attach_mount(copy.get(), target->get()), "mask " + path);
+      TRY(sys::mount_fresh("tmpfs", "tmpfs", target->get(), MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,nr_inodes=2,mode=555"), "mask " + path);
+      continue;
     }
+    if (!null.valid()) {
+      null = TRY(open_file("/dev/null", O_PATH));
+      struct stat device;
+      if (::fstat(null.get(), &device) < 0 || !S_ISCHR(device.st_mode) || device.st_rdev != makedev(1, 3)) return fail("the host's /dev/null is not the null device");
+    }
+    TRY(sys::bind_mount(sys::fd_path(null.get()), sys::fd_path(target->get())), "mask " + path);
   }
   return {};
 }

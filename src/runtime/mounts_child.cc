@@ -30,9 +30,9 @@ std::string destination_of(const ChildPlan& plan, const oci::Mount& mount) {
 /// missing.
 Result<Fd> mount_point(const RootDir& root, const std::string& destination, bool directory) {
   if (destination == "/proc" || destination == "/sys") {
-    struct stat st;
-    bool there = ::fstatat(root.fd(), destination.c_str() + 1, &st, AT_SYMLINK_NOFOLLOW) == 0;
-    if (there && !S_ISDIR(st.st_mode)) return fail("must be mounted on ordinary directory, and the image has something else there");
+    auto there = root.open_plain_dir(destination);
+    if (there) return there;
+    if (there.error().code != ENOENT) return fail("must be mounted on ordinary directory, and the image has something else there");
     directory = true;
   }
   return directory ? root.make_dirs(destination) : root.make_file(destination);
@@ -99,17 +99,17 @@ Result<> bind_mount(const ChildPlan& plan, const RootDir& root, const std::strin
   return {};
 }
 
-/// A hierarchy as the container's cgroup namespace shows it, on a held folder;
-/// false where there is no such namespace, or the kernel has one mounted already.
-Result<bool> mount_hierarchy(const ChildPlan& plan, const cgroups::Hierarchy& h, int onto, unsigned long flags) {
+/// A hierarchy as the container's cgroup namespace shows it, on a path that nobody can lead
+/// elsewhere; false where there is no such namespace, or the kernel has one mounted already.
+Result<bool> mount_hierarchy(const ChildPlan& plan, const cgroups::Hierarchy& h, const std::string& onto, unsigned long flags) {
   if (plan.spec->find_namespace("cgroup") == nullptr) return false;
   auto fresh = sys::mount_fresh(h.v2 ? "cgroup2" : "cgroup", "cgroup", onto, flags, h.v2 ? "" : join(h.controllers, ","));
   if (!fresh && fresh.error().code == EBUSY) return false;
   TRY(std::move(fresh));
   return true;
 }
-/// The container's own part of a hierarchy, as a detached mount.
-Result<Fd> clone_own_part(const ChildPlan& plan, const cgroups::Hierarchy& h) { return sys::clone_mount(h.mount_point + plan.cgroup->path(), false); }
+/// The container's own part of a hierarchy.
+std::string own_part(const ChildPlan& plan, const cgroups::Hierarchy& h) { return h.mount_point + plan.cgroup->path(); }
 
 /// /sys/fs/cgroup: the container's own part of every hierarchy.
 Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& destination, const sys::MountOptions& options) {
@@ -117,25 +117,17 @@ Result<> cgroup_mount(ChildPlan& plan, const RootDir& root, const std::string& d
   const auto& hierarchies = plan.cgroup->hierarchies();
   Fd target = TRY(mount_point(root, destination, true));
   if (plan.cgroup->pure_v2()) {
-    if (TRY(mount_hierarchy(plan, hierarchies[0], target.get(), options.flags))) return {};
-    Fd tree = TRY(clone_own_part(plan, hierarchies[0]));
+    if (TRY(mount_hierarchy(plan, hierarchies[0], sys::fd_path(target.get()), options.flags))) return {};
+    Fd tree = TRY(sys::clone_mount(own_part(plan, hierarchies[0]), false));
     TRY(sys::set_mount_attributes(tree.get(), options.set, options.clear, 0, false));
     return sys::attach_mount(tree.get(), target.get());
   }
-  unsigned long folder_flags = options.flags & ~static_cast<unsigned long>(MS_RDONLY);
-  TRY(sys::mount_fresh("tmpfs", "tmpfs", target.get(), folder_flags, "mode=755,size=64k"));
-  // Seen through the held path, the new mount hides what it covers: open it again.
-  // Nobody else sees it yet.
-  Fd folders = TRY(root.open_at(destination, O_PATH | O_DIRECTORY));
+  Fd folders = TRY(sys::make_detached("tmpfs", "tmpfs", {{"mode", "755"}, {"size", "64k"}}, 0));
+  TRY(sys::attach_mount(folders.get(), target.get()));
   for (const auto& h : hierarchies) {
-    std::string name(base_name(h.mount_point));
+    std::string name(base_name(h.mount_point)), folder = sys::fd_path(folders.get()) + "/" + name;
     if (::mkdirat(folders.get(), name.c_str(), 0755) < 0) return fail_errno("create " + destination + "/" + name);
-    bool shown = false;
-    if (plan.spec->find_namespace("cgroup") != nullptr) {
-      Fd folder = TRY(open_at(folders.get(), name, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-      shown = TRY(mount_hierarchy(plan, h, folder.get(), options.flags), h.mount_point);
-    }
-    if (!shown) TRY(sys::attach_mount_at(TRY(clone_own_part(plan, h)).get(), folders.get(), name), h.mount_point);
+    if (!TRY(mount_hierarchy(plan, h, folder, options.flags), h.mount_point)) TRY(sys::bind_mount(own_part(plan, h), folder), h.mount_point);
     if (!h.v2 && h.controllers.size() > 1)
       for (const auto& controller : h.controllers)
         if (controller != name) (void)::symlinkat(name.c_str(), folders.get(), controller.c_str());
@@ -160,45 +152,85 @@ Result<Fd> open_bind_source(ChildPlan& plan, const RootDir& root, size_t index, 
   return source;
 }
 
-Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
-  const oci::Mount& mount = plan.spec->mounts[index];
-  std::string destination = destination_of(plan, mount);
-  TRY(refuse_inside_proc(destination));
-  sys::MountOptions options = sys::parse_mount_options(mount.options);
-  if (options.copy_up && mount.type != "tmpfs") return fail("option tmpcopyup is for tmpfs", EINVAL);
-  if (options.bind || mount.type == "bind") return bind_mount(plan, root, destination, options, TRY(open_bind_source(plan, root, index, options)));
-  if (mount.type == "cgroup" || mount.type == "cgroup2") return cgroup_mount(plan, root, destination, options);
+/// Where a new file system goes.
+struct Place {
+  std::string path;     ///< one that nobody can lead elsewhere
+  Fd folder;            ///< what lies there, unless it was made in a fresh folder
+  bool covers = false;  ///< a folder that the image has
+};
+Result<Place> find_place(const RootDir& root, const FreshFolders& fresh, const std::string& destination, bool look_for_image) {
+  std::string name(base_name(destination));
+  if (auto parent = fresh.find(dir_name(destination)); parent != fresh.end() && ::mkdirat(parent->second.get(), name.c_str(), 0755) == 0)
+    return Place{sys::fd_path(parent->second.get()) + "/" + name, Fd(), false};
+  Place place;
+  if (look_for_image && destination != "/sys")
+    if (auto there = root.open_at(destination, O_PATH | O_DIRECTORY); there) {
+      place.folder = std::move(*there);
+      place.covers = true;
+    }
+  if (!place.covers) place.folder = TRY(mount_point(root, destination, true));
+  place.path = sys::fd_path(place.folder.get());
+  return place;
+}
 
+bool later_mounts_go_into(const ChildPlan& plan, size_t index, const std::string& destination) {
+  const auto& mounts = plan.spec->mounts;
+  return std::any_of(mounts.begin() + static_cast<std::ptrdiff_t>(index) + 1, mounts.end(),
+                     [&](const oci::Mount& later) { return dir_name(destination_of(plan, later)) == destination; });
+}
+
+/// A tmpfs that later mounts go into: its top is kept, where mount(2) would leave a path that
+/// has to be looked up again, in a root that others may change.
+Result<Fd> mount_fresh_folder(const std::string& source, const Place& place, uint64_t attributes, const std::string& data) {
+  std::vector<sys::FsOption> options;
+  for (const auto& option : split(data, ',', true)) {
+    size_t equals = option.find('=');
+    options.push_back(equals == std::string::npos ? sys::FsOption{option, ""} : sys::FsOption{option.substr(0, equals), option.substr(equals + 1)});
+  }
+  Fd top = TRY(sys::make_detached("tmpfs", source, options, attributes));
+  TRY(sys::attach_mount(top.get(), place.folder.get()));
+  return top;
+}
+
+Result<> mount_file_system(ChildPlan& plan, const RootDir& root, size_t index, const std::string& destination, sys::MountOptions options, FreshFolders& fresh) {
+  const oci::Mount& mount = plan.spec->mounts[index];
   if (destination == "/proc" && mount.type != "proc") return fail("only a proc file system may be mounted on /proc");
   bool tmpfs = mount.type == "tmpfs";
-  bool covers = tmpfs && root.open_at(destination, O_PATH | O_DIRECTORY);
-  Fd target = TRY(mount_point(root, destination, true));
-  unsigned long flags = options.flags;
+  Place place = TRY(find_place(root, fresh, destination, tmpfs));
   // /dev is filled first and closed at the end.
-  if (destination == "/dev") flags &= ~static_cast<unsigned long>(MS_RDONLY);
+  if (destination == "/dev") {
+    options.flags &= ~static_cast<unsigned long>(MS_RDONLY);
+    options.set &= ~static_cast<uint64_t>(MOUNT_ATTR_RDONLY);
+  }
   std::string data = options.data;
   Fd covered;
   if (options.copy_up) covered = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
-  if (covers && ("," + data).find(",mode=") == std::string::npos) {
+  if (place.covers && ("," + data).find(",mode=") == std::string::npos) {
     // It looks like the folder that it covers.
     struct stat st;
-    if (::fstat(target.get(), &st) < 0) return fail_errno(destination);
+    if (::fstat(place.folder.get(), &st) < 0) return fail_errno(destination);
     char mode[16];
     std::snprintf(mode, sizeof mode, "mode=%04o", st.st_mode & 07777);
     data += (data.empty() ? "" : ",") + std::string(mode);
   }
-  auto mounted = sys::mount_fresh(mount.type.empty() ? "none" : mount.type, mount.source.empty() ? mount.type : mount.source, target.get(), flags, data);
-  if (!mounted && mount.type == "mqueue" && mounted.error().code == ENODEV) {
-    log::warning("this kernel has no mqueue file system: " + destination + " is left out");
-    return {};
+  std::string source = mount.source.empty() ? mount.type : mount.source;
+  // A policy of memory has commas of its own, which only mount(2) tells apart.
+  if (tmpfs && place.folder.valid() && (options.flags & MS_RDONLY) == 0 && data.find("mpol=") == std::string::npos && later_mounts_go_into(plan, index, destination)) {
+    fresh[destination] = TRY(mount_fresh_folder(source, place, options.set, data));
+  } else {
+    auto mounted = sys::mount_fresh(mount.type.empty() ? "none" : mount.type, source, place.path, options.flags, data);
+    if (!mounted && mount.type == "mqueue" && mounted.error().code == ENODEV) {
+      log::warning("this kernel has no mqueue file system: " + destination + " is left out");
+      return {};
+    }
+    if (!mounted && mount.type == "sysfs" && (mounted.error().code == EPERM || mounted.error().code == EBUSY)) {
+      // Without a network namespace of its own, sysfs can only be bound.
+      Fd host = TRY(sys::clone_mount("/sys", true));
+      options.rec_set |= options.set;
+      return bind_mount(plan, root, destination, options, std::move(host));
+    }
+    TRY(std::move(mounted));
   }
-  if (!mounted && mount.type == "sysfs" && (mounted.error().code == EPERM || mounted.error().code == EBUSY)) {
-    // Without a network namespace of its own, sysfs can only be bound.
-    Fd source = TRY(sys::clone_mount("/sys", true));
-    options.rec_set |= options.set;
-    return bind_mount(plan, root, destination, options, std::move(source));
-  }
-  TRY(std::move(mounted));
   if (covered.valid()) {
     Fd top = TRY(root.open_at(destination, O_RDONLY | O_DIRECTORY));
     TRY(copy_tree(covered.get(), top.get()), "tmpcopyup");
@@ -211,6 +243,19 @@ Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index) {
     TRY(sys::set_mount_attributes(top.get(), options.rec_set, options.rec_clear, options.propagation & ~static_cast<unsigned long>(MS_REC), true));
   }
   return {};
+}
+
+Result<> one_mount(ChildPlan& plan, const RootDir& root, size_t index, FreshFolders& fresh) {
+  const oci::Mount& mount = plan.spec->mounts[index];
+  std::string destination = destination_of(plan, mount);
+  // What is covered now is not what later paths lead to.
+  std::erase_if(fresh, [&](const auto& folder) { return folder.first == destination || folder.first.starts_with(destination + "/"); });
+  TRY(refuse_inside_proc(destination));
+  sys::MountOptions options = sys::parse_mount_options(mount.options);
+  if (options.copy_up && mount.type != "tmpfs") return fail("option tmpcopyup is for tmpfs", EINVAL);
+  if (options.bind || mount.type == "bind") return bind_mount(plan, root, destination, options, TRY(open_bind_source(plan, root, index, options)));
+  if (mount.type == "cgroup" || mount.type == "cgroup2") return cgroup_mount(plan, root, destination, options);
+  return mount_file_system(plan, root, index, destination, std::move(options), fresh);
 }
 
 }  // namespace
@@ -234,9 +279,10 @@ Result<> make_mount_points(ChildPlan& plan, const RootDir& root) {
   return {};
 }
 
-Result<> make_mounts(ChildPlan& plan, const RootDir& root) {
-  for (size_t i = 0; i < plan.spec->mounts.size(); ++i) TRY(one_mount(plan, root, i), "mount " + plan.spec->mounts[i].destination);
-  return {};
+Result<FreshFolders> make_mounts(ChildPlan& plan, const RootDir& root) {
+  FreshFolders fresh;
+  for (size_t i = 0; i < plan.spec->mounts.size(); ++i) TRY(one_mount(plan, root, i, fresh), "mount " + plan.spec->mounts[i].destination);
+  return fresh;
 }
 
 }  // namespace caisson::runtime

@@ -14,7 +14,7 @@
 namespace caisson::runtime {
 
 Result<> find_inherited(ChildPlan& plan) {
-  auto status = TRY(read_file("/proc/self/status"));
+  auto status = TRY(read_value("/proc/self/status"));
   auto mask = [&](std::string_view name) -> Result<uint64_t> {
     std::string field = "\n" + std::string(name) + ":\t";
     size_t at = status.find(field);

@@ -79,14 +79,11 @@ Result<> move_root(const ChildPlan& plan) {
 }  // namespace
 
 Result<> set_up_rootfs(ChildPlan& plan, const RootDir& root) {
-  CloseTogether closes;
   TRY(attach_root(plan, root));
-  TRY(make_mounts(plan, root));
-  return make_devices(plan, root);
+  return make_devices(plan, root, TRY(make_mounts(plan, root)));
 }
 
 Result<> enter_rootfs(const ChildPlan& plan, const RootDir& root) {
-  CloseTogether closes;
   const oci::Spec& spec = *plan.spec;
   TRY(protect_paths(plan, root));
   TRY(set_sysctls(plan.sysctls));
@@ -103,7 +100,6 @@ Result<> enter_rootfs(const ChildPlan& plan, const RootDir& root) {
   if (plan.own_mounts) TRY(plan.no_pivot ? move_root(plan) : pivot_root());
   // Where mounts are shared with the host there is only chroot.
   if ((!plan.own_mounts || plan.no_pivot) && ::chroot(".") < 0) return fail_errno("chroot");
-  if (::chdir("/") < 0) return fail_errno("enter the new root");
   if (std::string p = spec.linux.rootfs_propagation; p.ends_with("shared") || p.ends_with("unbindable") || p.ends_with("slave"))
     if (::mount(nullptr, "/", nullptr, sys::parse_mount_options({p}).propagation, nullptr) < 0) return fail_errno("linux.rootfsPropagation");
   return {};

@@ -38,7 +38,12 @@ Result<> save_state(const std::string& folder, const State& state) {
   if (!state.systemd_unit.empty()) out["systemd_unit"] = state.systemd_unit;
   if (!state.poststop_hooks) out["poststop_hooks"] = false;
   if (state.root_mount != 0) out["root_mount"] = state.root_mount;
-  return replace_file(folder + "/state.json", json_text(out));
+  // Whoever writes it holds the container's lock: one name for the draft will do.
+  std::string path = folder + "/state.json", draft = path + ".tmp";
+  Fd file = TRY(open_file(draft, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  TRY(write_all(file.get(), json_text(out)), draft);
+  if (::rename(draft.c_str(), path.c_str()) < 0) return fail_errno("rename " + draft);
+  return {};
 }
 
 Result<> unmount_root(const State& state) {
@@ -50,7 +55,7 @@ Result<> unmount_root(const State& state) {
 
 Result<State> Runtime::load(const std::string& id) const {
   TRY(check_id(id));
-  auto text = read_file(folder(id) + "/state.json");
+  auto text = read_document(folder(id) + "/state.json");
   if (!text) {
     // The folder alone is a container whose maker died before it wrote anything.
     if (text.error().code == ENOENT && exists(folder(id))) {

@@ -9,11 +9,11 @@
 
 namespace caisson::sys {
 namespace {
-int openat2_in_root(int root, const char* path, uint64_t flags, mode_t mode) {
+int openat2_in_root(int root, const char* path, uint64_t flags, mode_t mode, uint64_t resolve = 0) {
   struct open_how how = {};
   how.flags = flags | O_CLOEXEC;
   how.mode = mode;
-  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve;
   for (int attempt = 0;; ++attempt) {
     long fd = ::syscall(SYS_openat2, root, path, &how, sizeof how);
     // EAGAIN: a rename or mount raced with the lookup (openat2(2)).
@@ -31,6 +31,12 @@ Result<RootDir> RootDir::open(const std::string& path) {
 
 Result<Fd> RootDir::open_at(const std::string& path, int flags, mode_t mode) const {
   int fd = openat2_in_root(fd_.get(), path.c_str(), static_cast<unsigned>(flags), mode);
+  if (fd < 0) return fail_errno(path);
+  return Fd(fd);
+}
+
+Result<Fd> RootDir::open_plain_dir(const std::string& path) const {
+  int fd = openat2_in_root(fd_.get(), path.c_str(), O_PATH | O_DIRECTORY, 0, RESOLVE_NO_SYMLINKS);
   if (fd < 0) return fail_errno(path);
   return Fd(fd);
 }

@@ -19,6 +19,8 @@ class RootDir {
   /// Opens without magic links; the last component may be a link (followed
   /// inside the root) unless O_NOFOLLOW is given.
   [[nodiscard]] Result<Fd> open_at(const std::string& path, int flags, mode_t mode = 0) const;
+  /// Opens a folder that no component of its path may be a link to (ELOOP, ENOTDIR).
+  [[nodiscard]] Result<Fd> open_plain_dir(const std::string& path) const;
   /// Opens the folder, making what is missing of it (mode 0755, or `mode`
   /// for the last one), also behind links that lead nowhere yet (images have
   /// such, as /etc/resolv.conf).

@@ -23,6 +23,11 @@ Result<> mount_fresh(const std::string& type, const std::string& source, int tar
   return mount_fresh(type, source, fd_path(target_fd), flags, data);
 }
 
+Result<> bind_mount(const std::string& source, const std::string& target) {
+  if (::mount(source.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) < 0) return fail_errno("bind " + source);
+  return {};
+}
+
 Result<Fd> clone_mount(const std::string& path, bool recursive) {
   int fd = static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0)));
   if (fd < 0) return fail_errno(path);
@@ -33,11 +38,6 @@ Result<Fd> clone_mount(int fd, bool recursive) {
   int copy = static_cast<int>(::syscall(SYS_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0)));
   if (copy < 0) return fail_errno("copy a mount");
   return Fd(copy);
-}
-
-Result<> attach_mount_at(int mount_fd, int folder_fd, const std::string& name) {
-  if (::syscall(SYS_move_mount, mount_fd, "", folder_fd, name.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0) return fail_errno("attach a mount to " + name);
-  return {};
 }
 
 Result<> attach_mount(int mount_fd, int target_fd) {

@@ -14,14 +14,15 @@ namespace caisson::sys {
 /// mount(2) of a fresh file system onto a held directory.
 [[nodiscard]] Result<> mount_fresh(const std::string& type, const std::string& source, int target_fd, unsigned long flags, const std::string& data);
 [[nodiscard]] Result<> mount_fresh(const std::string& type, const std::string& source, const std::string& target, unsigned long flags, const std::string& data);
+/// mount(2) with MS_BIND, of one mount. Both paths must be ones that nobody else can lead
+/// elsewhere: those of held descriptors (fd_path), the kernel's own.
+[[nodiscard]] Result<> bind_mount(const std::string& source, const std::string& target);
 
 /// A detached copy of the mount at `path` (open_tree OPEN_TREE_CLONE).
 [[nodiscard]] Result<Fd> clone_mount(const std::string& path, bool recursive);
 [[nodiscard]] Result<Fd> clone_mount(int fd, bool recursive);
 /// Attaches a detached mount onto a held path.
 [[nodiscard]] Result<> attach_mount(int mount_fd, int target_fd);
-/// Onto `name` in a folder; not onto what a link of that name leads to.
-[[nodiscard]] Result<> attach_mount_at(int mount_fd, int folder_fd, const std::string& name);
 /// mount_setattr(2): MOUNT_ATTR_* to set and to clear, MS_PRIVATE etc. or 0.
 [[nodiscard]] Result<> set_mount_attributes(int fd, uint64_t set, uint64_t clear, uint64_t propagation, bool recursive);
 /// Shows a detached mount's files with the ids that a user namespace maps them
