@@ -17,12 +17,13 @@ MAY_ENTER = {
     "image": {"base", "sys", "oci"},
     "http": {"base"},
     "registry": {"base", "oci", "http", "image"},
+    "build": {"base", "sys", "oci", "image", "http"},
     "network": {"base", "sys", "oci"},
     "volumes": {"base", "sys", "oci"},
     "elements": {"base", "sys", "oci"},
     "capture": {"base", "sys", "oci", "image"},
-    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "network", "volumes", "elements"},
-    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "network", "volumes", "elements", "capture", "engine", "http", "registry"},
+    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements"},
+    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements", "capture", "engine", "http", "registry"},
 }
 # The header that elements and the host share stands outside.
 SHARED = {"caisson"}

@@ -54,6 +54,7 @@ Result<Fd> open_pidfd(pid_t pid) {
 }
 
 Result<Child> spawn(const SpawnOptions& options) {
+  CloseAtOnce closes;  // the end of a pipe is waited for
   auto report = TRY(make_pipe());
   std::vector<char*> argv, envp;
   for (const auto& a : options.argv) argv.push_back(const_cast<char*>(a.c_str()));
@@ -116,6 +117,7 @@ Result<Child> spawn(const SpawnOptions& options) {
 }
 
 Result<Output> run_and_capture(SpawnOptions options, uint64_t limit) {
+  CloseAtOnce closes;
   auto out = TRY(make_pipe());
   auto err = TRY(make_pipe());
   options.stdout_fd = out.write.get();

@@ -52,7 +52,7 @@ Result<std::map<std::string, std::string>> save_state(const Trace& trace, const 
     Fd from = TRY(root.open_at(folder, O_RDONLY | O_DIRECTORY)), file = TRY(open_file(archive, O_WRONLY | O_CREAT | O_TRUNC, 0600));
     image::FdSink sink(file.get());
     image::TarWriter tar(sink);
-    TRY(image::pack_folder(sys::fd_path(from.get()), tar, false), "copy " + folder);
+    TRY(image::pack_folder(sys::fd_path(from.get()), tar), "copy " + folder);
     TRY(tar.finish());
     out[folder] = archive;
   }

@@ -48,7 +48,7 @@ Result<std::string> CaptureRunner::create(const capture::Runner::Options& option
   }
   config.stop_timeout = 2;
   config.env = options.env;
-  config.labels[engine::kCaptureLabel] = base_name(options.scratch);
+  config.labels[engine::kScratchLabel] = base_name(options.scratch);
   // Copies, as where they lie may be no file system that a user namespace can show.
   std::string folder = options.scratch + "/secrets";
   TRY(make_dirs(folder, 0700));

@@ -24,6 +24,8 @@ extern const Command kPullCommand, kPushCommand, kCopyCommand, kManifestCommand,
 extern const Command kRegistryCommand;
 // element_command.cc
 extern const Command kElementCommand;
+// build_command.cc
+extern const Command kBuildCommand;
 // copy_command.cc
 extern const Command kCpCommand;
 

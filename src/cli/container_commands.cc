@@ -28,17 +28,6 @@ namespace {
 using engine::Container;
 using engine::Engine;
 
-/// As --pull says. A name without a registry means Docker's, as everywhere.
-Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy) {
-  if (policy != "missing" && policy != "always" && policy != "never") return fail("--pull: \"" + policy + "\" is none of missing, always and never");
-  if (policy == "always") return pull_image(store, name, {}, false);
-  auto image = store.find(name);
-  if (image || image.error().code != ENOENT || policy == "never") return image;
-  auto pulled = pull_image(store, name, {}, false);
-  if (!pulled) return fail(image.error().message + "; " + pulled.error().message, pulled.error().code);
-  return pulled;
-}
-
 Result<Container> create_from(Engine& engine, const Args& args) {
   auto config = TRY(container_config(args));
   const std::string& image_name = args.rest()[0];

@@ -60,30 +60,15 @@ Result<Source> open_source(const sys::RootDir& root, const std::string& path) {
 Result<> pack(const Source& source, const std::string& name, image::Sink& sink) {
   image::TarWriter tar(sink);
   if (name.empty()) {
-    TRY(image::pack_folder(sys::fd_path(source.node.get()), tar, false));
+    TRY(image::pack_folder(sys::fd_path(source.node.get()), tar));
   } else if (S_ISDIR(source.st.st_mode)) {
     // By its descriptor: links were followed once, inside the root.
     TRY(image::pack_node(source.node.get(), ".", name, tar));
   } else {
-    image::TarEntry e;
-    e.path = name;
-    e.mode = source.st.st_mode & 07777;
-    e.uid = source.st.st_uid;
-    e.gid = source.st.st_gid;
-    e.mtime = source.st.st_mtim.tv_sec;
-    e.mtime_ns = static_cast<uint32_t>(source.st.st_mtim.tv_nsec);
-    e.size = static_cast<uint64_t>(source.st.st_size);
     Fd file = TRY(source.root.open_at(source.path, O_RDONLY | O_NONBLOCK));
     struct stat again;
     if (::fstat(file.get(), &again) < 0 || again.st_ino != source.st.st_ino || again.st_dev != source.st.st_dev) return fail("source " + source.path + " changed while it was read");
-    TRY(tar.add(e));
-    image::FdSource content(file.get(), source.path, 0, e.size);
-    char buffer[65536];
-    for (;;) {
-      size_t n = TRY(content.read(buffer, sizeof buffer));
-      if (n == 0) break;
-      TRY(tar.data(std::string_view(buffer, n)));
-    }
+    TRY(image::pack_file(file.get(), name, tar));
   }
   return tar.finish();
 }

@@ -220,7 +220,7 @@ Result<int> cmd_export(const Globals& globals, const Args& args) {
   TRY(held.inside([&]() -> Result<> {
     image::TarWriter tar(sink);
     // The image and what was written; not what is mounted over it.
-    TRY(image::pack_folder(sys::fd_path(held.root.fd()), tar, false));
+    TRY(image::pack_folder(sys::fd_path(held.root.fd()), tar));
     return tar.finish();
   }));
   return 0;

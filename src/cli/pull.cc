@@ -26,4 +26,14 @@ Result<image::Image> pull_image(image::Store& store, const std::string& name, co
   return registry::pull(store, client, reference, transfer_progress(quiet));
 }
 
+Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy) {
+  if (policy != "missing" && policy != "always" && policy != "never") return fail("--pull: \"" + policy + "\" is none of missing, always and never");
+  if (policy == "always") return pull_image(store, name, {}, false);
+  auto image = store.find(name);
+  if (image || image.error().code != ENOENT || policy == "never") return image;
+  auto pulled = pull_image(store, name, {}, false);
+  if (!pulled) return fail(image.error().message + "; " + pulled.error().message, pulled.error().code);
+  return pulled;
+}
+
 }  // namespace caisson::cli

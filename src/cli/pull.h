@@ -12,4 +12,7 @@ namespace caisson::cli {
 [[nodiscard]] registry::Progress transfer_progress(bool quiet);
 [[nodiscard]] Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet);
 
+/// As --pull says: missing, always or never. A name without a registry means Docker's, as everywhere.
+[[nodiscard]] Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy);
+
 }  // namespace caisson::cli

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "build/cache.h"
 #include "cli/commands.h"
 #include "cli/table.h"
 #include "engine/engine.h"
@@ -145,6 +146,7 @@ Result<int> cmd_prune(const Globals& globals, const Args& args) {
       std::printf("volume %s\n", v.name.c_str());
     }
   }
+  if (args.flag("all")) TRY(build::BuildCache(globals.root).clear(), "the cache of builds");
   uint64_t freed = TRY(store.collect(TRY(engine.layers_in_use())));
   std::printf("Freed %s of images\n", human_size(freed).c_str());
   return 0;
@@ -190,7 +192,7 @@ Result<int> cmd_version(const Globals&, const Args&) {
 constexpr Option kNetworkOptions[] = {{"--subnet", "SUBNET", "addresses of a new network, such as 10.1.0.0/24"}, {"--internal", "", "a new network without a way out"}, {"-d,--driver", "NAME", "only bridge"}, {"--format", "table|json", "how to print a list"}};
 constexpr Option kVolumeOptions[] = {{"--format", "table|json", "how to print a list"}};
 constexpr Option kPruneOptions[] = {
-    {"-f,--force", "", "accepted for compatibility: nothing is asked"}, {"-a,--all", "", "also images that no container uses"}, {"--volumes", "", "also volumes that no container uses"}};
+    {"-f,--force", "", "accepted for compatibility: nothing is asked"}, {"-a,--all", "", "also images that no container uses, and what builds remember"}, {"--volumes", "", "also volumes that no container uses"}};
 constexpr Option kSystemOptions[] = {{"--path", "FILE", "where install-service writes the unit"}, {"-f,--force", "", "really reset"}};
 
 }  // namespace
@@ -214,7 +216,7 @@ constexpr Option kGlobals[] = {
 int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
-                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kNetworkCommand,
+                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
                                             &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand};
   Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands};
   Globals defaults;

@@ -84,7 +84,7 @@ Result<> copy_folder(int from, const std::string& to) {
   if (!file.valid()) return fail_errno("make a temporary file beside " + to);
   image::FdSink sink(file.get());
   image::TarWriter tar(sink);
-  TRY(image::pack_folder("/proc/self/fd/" + std::to_string(from), tar, false));
+  TRY(image::pack_folder("/proc/self/fd/" + std::to_string(from), tar));
   TRY(tar.finish());
   if (::lseek(file.get(), 0, SEEK_SET) < 0) return fail_errno("read the copy");
   image::FdSource source(file.get(), to);

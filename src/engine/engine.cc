@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/strings.h"
+#include "build/cache.h"
 #include "engine/names.h"
 #include "engine/remove.h"
 #include "engine/spec_builder.h"
@@ -76,7 +77,11 @@ Result<Engine> Engine::open(const std::string& root, const std::string& run_root
 
 Result<Container> Engine::create(ContainerConfig config, const std::string& image_name) {
   auto store = TRY(images());
-  auto image = TRY(store.find(image_name));
+  return create(std::move(config), TRY(store.find(image_name)), image_name);
+}
+
+Result<Container> Engine::create(ContainerConfig config, const image::Image& image, const std::string& image_name) {
+  auto store = TRY(images());
   TRY(store.prepare(image));
   const oci::ImageConfig& ic = image.config;
   config.id = random_hex(32);
@@ -301,24 +306,24 @@ void Engine::recover() {
     (void)replace_file(mark, boot_id());
   }
   sweep_leases();
-  sweep_captures();
+  sweep_scratch();
   sweep_images();
 }
 
-void Engine::sweep_captures() {
-  // Scratch folders of captures that were killed. One that has only just been
+void Engine::sweep_scratch() {
+  // Scratch folders of captures and builds that were killed. One that has only just been
   // made may not hold its lock yet.
   if (auto names = list_dir(root_); names)
     for (const auto& name : *names) {
       std::string path = root_ + "/" + name;
       struct stat st;
-      if (!name.starts_with("tmp.capture.") || ::stat(path.c_str(), &st) < 0 || ::time(nullptr) - st.st_ctime < 5) continue;
+      if ((!name.starts_with("tmp.capture.") && !name.starts_with("tmp.build.")) || ::stat(path.c_str(), &st) < 0 || ::time(nullptr) - st.st_ctime < 5) continue;
       if (!FileLock::try_acquire(path + "/lock")) continue;
       // First what it ran, to install something or to verify an image.
       (void)runtime_.remove(name, true);
       if (auto all = containers_.list(); all)
         for (const auto& c : *all)
-          if (auto owner = c.config.labels.find(kCaptureLabel); owner != c.config.labels.end() && owner->second == name) (void)remove(c, true, true);
+          if (auto owner = c.config.labels.find(kScratchLabel); owner != c.config.labels.end() && owner->second == name) (void)remove(c, true, true);
       (void)remove_tree(path);
     }
 }
@@ -349,7 +354,7 @@ Result<int> Engine::start_all() {
 Result<> Engine::reset() {
   for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
   for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
-  for (const char* part : {"containers", "networks", "volumes", "layers", "images"}) TRY(remove_tree(root_ + "/" + part));
+  for (const char* part : {"containers", "networks", "volumes", "layers", "images", "build-cache"}) TRY(remove_tree(root_ + "/" + part));
   for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.
   ::rmdir(root_.c_str());
@@ -361,6 +366,7 @@ Result<> Engine::reset() {
 Result<std::set<std::vector<std::string>>> Engine::layers_in_use() const {
   std::set<std::vector<std::string>> out;
   for (const auto& c : TRY(containers_.list())) out.insert(c.config.layers);
+  out.merge(build::BuildCache(root_).stacks());
   return out;
 }
 

@@ -13,9 +13,10 @@
 
 namespace caisson::engine {
 
-/// Of containers that verify a capture: the name of its scratch folder in the data root.
-/// They go with it where the capture was killed.
-inline constexpr const char* kCaptureLabel = "io.caisson.capture";
+/// Of containers that verify a capture or are part of a build: the name of its scratch folder in
+/// the data root, "tmp.capture.…" or "tmp.build.…", which holds a locked file "lock". They go with
+/// it where the command was killed.
+inline constexpr const char* kScratchLabel = "io.caisson.scratch";
 
 class Engine {
  public:
@@ -24,6 +25,8 @@ class Engine {
 
   /// Completes the configuration from the image, takes a name and an address.
   [[nodiscard]] Result<Container> create(ContainerConfig config, const std::string& image);
+  /// The same with an image that the store need not know by name.
+  [[nodiscard]] Result<Container> create(ContainerConfig config, const image::Image& image, const std::string& image_name);
   /// Starts it; `client` (an end of a SOCK_SEQPACKET pair, or invalid) is
   /// attached from the first byte on.
   [[nodiscard]] Result<> start(const std::string& id, Fd client);
@@ -39,7 +42,7 @@ class Engine {
   [[nodiscard]] Result<int> start_all();
   /// Removes everything: containers, networks, volumes, images, the folders.
   [[nodiscard]] Result<> reset();
-  /// Of each container, the diff ids of the layers that it stands on.
+  /// Of each container and each step of a build that is remembered, the diff ids of its layers.
   [[nodiscard]] Result<std::set<std::vector<std::string>>> layers_in_use() const;
 
   [[nodiscard]] Containers& containers() { return containers_; }
@@ -56,7 +59,7 @@ class Engine {
   [[nodiscard]] Result<> spawn_monitor(const std::string& id, bool adopt, Fd client);
   void recover_one(const std::string& id);
   void sweep_leases();
-  void sweep_captures();
+  void sweep_scratch();
   void sweep_images();
 
   std::string root_, run_root_;

@@ -44,7 +44,7 @@ Result<> seed_volume(const volumes::Volumes& volumes, const Places& places, cons
     Fd tar_file = TRY(open_file(scratch, O_TMPFILE | O_RDWR, 0600));
     image::FdSink sink(tar_file.get());
     image::TarWriter tar(sink);
-    TRY(image::pack_folder(sys::fd_path(folder->get()), tar, false));
+    TRY(image::pack_folder(sys::fd_path(folder->get()), tar));
     TRY(tar.finish());
     if (::lseek(tar_file.get(), 0, SEEK_SET) < 0) return fail_errno("seek");
     image::FdSource source(tar_file.get(), "volume seed");

@@ -254,7 +254,7 @@ Result<Image> import_root(Store& store, const std::string& path, const std::stri
     HashingSink tar_bytes(gzip);
     if (folder) {
       TarWriter tar(tar_bytes);
-      TRY(pack_folder(path, tar, false));
+      TRY(pack_folder(path, tar));
       TRY(tar.finish());
     } else {
       Fd fd = path == "-" ? TRY(duplicate(STDIN_FILENO)) : TRY(open_file(path, O_RDONLY));

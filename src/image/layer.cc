@@ -185,7 +185,7 @@ class Unpacker {
 
 class Packer {
  public:
-  Packer(TarWriter& tar, bool whiteouts) : tar_(tar), whiteouts_(whiteouts) {}
+  Packer(TarWriter& tar, PackOptions options) : tar_(tar), options_(std::move(options)) {}
 
   Result<> folder(int fd, const std::string& prefix) {
     auto names = TRY(list_dir_fd(fd, prefix));
@@ -209,17 +209,22 @@ class Packer {
     e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
     if (S_ISSOCK(st.st_mode)) return {};
     if (S_ISCHR(st.st_mode) && st.st_rdev == 0) {
-      if (!whiteouts_) return {};
+      if (!options_.whiteouts) return {};
       e.path = dir_name(path) == "." ? ".wh." + name : dir_name(path) + "/.wh." + name;
       e.mode = 0;
       return tar_.add(e);
     }
+    Take take = Take::yes;
+    auto choose = [&] {
+      if (options_.choose) take = options_.choose(e);
+      return take == Take::yes;
+    };
     if (!S_ISDIR(st.st_mode) && st.st_nlink > 1) {
       auto [it, first] = links_.try_emplace({st.st_dev, st.st_ino}, path);
       if (!first) {
         e.type = EntryType::hard_link;
         e.link = it->second;
-        return tar_.add(e);
+        return choose() ? tar_.add(e) : Result<>();
       }
     }
     if (S_ISLNK(st.st_mode)) {
@@ -228,34 +233,56 @@ class Packer {
       ssize_t n = ::readlinkat(parent, name.c_str(), e.link.data(), e.link.size());
       if (n < 0) return fail_errno(path);
       e.link.resize(static_cast<size_t>(n));
-      return tar_.add(e);
+      return choose() ? tar_.add(e) : Result<>();
     }
     if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) {
       e.type = S_ISCHR(st.st_mode) ? EntryType::char_device : EntryType::block_device;
       e.major = major(st.st_rdev);
       e.minor = minor(st.st_rdev);
-      return tar_.add(e);
+      return choose() ? tar_.add(e) : Result<>();
     }
     if (S_ISFIFO(st.st_mode)) {
       e.type = EntryType::fifo;
-      return tar_.add(e);
+      return choose() ? tar_.add(e) : Result<>();
     }
     Fd fd = TRY(open_at(parent, name, O_RDONLY | O_NOFOLLOW | (S_ISDIR(st.st_mode) ? O_DIRECTORY : 0)));
+    e.size = S_ISDIR(st.st_mode) ? 0 : static_cast<uint64_t>(st.st_size);
     read_xattrs(fd.get(), e);
     if (S_ISDIR(st.st_mode)) {
       e.type = EntryType::directory;
       bool opaque = e.xattrs.erase("trusted.overlay.opaque") > 0;
-      TRY(tar_.add(e));
-      if (opaque && whiteouts_) {
+      if (choose()) TRY(tar_.add(e));
+      if (take == Take::no) return {};
+      if (opaque && options_.whiteouts) {
         TarEntry mark;
         mark.path = path + "/.wh..wh..opq";
         TRY(tar_.add(mark));
       }
       return folder(fd.get(), path);
     }
+    return choose() ? content(fd.get(), e, path) : Result<>();
+  }
+
+  /// A regular file.
+  Result<> file(int fd, const std::string& as) {
+    struct stat st;
+    if (::fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) return fail(as + " is not a regular file any more");
+    TarEntry e;
+    e.path = as;
+    e.mode = st.st_mode & 07777;
+    e.uid = st.st_uid;
+    e.gid = st.st_gid;
+    e.mtime = st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
     e.size = static_cast<uint64_t>(st.st_size);
+    read_xattrs(fd, e);
+    return !options_.choose || options_.choose(e) == Take::yes ? content(fd, e, as) : Result<>();
+  }
+
+ private:
+  Result<> content(int fd, const TarEntry& e, const std::string& name) {
     TRY(tar_.add(e));
-    FdSource source(fd.get(), path, 0, e.size);
+    FdSource source(fd, name, 0, e.size);
     std::vector<char> buffer(1u << 17);
     for (uint64_t left = e.size; left > 0;) {
       size_t n = TRY(source.read(buffer.data(), buffer.size()));
@@ -265,7 +292,6 @@ class Packer {
     return {};
   }
 
- private:
   static void read_xattrs(int fd, TarEntry& e) {
     char list[65536];
     ssize_t size = ::flistxattr(fd, list, sizeof list);
@@ -279,7 +305,7 @@ class Packer {
   }
 
   TarWriter& tar_;
-  bool whiteouts_;
+  PackOptions options_;
   std::map<std::pair<dev_t, ino_t>, std::string> links_;
 };
 
@@ -293,11 +319,12 @@ Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions opti
   return done;
 }
 
-Result<> pack_node(int parent, const std::string& name, const std::string& as, TarWriter& tar) { return Packer(tar, false).node(parent, name, as); }
+Result<> pack_node(int parent, const std::string& name, const std::string& as, TarWriter& tar) { return Packer(tar, {}).node(parent, name, as); }
+Result<> pack_file(int fd, const std::string& as, TarWriter& tar, const PackOptions& options) { return Packer(tar, options).file(fd, as); }
 
-Result<> pack_folder(const std::string& folder, TarWriter& tar, bool whiteouts) {
+Result<> pack_folder(const std::string& folder, TarWriter& tar, PackOptions options) {
   Fd fd = TRY(open_file(folder, O_RDONLY | O_DIRECTORY));
-  return Packer(tar, whiteouts).folder(fd.get(), "");
+  return Packer(tar, std::move(options)).folder(fd.get(), "");
 }
 
 }  // namespace caisson::image

@@ -20,10 +20,19 @@ struct UnpackOptions {
 /// security.capability are kept: trusted.overlay.* would steer the mount.
 [[nodiscard]] Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions options = {});
 
-/// Writes a folder as a tar: sorted, links kept, overlayfs whiteouts turned
-/// back into layer whiteouts where `whiteouts` is set.
+enum class Take { yes,
+                  no,          ///< nor what is below
+                  only_below,  ///< not the folder itself
+};
+struct PackOptions {
+  bool whiteouts = false;                 ///< turn those of overlayfs back into a layer's
+  std::function<Take(TarEntry&)> choose;  ///< looks at each entry, and may change it
+};
+/// Writes a folder as a tar: sorted, links kept.
+[[nodiscard]] Result<> pack_folder(const std::string& folder, TarWriter& tar, PackOptions options = {});
 /// Writes one file or folder under the name `as`.
 [[nodiscard]] Result<> pack_node(int parent, const std::string& name, const std::string& as, TarWriter& tar);
-[[nodiscard]] Result<> pack_folder(const std::string& folder, TarWriter& tar, bool whiteouts);
+/// Writes a regular file that is open.
+[[nodiscard]] Result<> pack_file(int fd, const std::string& as, TarWriter& tar, const PackOptions& options = {});
 
 }  // namespace caisson::image

@@ -189,6 +189,13 @@ Result<> LayerStore::make_folder(const Layer& layer) const {
   return done;
 }
 
+Result<Fd> LayerStore::open_tar(const oci::Digest& diff_id) const { return open_file(tar_path(diff_id.hex()), O_RDONLY); }
+
+Result<> LayerStore::keep(const Layer& layer) const {
+  FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
+  return can_mount_index(folder_) ? make_tar(layer) : make_folder(layer);
+}
+
 Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) const {
   auto ids = ids_of(layers);
   if (auto there = find(ids, form)) return there;

@@ -46,6 +46,9 @@ class LayerStore {
   [[nodiscard]] Result<Lower> prepare(const std::vector<Layer>& layers, Form form = Form::any) const;
 
   [[nodiscard]] bool has_tar(const oci::Digest& diff_id) const;
+  [[nodiscard]] Result<Fd> open_tar(const oci::Digest& diff_id) const;
+  /// Makes one layer, for images that will stand on it.
+  [[nodiscard]] Result<> keep(const Layer& layer) const;
   /// Writes a layer's tar from what its blob holds; the content must have the diff id. Reads
   /// `compressed` to its end. In two threads; holds at most some megabytes.
   [[nodiscard]] Result<> write_tar(Source& compressed, const oci::Digest& diff_id) const;

@@ -26,7 +26,8 @@ constexpr long kWaitNoHang = 1;
 
 char* base() {
   char* address = reinterpret_cast<char*>(&place);
-  asm("" : "+r"(address));  // what is there is not what the compiler sees
+  asm(""
+      : "+r"(address));  // what is there is not what the compiler sees
   return address;
 }
 const Plan* plan() { return reinterpret_cast<const Plan*>(base()); }

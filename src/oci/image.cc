@@ -69,6 +69,7 @@ Result<ImageConfig> parse_image_config(std::string_view text, std::string_view n
   r.get("created", out.created);
   r.get("architecture", out.architecture);
   r.get("os", out.os);
+  r.get("author", out.author);
   r.object("config", [&](JsonReader& c) {
     c.get("User", out.user);
     c.get("WorkingDir", out.working_dir);
@@ -77,6 +78,9 @@ Result<ImageConfig> parse_image_config(std::string_view text, std::string_view n
     c.get("Entrypoint", out.entrypoint);
     c.get("Cmd", out.cmd);
     c.get("Labels", out.labels);
+    c.get("Shell", out.shell);
+    c.get("OnBuild", out.on_build);
+    if (const Json* check = c.find("Healthcheck"); check != nullptr) out.healthcheck = *check;
     read_keys(c, "ExposedPorts", out.exposed_ports);
     read_keys(c, "Volumes", out.volumes);
   });
@@ -136,8 +140,12 @@ Json to_json(const ImageConfig& c) {
   if (!c.working_dir.empty()) config["WorkingDir"] = c.working_dir;
   if (!c.labels.empty()) config["Labels"] = c.labels;
   if (!c.stop_signal.empty()) config["StopSignal"] = c.stop_signal;
+  if (!c.shell.empty()) config["Shell"] = c.shell;
+  if (!c.on_build.empty()) config["OnBuild"] = c.on_build;
+  if (!c.healthcheck.is_null()) config["Healthcheck"] = c.healthcheck;
   Json out = Json::object();
   if (!c.created.empty()) out["created"] = c.created;
+  if (!c.author.empty()) out["author"] = c.author;
   out["architecture"] = c.architecture;
   out["os"] = c.os;
   out["config"] = std::move(config);

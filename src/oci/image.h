@@ -51,6 +51,10 @@ struct ImageConfig {
   std::vector<std::string> exposed_ports;  ///< "80/tcp"
   std::vector<std::string> volumes;
   std::map<std::string, std::string> labels;
+  // Docker's own, which image-spec reserves (config.md, "Properties").
+  std::string author;
+  std::vector<std::string> shell, on_build;
+  Json healthcheck;  ///< null: none
   std::vector<Digest> diff_ids;
   struct History {
     std::string created, created_by, comment;

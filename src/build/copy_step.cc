@@ -1,0 +1,153 @@
+// COPY, ADD and WORKDIR.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/strings.h"
+#include "build/builder_internal.h"
+#include "http/client.h"
+#include "sys/user_db.h"
+
+namespace caisson::build {
+namespace {
+
+bool is_address(const std::string& text) { return text.starts_with("http://") || text.starts_with("https://"); }
+bool is_repository(const std::string& text) { return text.starts_with("git@") || text.starts_with("git://") || text.starts_with("ssh://") || (is_address(text) && (text.ends_with(".git") || text.find(".git#") != std::string::npos)); }
+
+/// "user", "user:group", numbers or names of the image.
+Result<std::pair<uint32_t, uint32_t>> owner_of(const sys::RootDir& image, const std::string& text) {
+  size_t colon = text.find(':');
+  auto number = [](const std::string& part) { return parse_uint(part, UINT32_MAX - 1); };
+  std::string user = text.substr(0, colon);
+  if (colon == std::string::npos) {
+    if (auto id = number(user); id) return std::pair(static_cast<uint32_t>(*id), static_cast<uint32_t>(*id));
+    auto entry = TRY(sys::resolve_user(image, user));
+    return std::pair(entry.uid, entry.gid);
+  }
+  auto uid = user.empty() ? Result<uint64_t>(0) : number(user);
+  return std::pair(uid ? static_cast<uint32_t>(*uid) : TRY(sys::resolve_user(image, user)).uid, TRY(sys::resolve_group(image, text.substr(colon + 1))));
+}
+
+/// Seconds of "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT"; 0 where it is not one.
+int64_t http_time(const std::string& text) {
+  struct tm time = {};
+  return ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S", &time) == nullptr ? 0 : static_cast<int64_t>(::timegm(&time));
+}
+
+}  // namespace
+
+Result<> Builder::with_tree(const std::optional<std::string>& from, int before, const std::function<Result<>(const Tree&)>& work) {
+  if (!from) return work({context_, &ignored_, false, "the build context"});
+  image::Image image;
+  if (int other = stages_.find(*from, before); other >= 0)
+    image = TRY(stage(other))->image(store_.root());
+  else
+    image = TRY(worker_.image(*from), "--from=" + *from);
+  std::string shown = "\"" + *from + "\"";
+  if (image.manifest.layers.empty()) return fail("--from=" + *from + ": has no files", ENOENT);
+  auto workspace = TRY(worker_.workspace(image, {}));
+  return workspace->edit([&](const sys::RootDir& root) { return work({root, nullptr, true, shown}); });
+}
+
+Result<Piece> Builder::download(const Instruction& instruction, const std::string& address, const std::string& checksum) {
+  constexpr int kRedirects = 10;
+  if (is_repository(address)) return fail("ADD: " + address + ": repositories are not supported: clone it in a RUN", ENOTSUP);
+  http::Client client([](const http::Url&) { return http::TlsOptions(); });
+  auto url = TRY(http::parse_url(address), "ADD");
+  Piece piece;
+  piece.downloaded = worker_.scratch() + "/download." + std::to_string(files_++);
+  Fd file = TRY(open_file(piece.downloaded, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  oci::Hasher hash;
+  std::string target = url.target;
+  for (int hops = 0;; ++hops) {
+    auto response = TRY(client.send({.url = url, .fields = {}, .body = {}, .produce = {}}, [&](const http::Response&, std::string_view bytes) {
+      hash.update(bytes);
+      return write_all(file.get(), bytes);
+    }),
+                        "ADD " + address);
+    if (response.status / 100 == 2) {
+      piece.mtime = http_time(response.field("last-modified"));
+      break;
+    }
+    if (response.status / 100 != 3 || response.field("location").empty()) return fail("ADD " + address + ": the server answered " + std::to_string(response.status), ENOENT);
+    if (hops == kRedirects) return fail("ADD " + address + ": too many redirects", ELOOP);
+    url = TRY(http::resolve(url, response.field("location")), "ADD " + address);
+  }
+  auto digest = hash.finish();
+  if (!checksum.empty() && checksum != digest.str()) return fail("ADD " + address + ": has the digest " + digest.str() + ", and --checksum says " + checksum, EBADMSG);
+  piece.name = std::string(base_name(target.substr(0, target.find_first_of("?#"))));
+  if (piece.name.empty() && instruction.text.ends_with("/")) return fail("ADD " + address + ": the address names no file: give the destination's name", EINVAL);
+  if (piece.name.empty()) piece.name = "download";
+  return piece;
+}
+
+Result<> Builder::copy_step(const Instruction& instruction, State& state, int stage) {
+  bool add = instruction.name == "ADD";
+  for (const char* flag : {"parents", "exclude", "keep-git-dir", "unpack"})
+    if (instruction.flags.contains(flag)) return fail(instruction.name + ": --" + flag + " is not supported", ENOTSUP);
+  auto lookup = state.lookup();
+  std::vector<std::string> words;
+  if (instruction.list)
+    for (const auto& word : *instruction.list) words.push_back(TRY(expand(word, lookup, stages_.escape)));
+  else
+    words = TRY(expand_words(instruction.text, lookup, stages_.escape));
+  if (words.size() < 2) return fail(instruction.name + " requires at least two arguments, a source and the destination", EINVAL);
+  std::string to = words.back();
+  words.pop_back();
+  CopyTarget target{.path = state.absolute(to), .is_folder = to.ends_with("/") || to == "." || to.ends_with("/."), .owner = {}, .mode = {}, .unpack = add};
+  std::string chown = instruction.flag("chown") ? TRY(expand(*instruction.flag("chown"), lookup, stages_.escape)) : "";
+  if (auto chmod = instruction.flag("chmod"); chmod) {
+    std::string mode = TRY(expand(*chmod, lookup, stages_.escape));
+    if (mode.empty() || mode.size() > 5 || mode.find_first_not_of("01234567") != std::string::npos) return fail("--chmod=" + mode + ": only octal modes such as 755 are supported", ENOTSUP);
+    target.mode = static_cast<uint32_t>(std::stoul(mode, nullptr, 8)) & 07777u;
+  }
+  std::string checksum = instruction.flag("checksum") ? TRY(expand(*instruction.flag("checksum"), lookup, stages_.escape)) : "";
+  if (!checksum.empty()) TRY(oci::Digest::parse(checksum), "--checksum");
+
+  std::vector<Piece> generated;
+  std::vector<std::string> patterns;
+  for (const auto& word : words) {
+    auto heredoc = std::find_if(instruction.heredocs.begin(), instruction.heredocs.end(), [&](const Heredoc& h) { return word.starts_with("<<") && word.ends_with(h.name); });
+    if (heredoc != instruction.heredocs.end() && !instruction.list) {
+      Piece piece{.name = heredoc->name, .content = heredoc->content};
+      if (heredoc->expand) piece.content = TRY(expand_plain(heredoc->content, lookup, stages_.escape));
+      piece.mtime = options_.epoch.value_or(0);
+      generated.push_back(std::move(piece));
+    } else if (add && (is_address(word) || is_repository(word))) {
+      generated.push_back(TRY(download(instruction, word, checksum)));
+    } else {
+      patterns.push_back(word);
+    }
+  }
+  if (words.size() > 1 && !target.is_folder) return fail("when using " + instruction.name + " with more than one source file, the destination must be a directory and end with a /", EINVAL);
+
+  return with_tree(instruction.flag("from"), stage, [&](const Tree& tree) -> Result<> {
+    auto pieces = TRY(find_pieces(tree, patterns));
+    pieces.insert(pieces.end(), generated.begin(), generated.end());
+    Writing writing;
+    writing.description = {{"copy", {TRY(digest_of(tree, pieces)), target.path, target.is_folder, chown, target.mode.value_or(010000), add}}};
+    writing.created_by = instruction.str();
+    writing.work = [&](Workspace& workspace) {
+      return workspace.edit([&](const sys::RootDir& image) -> Result<> {
+        if (!chown.empty()) target.owner = TRY(owner_of(image, chown), "--chown=" + chown);
+        return copy_pieces(tree, pieces, target, image, worker_.scratch());
+      });
+    };
+    return write_layer(std::move(writing), state);
+  });
+}
+
+Result<> Builder::workdir_step(const Instruction& instruction, State& state) {
+  state.config.working_dir = state.absolute(TRY(expand(instruction.text, state.lookup(), stages_.escape)));
+  Writing writing;
+  writing.description = {{"workdir", state.config.working_dir}};
+  writing.created_by = instruction.str();
+  writing.work = [&](Workspace& workspace) {
+    return workspace.edit([&](const sys::RootDir& image) -> Result<> {
+      TRY(image.make_dirs(state.config.working_dir));
+      return {};
+    });
+  };
+  return write_layer(std::move(writing), state);
+}
+
+}  // namespace caisson::build
