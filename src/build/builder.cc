@@ -44,12 +44,12 @@ Result<> Builder::keep_layer(Workspace& workspace, const Writing& writing, State
     auto layer = TRY(writer.add_blob(oci::kMediaLayer, nullptr, [&](image::Sink& blob) -> Result<> {
       image::TarWriter tar(blob);
       TRY(image::pack_folder(workspace.written(), tar, {.whiteouts = true, .choose = [&](image::TarEntry& entry) {
-        if (options_.epoch && entry.mtime > *options_.epoch) {
-          entry.mtime = *options_.epoch;
-          entry.mtime_ns = 0;
-        }
-        return image::Take::yes;
-      }}));
+                                                          if (options_.epoch && entry.mtime > *options_.epoch) {
+                                                            entry.mtime = *options_.epoch;
+                                                            entry.mtime_ns = 0;
+                                                          }
+                                                          return image::Take::yes;
+                                                        }}));
       return tar.finish();
     }));
     TRY(writer.commit());
@@ -179,7 +179,8 @@ Result<image::Image> Builder::finish(State state) {
 
 Result<image::Image> Builder::run() {
   int target = static_cast<int>(stages_.stages.size()) - 1;
-  if (!options_.target.empty() && (target = stages_.find(options_.target, target + 1)) < 0) return fail(options_.file + ": target stage \"" + options_.target + "\" could not be found", ENOENT);
+  if (!options_.target.empty()) target = stages_.find(options_.target, target + 1);
+  if (target < 0) return fail(options_.file + ": target stage \"" + options_.target + "\" could not be found", ENOENT);
   // Of the stages that the target needs, as far as names tell.
   std::set<int> needed;
   std::function<void(int)> need = [&](int number) {

@@ -16,7 +16,9 @@ bool has_pattern(const std::string& text) { return text.find_first_of("*?[") != 
 /// Adds what a pattern matches below `folder` ("" or "a/b"), sorted.
 Result<> expand_pattern(const Tree& tree, const std::string& folder, const std::vector<std::string>& parts, size_t at, std::vector<std::string>& out) {
   if (at == parts.size()) {
-    if (tree.ignored == nullptr || !tree.ignored->ignores(folder) || tree.ignored->has_exceptions()) out.push_back(folder);
+    // A folder that is ignored may hold what is not.
+    bool taken = tree.ignored == nullptr || !tree.ignored->ignores(folder) || (tree.ignored->has_exceptions() && tree.root.open_at("/" + folder, O_PATH | O_DIRECTORY));
+    if (taken) out.push_back(folder);
     return {};
   }
   auto below = [&](const std::string& name) { return folder.empty() ? name : folder + "/" + name; };

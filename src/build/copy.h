@@ -21,17 +21,17 @@ struct Tree {
 
 /// One thing that is copied.
 struct Piece {
-  std::string path;            ///< in the tree, without "/" in front; "" is the tree itself
-  bool folder = false;         ///< what is in it is copied
-  std::string name;            ///< of a file
-  std::string content;         ///< of a heredoc
-  std::string downloaded;      ///< a file on this host with what an address gave
-  int64_t mtime = 0;           ///< of `content` and `downloaded`
+  std::string path;        ///< in the tree, without "/" in front; "" is the tree itself
+  bool folder = false;     ///< what is in it is copied
+  std::string name;        ///< of a file
+  std::string content;     ///< of a heredoc
+  std::string downloaded;  ///< a file on this host with what an address gave
+  int64_t mtime = 0;       ///< of `content` and `downloaded`
   bool generated() const { return path.empty() && !folder; }
 };
 
 struct CopyTarget {
-  std::string path;       ///< absolute
+  std::string path;        ///< absolute
   bool is_folder = false;  ///< it ends with "/"
   std::optional<std::pair<uint32_t, uint32_t>> owner;
   std::optional<uint32_t> mode;

@@ -133,7 +133,7 @@ std::optional<std::string> Instruction::flag(const std::string& wanted) const {
   return found == flags.end() ? std::nullopt : std::optional<std::string>(found->second.back());
 }
 
-Result<Instruction> parse_instruction(const std::string& line, char escape, Position at) {
+Result<Instruction> parse_instruction(const std::string& line, char escape, const Position& at) {
   Instruction out;
   size_t begin = line.find_first_not_of(" \t\r");
   size_t end = line.find_first_of(" \t\r", begin);

@@ -47,6 +47,6 @@ struct Dockerfile {
 /// An error says file, line and column. `name`: the file's, for them.
 [[nodiscard]] Result<Dockerfile> parse_dockerfile(std::string_view text, const std::string& name);
 /// One instruction on a line of its own, as ONBUILD keeps it.
-[[nodiscard]] Result<Instruction> parse_instruction(const std::string& line, char escape, Position at);
+[[nodiscard]] Result<Instruction> parse_instruction(const std::string& line, char escape, const Position& at);
 
 }  // namespace caisson::build

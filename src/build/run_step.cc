@@ -106,11 +106,11 @@ Result<> Builder::add_secret(const std::map<std::string, std::string>& keys, Mou
 Result<> Builder::add_mount(const std::string& text, const State& state, int stage, Mounts& mounts) {
   auto keys = TRY(read_keys(TRY(expand(text, state.lookup(), stages_.escape)), {"type", "target", "source", "from", "readonly", "readwrite", "id", "sharing", "uid", "gid", "mode", "required", "size", "env"}));
   std::string type = value_of(keys, "type", "bind");
+  if (type != "bind" && type != "cache" && type != "secret" && type != "tmpfs") return fail("type=" + type + " is not supported: bind, cache, secret and tmpfs are", ENOTSUP);
   if (type != "secret" && value_of(keys, "target").empty()) return fail("type=" + type + " needs a target", EINVAL);
   if (type == "bind") return add_bind(keys, state, stage, mounts);
   if (type == "cache") return add_cache(keys, state, mounts);
   if (type == "secret") return add_secret(keys, mounts);
-  if (type != "tmpfs") return fail("type=" + type + " is not supported: bind, cache, secret and tmpfs are", ENOTSUP);
   std::string target = state.absolute(value_of(keys, "target")), size = value_of(keys, "size");
   mounts.command.mounts.push_back({"tmpfs", "", target, size.empty() ? std::vector<std::string>{} : std::vector<std::string>{"size=" + std::to_string(TRY(parse_size(size), "size"))}});
   mounts.description["mounts"].push_back({"tmpfs", target, size});

@@ -62,7 +62,8 @@ Result<std::map<std::string, std::string>> secrets(const Args& args, const std::
 Result<std::optional<int64_t>> source_date_epoch(const std::map<std::string, std::string>& build_args) {
   auto given = build_args.find("SOURCE_DATE_EPOCH");
   const char* environment = ::getenv("SOURCE_DATE_EPOCH");
-  std::string text = given != build_args.end() ? given->second : environment == nullptr ? "" : environment;
+  std::string text = given != build_args.end() ? given->second : environment == nullptr ? ""
+                                                                                        : environment;
   if (text.empty()) return std::optional<int64_t>();
   return std::optional<int64_t>(static_cast<int64_t>(TRY(parse_uint(text, INT64_MAX), "SOURCE_DATE_EPOCH")));
 }

@@ -1,14 +1,55 @@
 #include <fcntl.h>
 
+#include <map>
 #include <set>
 
 #include "registry/transfer.h"
 
 namespace caisson::registry {
+namespace {
+
+/// What is sent of an image, where that is not the store's blobs.
+struct Outgoing {
+  oci::Manifest manifest;
+  std::string text;                  ///< of the manifest
+  std::map<oci::Digest, Fd> packed;  ///< layers that were compressed for this
+};
+
+/// Layers that lie uncompressed (those of builds, and of docker save) go compressed, as Docker and
+/// Podman do it: the manifest there is another one.
+Result<Outgoing> prepare(const image::Store& store, const image::Image& image, const Progress& progress) {
+  Outgoing out{image.manifest, TRY(store.read_blob(image.descriptor.digest)), {}};
+  if (image.manifest.config.media_type != oci::kMediaConfig && image.manifest.config.media_type != "application/vnd.docker.container.image.v1+json") return out;
+  bool changed = false;
+  for (auto& layer : out.manifest.layers) {
+    if (layer.media_type != oci::kMediaLayer) continue;
+    std::string what = "compressing " + layer.digest.hex().substr(0, 12);
+    progress(what, 0, layer.size);
+    Fd file = TRY(open_file(store.root() + "/images", O_TMPFILE | O_RDWR, 0600));
+    Fd blob = TRY(open_file(store.blob_path(layer.digest), O_RDONLY));
+    image::FdSource content(blob.get(), layer.digest.str(), 0, layer.size);
+    image::FdSink disk(file.get());
+    image::HashingSink hash(disk);
+    image::GzipSink gzip(hash);
+    TRY(image::copy(content, gzip));
+    TRY(gzip.finish());
+    progress(what, layer.size, layer.size);
+    layer.media_type = image.manifest.media_type == oci::kDockerManifest ? "application/vnd.docker.image.rootfs.diff.tar.gzip" : std::string(oci::kMediaLayerGzip);
+    layer.size = hash.size();
+    layer.digest = hash.digest();
+    out.packed[layer.digest] = std::move(file);
+    changed = true;
+  }
+  if (changed) out.text = json_text(oci::to_json(out.manifest));
+  return out;
+}
+
+}  // namespace
 
 Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress) {
   std::string repository = repository_path(to);
-  std::vector<oci::Descriptor> blobs = image.manifest.layers;
+  auto outgoing = TRY(prepare(store, image, progress), "push " + to.str());
+  std::vector<oci::Descriptor> blobs = outgoing.manifest.layers;
   blobs.push_back(image.manifest.config);
   // Other repositories of that registry which have it already, by what it is called here.
   std::string from;
@@ -25,7 +66,8 @@ Result<oci::Digest> push(const image::Store& store, Client& client, const image:
       continue;
     }
     TRY(client.put_blob(repository, blob.digest, blob.size, from, [&](const std::function<Result<>(std::string_view)>& write) -> Result<> {
-      Fd file = TRY(open_file(store.blob_path(blob.digest), O_RDONLY));
+      auto packed = outgoing.packed.find(blob.digest);
+      Fd file = packed == outgoing.packed.end() ? TRY(open_file(store.blob_path(blob.digest), O_RDONLY)) : TRY(duplicate(packed->second.get()));
       image::FdSource source(file.get(), blob.digest.str(), 0, blob.size);
       std::vector<char> buffer(1u << 17);
       uint64_t done = 0;
@@ -39,10 +81,10 @@ Result<oci::Digest> push(const image::Store& store, Client& client, const image:
         "push " + to.str());
     progress(what, blob.size, blob.size);
   }
-  std::string text = TRY(store.read_blob(image.descriptor.digest));
   std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
-  TRY(client.put_manifest(repository, to.tag.empty() ? image.descriptor.digest.str() : to.tag, media_type, text));
-  return image.descriptor.digest;
+  oci::Digest digest = oci::Digest::of(outgoing.text);
+  TRY(client.put_manifest(repository, to.tag.empty() ? digest.str() : to.tag, media_type, outgoing.text));
+  return digest;
 }
 
 }  // namespace caisson::registry
