@@ -214,8 +214,10 @@ Result<> mount_file_system(ChildPlan& plan, const RootDir& root, size_t index, c
     data += (data.empty() ? "" : ",") + std::string(mode);
   }
   std::string source = mount.source.empty() ? mount.type : mount.source;
-  // A policy of memory has commas of its own, which only mount(2) tells apart.
-  if (tmpfs && place.folder.valid() && (options.flags & MS_RDONLY) == 0 && data.find("mpol=") == std::string::npos && later_mounts_go_into(plan, index, destination)) {
+  // What only mount(2) can say: flags of the file system itself, and a policy of memory, which
+  // has commas of its own.
+  constexpr unsigned long kOfTheMount = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_STRICTATIME | MS_NOATIME | MS_RELATIME | MS_NODIRATIME;
+  if (tmpfs && place.folder.valid() && (options.flags & ~kOfTheMount) == 0 && data.find("mpol=") == std::string::npos && later_mounts_go_into(plan, index, destination)) {
     fresh[destination] = TRY(mount_fresh_folder(source, place, options.set, data));
   } else {
     auto mounted = sys::mount_fresh(mount.type.empty() ? "none" : mount.type, source, place.path, options.flags, data);

@@ -228,6 +228,23 @@ def test_mounting_over_a_link_that_leads_nowhere_yet(bundle, link):
     assert not os.path.exists("/tmp/caisson-outside"), "never outside the root"
 
 
+@pytest.mark.parametrize("options, shown", [(["nosuid", "noexec", "mode=750", "size=4m", "uid=3"], "rw,nosuid,noexec,relatime"), (["sync", "mode=750", "size=4m", "uid=3"], "rw,sync,relatime"), (["ro", "nodev", "mode=750", "size=4m", "uid=3"], "ro,nodev,relatime")])
+def test_a_tmpfs_that_others_are_mounted_in(bundle, options, shown):
+    """Their mount points are made in it, and all that its options say holds."""
+    bundle.config["mounts"] += [{"destination": "/outer", "type": "tmpfs", "source": "mine", "options": options},
+                                {"destination": "/outer/inner", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]},
+                                {"destination": "/outer/deep/er", "type": "tmpfs", "source": "tmpfs", "options": ["size=2m"]},
+                                {"destination": "/outer/inner", "type": "tmpfs", "source": "tmpfs", "options": ["size=3m"]}]
+    if "ro" in options:
+        # There nothing can be made in it, by anybody.
+        assert "/outer/inner" in bundle.run(code=1).stderr
+        return
+    out = bundle.sh("grep ' /outer' /proc/mounts; stat -c '%a %u' /outer").run().stdout.splitlines()
+    assert out[0].startswith(f"mine /outer tmpfs {shown}") and "size=4096k" in out[0], out
+    assert [line.split()[1] for line in out[1:4]] == ["/outer/inner", "/outer/deep/er", "/outer/inner"]
+    assert "size=3072k" in out[3] and out[4] == "750 3"
+
+
 def test_tmpcopyup(bundle):
     place = bundle.folder / "rootfs/place"
     (place / "sub").mkdir(parents=True)
