@@ -7,6 +7,8 @@
 //   'C' ──────────────────────────────────▶ host name, rootfs, console
 //   (systemd makes the cgroup and moves it)
 //   'P' ──────────────────────────────────▶ unshare the cgroup namespace, its mounts
+//   ('C' and 'P' only where there is something to wait for)
+//   device rules, config.json
 //   run createRuntime hooks ◀──────── 'H'   (only where there are such hooks)
 //   'h' ──────────────────────────────────▶ createContainer hooks, pivot_root
 //                                           execveat(init)
