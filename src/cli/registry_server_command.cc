@@ -29,7 +29,7 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.certificate = args.get("tls-cert");
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
-  registry::ServeOptions what{args.get("htpasswd"), args.flag("read-only")};
+  registry::ServeOptions what{args.get("htpasswd"), args.flag("read-only"), args.all("immutable-tags"), args.get("audit-log")};
   if (!what.htpasswd.empty()) TRY(read_file(what.htpasswd), "--htpasswd");
   // Before there are threads, so that all of them have it.
   sigset_t ends;
@@ -39,10 +39,10 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   ::sigprocmask(SIG_BLOCK, &ends, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   Fd stop(::signalfd(-1, &ends, SFD_CLOEXEC));
-  registry::Registry registry(std::move(shelf), what);
+  auto registry = TRY(registry::Registry::open(std::move(shelf), what));
   auto server = TRY(http::Server::open(options));
   std::fprintf(stderr, "serving %s on %s:%u\n", options.certificate.empty() ? "HTTP" : "HTTPS", options.address.c_str(), server.port());
-  TRY(server.run([&](http::Exchange& exchange) { return registry.handle(exchange); }, stop.get()));
+  TRY(server.run([&](http::Exchange& exchange) { return registry->handle(exchange); }, stop.get()));
   return 0;
 }
 
@@ -54,7 +54,7 @@ Result<int> cmd_registry(const Globals& globals, const Args& args) {
     return {};
   };
   if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
-  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only"}));
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "immutable-tags", "audit-log"}));
   auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
   uint64_t seconds = TRY(parse_uint(args.get("older-than", "3600"), INT32_MAX), "--older-than");
@@ -69,6 +69,8 @@ constexpr Option kOptions[] = {
     {"--tls-key", "FILE", "its key"},
     {"--htpasswd", "FILE", "only for those in this file (htpasswd -B)"},
     {"--read-only", "", "nobody pushes or deletes"},
+    {"--immutable-tags", "PATTERN", "tags that cannot be moved or deleted, such as v* (may be given several times)"},
+    {"--audit-log", "FILE", "a line of JSON for each request that is no read"},
     {"--older-than", "SECONDS", "gc: leave alone what is younger (default: 3600)"},
 };
 

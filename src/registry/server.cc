@@ -1,8 +1,10 @@
 #include "registry/server.h"
 
 #include <crypt.h>
+#include <fnmatch.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -64,29 +66,57 @@ std::string text_of(const Json& object, const char* key) {
 
 }  // namespace
 
-bool Registry::knows(const Exchange& exchange) const {
+Result<std::unique_ptr<Registry>> Registry::open(Shelf shelf, ServeOptions options) {
+  Fd audit;
+  if (!options.audit_log.empty()) audit = TRY(open_file(options.audit_log, O_WRONLY | O_CREAT | O_APPEND, 0600), "the audit log");
+  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(audit)));
+}
+
+std::optional<std::string> Registry::user_of(const Exchange& exchange) const {
   std::string field = exchange.field("authorization");
-  if (!field.starts_with("Basic ")) return false;
+  if (!field.starts_with("Basic ")) return std::nullopt;
   auto both = http::from_base64(std::string_view(field).substr(6));
   size_t colon = both ? both->find(':') : std::string::npos;
-  if (colon == std::string::npos) return false;
+  if (colon == std::string::npos) return std::nullopt;
   std::string user = both->substr(0, colon), password = both->substr(colon + 1);
   // Read each time: it may change while this serves.
   auto text = read_file(options_.htpasswd);
-  if (!text) return false;
+  if (!text) return std::nullopt;
   for (const auto& line : split(*text, '\n', true)) {
     std::string entry(trim(line));
     if (!entry.starts_with(user + ":")) continue;
     std::string hash = entry.substr(user.size() + 1);
     struct crypt_data data = {};
     const char* made = ::crypt_r(password.c_str(), hash.c_str(), &data);
-    return made != nullptr && hash.starts_with("$2") && hash == made;
+    return made != nullptr && hash.starts_with("$2") && hash == made ? std::optional(user) : std::nullopt;
   }
-  return false;
+  return std::nullopt;
 }
 
-Result<> Registry::handle(Exchange& exchange) const {
-  if (!options_.htpasswd.empty() && !knows(exchange)) return refuse(exchange, 401, "UNAUTHORIZED", "say who you are", {{"WWW-Authenticate", "Basic realm=\"caisson\""}});
+void Registry::audit(const Exchange& exchange, const std::string& user) const {
+  if (!audit_.valid() || exchange.method == "GET" || exchange.method == "HEAD") return;
+  Json line{{"time", rfc3339_now()}, {"peer", exchange.peer}, {"user", user}, {"method", exchange.method}, {"path", exchange.path}, {"status", exchange.status()}};
+  // One write(2) of a file that is appended to: lines of others stay whole.
+  if (auto written = write_all(audit_.get(), json_text(line) + "\n"); !written) log::error("the audit log: " + written.error().message);
+}
+
+bool Registry::immutable(const std::string& tag) const {
+  return std::any_of(options_.immutable_tags.begin(), options_.immutable_tags.end(), [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), tag.c_str(), 0) == 0; });
+}
+
+Result<> Registry::handle(Exchange& exchange) {
+  auto begin = std::chrono::steady_clock::now();
+  metrics_.begun();
+  auto user = options_.htpasswd.empty() ? std::nullopt : user_of(exchange);
+  auto done = answer(exchange, user);
+  audit(exchange, user.value_or(""));
+  // What fails without an answer gets a 500 from the server, or a broken connection.
+  metrics_.ended(exchange.method, exchange.status(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return done;
+}
+
+Result<> Registry::answer(Exchange& exchange, const std::optional<std::string>& user) {
+  if (!options_.htpasswd.empty() && !user) return refuse(exchange, 401, "UNAUTHORIZED", "say who you are", {{"WWW-Authenticate", "Basic realm=\"caisson\""}});
   bool reads = exchange.method == "GET" || exchange.method == "HEAD";
   if (options_.read_only && !reads) return refuse(exchange, 405, "UNSUPPORTED", "this registry is read-only");
   auto done = route(exchange);
@@ -97,8 +127,9 @@ Result<> Registry::handle(Exchange& exchange) const {
 Result<> Registry::route(Exchange& exchange) const {
   const std::string& path = exchange.path;
   if (path == "/v2" || path == "/v2/") return exchange.reply(200, {{"Content-Type", "application/json"}, {"Docker-Distribution-Api-Version", "registry/2.0"}}, "{}");
+  if (path == "/metrics") return exchange.reply(200, {{"Content-Type", "text/plain; version=0.0.4"}}, metrics_.text());
   if (path == "/v2/_catalog") return list(exchange, "repositories", shelf_.repositories(), path, Json::object());
-  if (!path.starts_with("/v2/")) return refuse(exchange, 404, "UNSUPPORTED", "a registry has nothing but /v2/");
+  if (!path.starts_with("/v2/")) return refuse(exchange, 404, "UNSUPPORTED", "a registry has nothing but /v2/ and /metrics");
   // /v2/NAME/KIND/REST, where NAME may have slashes.
   std::string rest = path.substr(4);
   auto cut = [&](const std::string& middle) -> std::optional<std::pair<std::string, std::string>> {
@@ -270,6 +301,13 @@ Result<> Registry::manifests(Exchange& exchange, const std::string& repository, 
   if (!by_digest && !valid_tag(reference)) return refuse(exchange, 400, "TAG_INVALID", "\"" + reference.substr(0, 200) + "\" is no tag");
   if (exchange.method == "PUT") return put_manifest(exchange, repository, reference);
   if (exchange.method == "DELETE") {
+    if (!options_.immutable_tags.empty()) {
+      std::lock_guard guard(tags_);
+      auto all = shelf_.tags(repository);
+      for (const auto& tag : all ? *all : std::vector<std::string>())
+        if (immutable(tag) && (tag == reference || (by_digest && shelf_.manifest(repository, tag).value_or(Shelf::Manifest{}).digest.str() == reference)))
+          return refuse(exchange, 403, "DENIED", "tag " + tag + " is immutable: neither it nor what it means can be deleted");
+    }
     auto removed = shelf_.remove_manifest(repository, reference);
     if (!removed && removed.error().code == ENOENT) return refuse(exchange, 404, "MANIFEST_UNKNOWN", "it is not there");
     TRY(std::move(removed));
@@ -321,6 +359,12 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
     descriptor = {{"mediaType", manifest.media_type}, {"digest", manifest.digest.str()}, {"size", manifest.text.size()}};
     if (!type.empty()) descriptor["artifactType"] = type;
     if (auto notes = document->find("annotations"); notes != document->end()) descriptor["annotations"] = *notes;
+  }
+  std::unique_lock<std::mutex> guard;
+  if (!by_digest && immutable(reference)) {
+    guard = std::unique_lock(tags_);
+    if (auto there = shelf_.manifest(repository, reference); there && there->digest != manifest.digest)
+      return refuse(exchange, 403, "DENIED", "tag " + reference + " is immutable, and means " + there->digest.str() + " already");
   }
   TRY(shelf_.put_manifest(repository, by_digest ? "" : reference, manifest, subject, descriptor));
   Fields fields{{"Location", "/v2/" + repository + "/manifests/" + manifest.digest.str()}, {"Docker-Content-Digest", manifest.digest.str()}};

@@ -222,6 +222,56 @@ def test_read_only(caisson, tmp_path):
     s.close()
 
 
+def test_immutable_tags(caisson, tmp_path):
+    server = Server(tmp_path / "storage", "--immutable-tags", "v*", "--immutable-tags", "final")
+    try:
+        first, _ = image(server, tag="v1", layer=b"one")
+        image(server, tag="latest", layer=b"one")
+        image(server, tag="v1", layer=b"one")  # the same again is no change
+        config, blob = server.push_blob(b"{}"), server.push_blob(b"two")
+        other = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2}, "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": blob, "size": 3}]}).encode()
+        status, _, body = server("PUT", "team/app/manifests/v1", other, Content_Type=MANIFEST)
+        assert status == 403 and b"immutable" in body and json.loads(body)["errors"][0]["code"] == "DENIED"
+        assert server("PUT", "team/app/manifests/latest", other, Content_Type=MANIFEST)[0] == 201
+        assert server("DELETE", "team/app/manifests/v1")[0] == 403
+        assert server("DELETE", f"team/app/manifests/{digest(first)}")[0] == 403, "what it means stays"
+        assert server("GET", "team/app/manifests/v1")[2] == first
+        assert server("DELETE", "team/app/manifests/latest")[0] == 202
+        # Of many at once, one wins.
+        manifests = [json.dumps({**json.loads(other), "annotations": {"n": str(n)}}).encode() for n in range(16)]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda m: server("PUT", "team/app/manifests/final", m, Content_Type=MANIFEST)[0], manifests))
+        assert sorted(answers) == [201] + [403] * 15
+        assert server("GET", "team/app/manifests/final")[2] == manifests[answers.index(201)]
+        caisson("tag", "bb", f"{server.host}/team/app:v1")
+        assert "immutable" in caisson("push", f"{server.host}/team/app:v1", code=1).err
+    finally:
+        server.close()
+
+
+def test_metrics_and_audit_log(tmp_path):
+    log = tmp_path / "audit"
+    server = Server(tmp_path / "storage", "--audit-log", log)
+    try:
+        image(server, tag="1")
+        server("GET", "team/app/manifests/1")
+        server("GET", "team/app/manifests/nosuch")
+        server("BREW", "team/app/manifests/1")
+        server("DELETE", "team/app/manifests/1")
+        text = urllib.request.urlopen(f"http://{server.host}/metrics", timeout=20).read().decode()
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        assert values['caisson_registry_requests_total{method="GET",status="200"}'] == "1"
+        assert values['caisson_registry_requests_total{method="GET",status="404"}'] == "1"
+        assert values['caisson_registry_requests_total{method="other",status="405"}'] == "1"
+        assert values["caisson_registry_requests_under_way"] == "1", "this one"
+        assert int(values["caisson_registry_request_seconds_count"]) == sum(int(v) for k, v in values.items() if "requests_total" in k)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [(line["method"], line["status"]) for line in lines] == [("POST", 201), ("POST", 201), ("PUT", 201), ("BREW", 405), ("DELETE", 202)]
+        assert lines[2]["path"] == "/v2/team/app/manifests/1" and lines[2]["peer"].startswith("127.0.0.1") and log.stat().st_mode & 0o077 == 0
+    finally:
+        server.close()
+
+
 def test_what_nobody_has_goes(server, tmp_path):
     document, _ = image(server, layer=b"x" * 100_000)
     image(server, repository="other/app", layer=b"y" * 100_000)
