@@ -13,7 +13,7 @@ namespace caisson::build {
 namespace {
 
 /// Removes a mount point that was made for a mount, and the folders that were made for it.
-void remove_stub(const sys::RootDir& written, std::string path) {
+void remove_mount_point(const sys::RootDir& written, std::string path) {
   for (bool first = true; path != "/"; path = dir_name(path), first = false) {
     auto parent = written.open_at(dir_name(path), O_PATH | O_DIRECTORY);
     if (!parent) continue;
@@ -36,7 +36,7 @@ void Builder::add_history(State& state, const std::string& created, const std::s
 
 Result<> Builder::keep_layer(Workspace& workspace, const Writing& writing, State& state) {
   auto root = TRY(sys::RootDir::open(workspace.written()));
-  for (const auto& stub : writing.stubs) remove_stub(root, clean_path(stub));
+  for (const auto& point : writing.mount_points) remove_mount_point(root, clean_path(point));
   CachedStep made{.created = now()};
   for (const auto& id : state.config.diff_ids) made.stack.push_back(id.hex());
   if (!TRY(list_dir_fd(root.fd(), "what was written")).empty()) {

@@ -50,13 +50,13 @@ class Builder {
   [[nodiscard]] Result<> run_step(const Instruction& instruction, State& state, int stage);
 
   /// One that writes: takes the layer that is known for this description, or makes it by `work`
-  /// in a workspace for `command`. `stubs`: mount points that are no part of the image.
+  /// in a workspace for `command`. `mount_points`: mount points that are no part of the image.
   struct Writing {
     Json description;
     std::string created_by;
     Work command;
     std::function<Result<>(Workspace&)> work;
-    std::vector<std::string> stubs;
+    std::vector<std::string> mount_points;
   };
   [[nodiscard]] Result<> write_layer(Writing writing, State& state);
   [[nodiscard]] Result<> keep_layer(Workspace& workspace, const Writing& writing, State& state);

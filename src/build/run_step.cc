@@ -164,8 +164,8 @@ Result<> Builder::run_step(const Instruction& instruction, State& state, int sta
   for (const auto& [name, value] : state.args) known.push_back("ARG " + name + "=" + value);
   writing.description["run"] = {text, instruction.list.value_or(state.in_shell("")), known, command.cwd, command.user, command.network};
   writing.created_by = "RUN " + (instruction.list ? instruction.text : join(state.in_shell(text), " "));
-  for (const auto& mount : command.mounts) writing.stubs.push_back(mount.target);
-  for (const char* path : {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/proc", "/sys", "/dev"}) writing.stubs.emplace_back(path);
+  for (const auto& mount : command.mounts) writing.mount_points.push_back(mount.target);
+  for (const char* path : {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/proc", "/sys", "/dev"}) writing.mount_points.emplace_back(path);
   std::string shown = join(command.args, " ");
   writing.work = [this, shown](Workspace& workspace) -> Result<> {
     std::string last;

@@ -74,15 +74,15 @@ Result<> read_dockerfile(const Args& args, build::BuildOptions& options) {
   if (file == "-") {
     options.file = "Dockerfile (standard input)";
     options.text = TRY(read_fd(STDIN_FILENO, "standard input"));
-    return {};
-  }
-  if (file.empty()) {
+  } else if (file.empty()) {
     file = options.context + "/Dockerfile";
     if (!exists(file) && exists(options.context + "/Containerfile")) file = options.context + "/Containerfile";
     if (!exists(file)) return fail("build: no Dockerfile in " + options.context + " (name one with --file)", ENOENT);
   }
-  options.file = args.has("file") ? file : std::string(base_name(file));
-  options.text = TRY(read_file(file), "build");
+  if (file != "-") {
+    options.file = args.has("file") ? file : std::string(base_name(file));
+    options.text = TRY(read_file(file), "build");
+  }
   // Rules of its own come before the context's.
   for (const auto& rules : {file + ".dockerignore", options.context + "/.dockerignore"})
     if (exists(rules)) {

@@ -200,13 +200,7 @@ class Packer {
       if (errno == ENOENT) return {};
       return fail_errno(path);
     }
-    TarEntry e;
-    e.path = path;
-    e.mode = st.st_mode & 07777;
-    e.uid = st.st_uid;
-    e.gid = st.st_gid;
-    e.mtime = st.st_mtim.tv_sec;
-    e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
+    TarEntry e = entry_of(path, st);
     if (S_ISSOCK(st.st_mode)) return {};
     if (S_ISCHR(st.st_mode) && st.st_rdev == 0) {
       if (!options_.whiteouts) return {};
@@ -223,6 +217,7 @@ class Packer {
       auto [it, first] = links_.try_emplace({st.st_dev, st.st_ino}, path);
       if (!first) {
         e.type = EntryType::hard_link;
+        e.size = 0;
         e.link = it->second;
         return choose() ? tar_.add(e) : Result<>();
       }
@@ -246,7 +241,6 @@ class Packer {
       return choose() ? tar_.add(e) : Result<>();
     }
     Fd fd = TRY(open_at(parent, name, O_RDONLY | O_NOFOLLOW | (S_ISDIR(st.st_mode) ? O_DIRECTORY : 0)));
-    e.size = S_ISDIR(st.st_mode) ? 0 : static_cast<uint64_t>(st.st_size);
     read_xattrs(fd.get(), e);
     if (S_ISDIR(st.st_mode)) {
       e.type = EntryType::directory;
@@ -260,26 +254,34 @@ class Packer {
       }
       return folder(fd.get(), path);
     }
-    return choose() ? content(fd.get(), e, path) : Result<>();
+    if (choose()) return content(fd.get(), e, path);
+    // Another name of it may be taken, and is then the first.
+    if (st.st_nlink > 1) links_.erase({st.st_dev, st.st_ino});
+    return {};
   }
 
   /// A regular file.
   Result<> file(int fd, const std::string& as) {
     struct stat st;
     if (::fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) return fail(as + " is not a regular file any more");
-    TarEntry e;
-    e.path = as;
-    e.mode = st.st_mode & 07777;
-    e.uid = st.st_uid;
-    e.gid = st.st_gid;
-    e.mtime = st.st_mtim.tv_sec;
-    e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
-    e.size = static_cast<uint64_t>(st.st_size);
+    TarEntry e = entry_of(as, st);
     read_xattrs(fd, e);
     return !options_.choose || options_.choose(e) == Take::yes ? content(fd, e, as) : Result<>();
   }
 
  private:
+  static TarEntry entry_of(const std::string& path, const struct stat& st) {
+    TarEntry e;
+    e.path = path;
+    e.mode = st.st_mode & 07777;
+    e.uid = st.st_uid;
+    e.gid = st.st_gid;
+    e.mtime = st.st_mtim.tv_sec;
+    e.mtime_ns = static_cast<uint32_t>(st.st_mtim.tv_nsec);
+    if (S_ISREG(st.st_mode)) e.size = static_cast<uint64_t>(st.st_size);
+    return e;
+  }
+
   Result<> content(int fd, const TarEntry& e, const std::string& name) {
     TRY(tar_.add(e));
     FdSource source(fd, name, 0, e.size);

@@ -70,7 +70,7 @@ REFERENCE = BASE + """
 FROM base AS builder
 ARG VERSION=1
 ENV STAGE=builder
-WORKDIR /work/deep
+WORKDIR /job/deep
 RUN echo "version $VERSION in $STAGE" > made && mkdir -p /out/empty && cp made /out/ && ln -s made /out/link && chmod 4711 /out/made
 RUN mkdir gone && touch gone/file && rm -rf gone && mkdir /stays && touch /stays/x
 
@@ -80,7 +80,7 @@ ENV GREETING="hello world" OTHER=$PATH
 WORKDIR /srv
 WORKDIR app
 COPY --from=builder /out/ ./out/
-COPY --from=builder /work/deep/made /renamed
+COPY --from=builder /job/deep/made /renamed
 COPY *.txt /texts/
 COPY folder /copied
 COPY --chown=12:34 a.txt owned/
@@ -258,6 +258,12 @@ def test_dockerignore(caisson, context):
     context.write(BASE + "COPY . /all/\n", **{".dockerignore": "# what stays here\n*.log\nlogs\n!logs/keep.txt\nbusybox\n!busybox\n", "a.log": "", "b.txt": "b", "logs__x": "", "logs__keep.txt": "k"})
     caisson("build", "--tag", "i", context.path)
     assert caisson.run("--network", "none", "i", "find", "/all", "-type", "f").out.split() and set(caisson.run("--network", "none", "i", "find", "/all", "-type", "f").out.split()) == {"/all/Dockerfile", "/all/.dockerignore", "/all/b.txt", "/all/logs/keep.txt", "/all/busybox"}
+    # A file with another name that is ignored.
+    os.link(context.path / "a.log", context.path / "z.txt")
+    os.link(context.path / "a.log", context.path / "zz.txt")
+    (context.path / "a.log").write_text("linked")
+    context.write(BASE + "COPY . /all/\nRUN [ $(cat /all/z.txt) = linked ] && [ $(stat -c %h /all/zz.txt) = 2 ]\n")
+    caisson("build", context.path)
     context.write(BASE + "COPY a.log /\n")
     assert "hides it" in caisson("build", context.path, code=1).err
     (context.path / "Dockerfile.dockerignore").write_text("b.txt\n")
