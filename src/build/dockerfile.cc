@@ -136,6 +136,7 @@ std::optional<std::string> Instruction::flag(const std::string& wanted) const {
 Result<Instruction> parse_instruction(const std::string& line, char escape, const Position& at) {
   Instruction out;
   size_t begin = line.find_first_not_of(" \t\r");
+  if (begin == std::string::npos) return fail(at.say("an instruction is expected here, and nothing follows"), EINVAL);
   size_t end = line.find_first_of(" \t\r", begin);
   out.at = at;
   out.at.column = at.column + static_cast<int>(begin);
@@ -143,7 +144,7 @@ Result<Instruction> parse_instruction(const std::string& line, char escape, cons
   out.name = name;
   std::transform(out.name.begin(), out.name.end(), out.name.begin(), [](unsigned char c) { return std::toupper(c); });
   if (!kKnown.contains(out.name)) return fail(out.at.say("unknown instruction: " + name), EINVAL);
-  size_t i = line.find_first_not_of(" \t\r", end);
+  size_t i = end == std::string::npos ? end : line.find_first_not_of(" \t\r", end);
   auto known = known_flags().find(out.name);
   while (known != known_flags().end() && i != std::string::npos && line.compare(i, 2, "--") == 0) {
     size_t stop = i;

@@ -66,6 +66,7 @@ TEST(Dockerfile, ErrorsSayWhere) {
   EXPECT_EQ(error_of("FROM x\nRUN <<E\na"), "F:2:5: unterminated heredoc: no line says E");
   EXPECT_EQ(error_of("FROM x\nRUN"), "F:2:1: RUN requires at least one argument");
   EXPECT_EQ(error_of("# nothing\n"), "F: has no instructions");
+  EXPECT_EQ(error_of("FROM x\n\\\n"), "F:2:1: an instruction is expected here, and nothing follows");
   EXPECT_NE(error_of(std::string("FROM x\0y", 8)), "");
 }
 
