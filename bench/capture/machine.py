@@ -1,6 +1,7 @@
 """A server to capture from: a Debian of its own below build/, with every application of
 applications.yaml and held_out.yaml installed, entered in mount and network namespaces of its own. What
 runs there sees that root as its machine; nothing of this host is captured."""
+import contextlib
 import os
 import pathlib
 import shutil
@@ -127,7 +128,8 @@ class Machine:
         for sig in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + 5
             for p in self.processes():
-                os.kill(p, sig)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(p, sig)
             while self.processes() and time.monotonic() < deadline:
                 time.sleep(0.05)
         self.holder.kill()

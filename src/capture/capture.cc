@@ -246,6 +246,7 @@ void take_unit(const Unit& unit, CaptureRequest& request) {
   for (const auto& d : unit.runtime_directories) request.folders.push_back("/run/" + d);
   request.folders.insert(request.folders.end(), unit.other_directories.begin(), unit.other_directories.end());
   request.before = unit_before(unit);
+  request.ulimits = unit.ulimits;
 }
 
 namespace {

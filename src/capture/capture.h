@@ -49,6 +49,7 @@ struct CaptureRequest {
   std::optional<std::vector<std::string>> unit_env;  ///< NAME=VALUE of the unit that `command` is of; secrets among them stay out of the image
   std::vector<std::string> folders;                  ///< made for `command` where missing, for its user, as its unit asks
   std::vector<UnitCommand> before;                   ///< run before `command`
+  Ulimits ulimits;                                   ///< of `command`
   std::vector<std::string> env;                      ///< NAME=VALUE to set
   std::vector<std::string> include_secrets;
   std::vector<std::pair<std::string, std::string>> set_files;  ///< path in the image ← file here

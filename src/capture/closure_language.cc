@@ -73,47 +73,4 @@ void add_language_libraries(FileSet& files, const ClosureInput& in) {
   }
 }
 
-void add_private_files(FileSet& files, const ClosureInput& in) {
-  std::set<std::string> mains;
-  for (const auto& p : *in.processes)
-    if (std::string owner = in.packages->owner(p.exe); !owner.empty()) mains.insert(owner);
-  if (!in.entry->argv.empty())
-    for (const auto& a : in.entry->argv)
-      if (std::string real = real_path(a); a.starts_with("/") && !real.empty())
-        if (std::string owner = in.packages->owner(real); !owner.empty()) mains.insert(owner);
-  std::set<std::string> all = mains;
-  // Packages of which private data was used belong to the application too.
-  for (const auto& path : touched(in)) {
-    std::string owner = in.packages->owner(path);
-    if (owner.empty()) continue;
-    for (const auto& main : mains) {
-      std::string stem = main.substr(0, main.find_first_of("-0123456789"));
-      if (stem.size() > 2 && owner.starts_with(stem)) all.insert(owner);
-    }
-  }
-  for (const auto& package : all) {
-    if (package.starts_with("python3") && mains.size() > 1) continue;  // rule 6 knows better
-    if (package == "python3.11-minimal" || package.starts_with("libc")) continue;
-    for (const auto& path : in.packages->files(package)) {
-      struct stat st;
-      if (::lstat(path.c_str(), &st) < 0 || S_ISDIR(st.st_mode) || documentation(path) || files.has(path)) continue;
-      bool library = path.ends_with(".so") || path.find(".so.") != std::string::npos;
-      if (!library) {
-        if (path.starts_with("/usr/lib/") || path.starts_with("/usr/share/") || path.starts_with("/usr/bin/") || path.starts_with("/usr/sbin/") || path.starts_with("/etc/"))
-          files.add(path, "package", "part of package " + package);
-        continue;
-      }
-      // A plugin is taken with its libraries, if those are small.
-      FileSet alone;
-      alone.add(path, "plugin", "");
-      uint64_t cost = 0;
-      for (const auto& [name, item] : alone.items())
-        if (!files.has(name) && S_ISREG(item.st.st_mode)) cost += static_cast<uint64_t>(item.st.st_size);
-      if (cost > kPluginBudget)
-        files.warn("plugin " + path + " of package " + package + " was left out: it and its libraries need " + human_size(cost));
-      else
-        files.add(path, "plugin", "plugin of package " + package);
-    }
-  }
-}
 }  // namespace caisson::capture

@@ -211,15 +211,15 @@ Result<std::vector<Service>> discover() {
     Service s = running_service(members, all, packages, units);
     // Someone's command, in a terminal or beside this one, is no service unless it serves.
     if (s.ports.empty() && s.unit.empty() && (all.at(main).terminal != 0 || all.at(main).session == ::getsid(0))) continue;
-    if (!s.unit.empty()) running.insert(s.unit);
+    if (!s.unit.empty()) running.insert(s.name);
     out.push_back(std::move(s));
   }
   std::stable_sort(out.begin(), out.end(), [](const Service& a, const Service& b) { return a.ports.empty() < b.ports.empty() || (a.ports.empty() == b.ports.empty() && a.name < b.name); });
   for (const auto& unit : units) {
     auto command = unit_command(unit);
-    if (running.contains(unit.path) || !worth_showing(unit, command)) continue;
     Service s;
     s.name = unit.name.substr(0, unit.name.size() - 8);
+    if (running.contains(s.name) || !worth_showing(unit, command)) continue;
     s.state = "stopped";
     s.unit = unit.path;
     s.enabled = unit_enabled(unit);

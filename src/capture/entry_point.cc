@@ -85,6 +85,7 @@ Result<EntryPoint> entry_point(const ProcessInfo& p, const std::set<Port>& ports
   entry.uid = p.uid;
   entry.gid = p.gid;
   entry.groups = p.groups;
+  entry.ulimits = set_on_purpose(p.limits, read_limits(1));
   auto unit = find_unit(p.script.empty() ? p.exe : p.script, all_units(), p.cwd);
   if (p.gave_up_root && (!unit || unit->user.empty() || unit->user == "root")) {
     entry.uid = entry.gid = 0;

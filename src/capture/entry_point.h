@@ -22,6 +22,7 @@ struct EntryPoint {
   std::vector<std::string> secret_variables;  ///< names left out of env
   std::vector<std::string> runtime_folders;   ///< RuntimeDirectory of the unit
   std::vector<UnitCommand> before;            ///< ExecStartPre of the unit
+  Ulimits ulimits;                            ///< that its unit, or it itself, has set
   std::string how;                            ///< where the command came from
   bool forking = false;                       ///< its first process leaves a daemon behind
 };

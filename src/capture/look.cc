@@ -320,6 +320,7 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   TRY(folders.make(request.folders, seen.entry), "make a folder of its unit");
   seen.entry.runtime_folders = request.folders;
   seen.entry.before = request.before;
+  seen.entry.ulimits = request.ulimits;
   TRY(run_before(request.before, seen.entry));
   TraceOptions options;
   options.argv = seen.entry.argv;
@@ -332,6 +333,7 @@ Result<Seen> run_command(const CaptureRequest& request, const Progress& progress
   options.uid = seen.entry.uid;
   options.gid = seen.entry.gid;
   options.groups = seen.entry.groups;
+  options.ulimits = seen.entry.ulimits;
   int64_t begun = monotonic_ms();
   size_t ports = 0;
   int64_t settled = begun;

@@ -101,8 +101,7 @@ void add_service(Json& out, const image::Image& image, const std::string& name, 
     service["network_mode"] = "service:" + beside;
     service["depends_on"] = {beside};
   }
-  if (report.contains("open_files"))
-    for (const char* which : {"soft", "hard"}) service["ulimits"]["nofile"][which] = parse_uint(report["open_files"][which].get<std::string>(), INT32_MAX).value_or(INT32_MAX);
+  if (!report["ulimits"].empty()) service["ulimits"] = report["ulimits"];
   if (read_only(report)) service["read_only"] = true;
   // Not tmpfs: a volume without a name has the image's own folders in it, with their owners.
   for (const auto& writable : memory_folders(report)) service["volumes"].push_back(writable);
@@ -228,6 +227,7 @@ Json ecs_task_definition(const image::Image& image, const std::string& name, con
     for (const char* more : {"CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"}) dropped.emplace_back(more);
     container["linuxParameters"]["capabilities"]["drop"] = short_names(dropped);
   }
+  for (const auto& limit : report["ulimits"].items()) container["ulimits"].push_back({{"name", limit.key()}, {"softLimit", limit.value()["soft"]}, {"hardLimit", limit.value()["hard"]}});
   Json out{{"family", label}, {"networkMode", "awsvpc"}, {"requiresCompatibilities", {"FARGATE"}}, {"cpu", "256"}, {"memory", "512"}};
   for (const auto& folder : volumes) {
     container["mountPoints"].push_back({{"sourceVolume", name_of(folder)}, {"containerPath", folder}});

@@ -89,12 +89,7 @@ Result<ProcessInfo> read_process(pid_t pid) {
     if (fields[0] == "Groups:")
       for (const auto& g : split(fields[1], ' ', true)) p.groups.push_back(static_cast<uint32_t>(std::stoul(g)));
   }
-  if (auto limits = read_file(base + "/limits"); limits)
-    for (const auto& line : split(*limits, '\n', true))
-      if (auto words = split(line, ' ', true); line.starts_with("Max open files") && words.size() >= 5) {
-        p.open_files_soft = words[3];
-        p.open_files_hard = words[4];
-      }
+  p.limits = read_limits(pid);
   p.exe = link_target(base + "/exe");
   if (p.exe.empty()) return fail("process " + std::to_string(pid) + " is a kernel thread, or may not be looked at");
   if (p.exe.ends_with(" (deleted)")) p.exe.resize(p.exe.size() - 10);

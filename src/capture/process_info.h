@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "capture/ulimits.h"
 
 namespace caisson::capture {
 
@@ -21,11 +22,11 @@ struct ProcessInfo {
   std::string cwd, title;
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> groups;
-  std::string open_files_soft, open_files_hard;  ///< RLIMIT_NOFILE, as /proc has it
-  bool gave_up_root = false;                     ///< it was started as root, and is another user now
-  std::set<std::string> mapped;                  ///< files in its memory maps
-  std::set<std::string> open_files;              ///< regular files it holds open to read
-  std::set<std::string> open_logs;               ///< and those only to write
+  Ulimits limits;
+  bool gave_up_root = false;         ///< it was started as root, and is another user now
+  std::set<std::string> mapped;      ///< files in its memory maps
+  std::set<std::string> open_files;  ///< regular files it holds open to read
+  std::set<std::string> open_logs;   ///< and those only to write
 };
 
 struct Port {

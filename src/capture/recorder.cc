@@ -30,6 +30,7 @@ namespace {
 constexpr size_t kLongestConversation = 256u << 10;
 constexpr size_t kMostConversations = 400;
 constexpr size_t kMostBytes = 32u << 20;
+constexpr size_t kMostSegments = 30000;  ///< a load of short requests costs the server, not memory
 constexpr size_t kMostRequests = 100;  ///< for each port, after duplicates are gone
 constexpr size_t kMostOthers = 10;     ///< conversations of other protocols, for each port
 constexpr size_t kMostPorts = 30;
@@ -110,6 +111,12 @@ namespace {
 std::vector<struct sock_filter> filter_for(const std::vector<uint16_t>& ports) {
   std::vector<struct sock_filter> code;
   auto add = [&](uint16_t op, uint32_t k) { code.push_back({op, 0, 0, k}); };
+  // Over loopback each packet comes twice: once is enough.
+  add(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(SKF_AD_OFF) + SKF_AD_HATYPE);
+  code.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 3, ARPHRD_LOOPBACK});
+  add(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(SKF_AD_OFF) + SKF_AD_PKTTYPE);
+  code.push_back({BPF_JMP | BPF_JEQ | BPF_K, 0, 1, PACKET_OUTGOING});
+  add(BPF_RET | BPF_K, 0);
   // One block for each IP version: is it that, is it TCP, is one of its ports ours. Jumps are
   // over so many instructions.
   auto block = [&](uint32_t ethertype, uint32_t protocol_at, bool v4) {
@@ -179,10 +186,11 @@ std::optional<Segment> parse_segment(std::string_view packet, const std::vector<
 struct Heard {
   std::vector<std::pair<uint16_t, Conversation>> conversations;
   std::map<std::pair<std::string, uint16_t>, size_t> open;
-  size_t bytes = 0;
+  size_t bytes = 0, segments = 0;
 
-  [[nodiscard]] bool enough() const { return conversations.size() >= kMostConversations || bytes >= kMostBytes; }
+  [[nodiscard]] bool enough() const { return conversations.size() >= kMostConversations || bytes >= kMostBytes || segments >= kMostSegments; }
   void take(const Segment& segment) {
+    ++segments;
     auto key = std::make_pair(segment.client, segment.port);
     auto known = open.find(key);
     if (segment.first && segment.to_server && known != open.end() && !conversations[known->second].second.turns().empty()) {
@@ -255,11 +263,8 @@ void listen_in(int packets, int stop, const std::vector<uint16_t>& ports, Heard&
     // What came before the stop is read first.
     if ((ready[0].revents & POLLIN) == 0 && ready[1].revents != 0) return;
     if ((ready[0].revents & POLLIN) == 0) continue;
-    struct sockaddr_ll from = {};
-    socklen_t length = sizeof from;
-    ssize_t n = ::recvfrom(packets, buffer.data(), buffer.size(), MSG_DONTWAIT, reinterpret_cast<struct sockaddr*>(&from), &length);
-    // Over loopback each comes twice.
-    if (n <= 0 || (from.sll_hatype == ARPHRD_LOOPBACK && from.sll_pkttype == PACKET_OUTGOING)) continue;
+    ssize_t n = ::recv(packets, buffer.data(), buffer.size(), MSG_DONTWAIT);
+    if (n <= 0) continue;
     if (auto segment = parse_segment(std::string_view(buffer).substr(0, static_cast<size_t>(n)), ports); segment) heard.take(*segment);
   }
 }

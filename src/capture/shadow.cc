@@ -150,6 +150,7 @@ Result<Json> watch(const EntryPoint& entry, const ShadowOptions& options, int ou
   trace.uid = entry.uid;
   trace.gid = entry.gid;
   trace.groups = entry.groups;
+  trace.ulimits = entry.ulimits;
   trace.output = output;
   trace.enough = [&](pid_t) {
     int64_t now = monotonic_ms();

@@ -28,6 +28,7 @@ int become(const TraceOptions& options, Watcher& watcher, int go, char** argv, c
   if (::read(go, &token, 1) != 1) return ECANCELED;
   if (::chdir(options.cwd.c_str()) < 0) return errno;
   if (int code = watcher.enter(); code != 0) return code;
+  apply_limits(options.ulimits);
   if (::geteuid() == 0) {
     if (::setgroups(options.groups.size(), options.groups.data()) < 0 || ::setresgid(options.gid, options.gid, options.gid) < 0 || ::setresuid(options.uid, options.uid, options.uid) < 0) return errno;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a change of identity takes it away

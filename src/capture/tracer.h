@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "capture/ulimits.h"
 #include "capture/watcher.h"
 
 namespace caisson::capture {
@@ -17,6 +18,7 @@ struct TraceOptions {
   std::string cwd = "/";
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> groups;
+  Ulimits ulimits;
   int output = -1;  ///< where stdout and stderr go; -1: inherited
   /// Called about ten times a second with the first process's id; returns true when
   /// enough was seen. The command is then asked to end (TERM), and killed

@@ -1,22 +1,13 @@
 #include "capture/units.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <climits>
-#include <set>
 
 #include "base/fd.h"
 #include "base/strings.h"
 
 namespace caisson::capture {
-namespace {
-
-/// systemd.unit(5), "Unit File Load Path": the first that has a unit counts.
-constexpr const char* kFolders[] = {"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"};
-
-}  // namespace
 
 std::vector<std::string> split_command(const std::string& text) {
   std::vector<std::string> out;
@@ -46,64 +37,6 @@ std::vector<std::string> split_command(const std::string& text) {
     }
   }
   if (in_word) out.push_back(std::move(word));
-  return out;
-}
-
-Unit parse_unit(const std::string& text, const std::string& path) {
-  Unit unit;
-  unit.path = path;
-  unit.name = base_name(path);
-  std::string joined;
-  for (const auto& line : split(text, '\n')) {
-    joined += line;
-    if (joined.ends_with('\\')) {
-      joined.back() = ' ';
-      continue;
-    }
-    std::string whole(trim(joined));
-    joined.clear();
-    size_t equals = whole.find('=');
-    if (whole.empty() || whole[0] == '#' || whole[0] == ';' || equals == std::string::npos) continue;
-    std::string key(trim(whole.substr(0, equals))), value(trim(whole.substr(equals + 1)));
-    if (key == "ExecStart") unit.exec_start = value.substr(std::min(value.find_first_not_of("-@:+!"), value.size()));
-    if (key == "ExecStartPre" && value.empty()) unit.exec_start_pre.clear();  // starts the list anew
-    if (key == "ExecStartPre" && !value.empty()) unit.exec_start_pre.push_back(value);
-    // systemd.exec(5).
-    for (const auto& [name, top] : {std::pair("StateDirectory", "/var/lib/"), std::pair("CacheDirectory", "/var/cache/"), std::pair("LogsDirectory", "/var/log/")})
-      if (key == name)
-        for (auto& d : split(value, ' ', true)) unit.other_directories.push_back(top + d);
-    if (key == "User") unit.user = value;
-    if (key == "Group") unit.group = value;
-    if (key == "Type") unit.type = value;
-    if (key == "WorkingDirectory") unit.working_directory = value == "~" ? "" : value;
-    if (key == "Environment")
-      for (auto& e : split_command(value)) unit.environment.push_back(std::move(e));
-    if (key == "EnvironmentFile") unit.environment_files.push_back(value);
-    if (key == "RuntimeDirectory")
-      for (auto& d : split(value, ' ', true)) unit.runtime_directories.push_back(std::move(d));
-  }
-  return unit;
-}
-
-std::vector<Unit> all_units() {
-  std::vector<Unit> out;
-  std::set<std::string> seen;
-  for (const char* folder : kFolders) {
-    auto names = list_dir(folder);
-    if (!names) continue;
-    for (const auto& name : *names) {
-      if (!name.ends_with(".service") || name.find('@') != std::string::npos || !seen.insert(name).second) continue;
-      // An alias: a link to the unit itself. A masked one is a link to /dev/null.
-      char target[PATH_MAX];
-      ssize_t n = ::readlink((std::string(folder) + "/" + name).c_str(), target, sizeof target);
-      if (n > 0 && base_name(std::string_view(target, static_cast<size_t>(n))) != name) continue;
-      auto text = read_file(std::string(folder) + "/" + name, 1u << 20);
-      if (!text) continue;
-      Unit unit = parse_unit(*text, std::string(folder) + "/" + name);
-      if (!unit.exec_start.empty()) out.push_back(std::move(unit));
-    }
-  }
-  std::sort(out.begin(), out.end(), [](const Unit& a, const Unit& b) { return a.name < b.name; });
   return out;
 }
 
@@ -159,11 +92,8 @@ std::vector<std::string> expand_command(const Unit& unit, const std::string& tex
       if (close != std::string::npos) {
         expanded += value_of(word.substr(i + 2, close - i - 2));
         i = close;
-      } else if (word.compare(i, 2, "$$") == 0 || word.compare(i, 2, "%%") == 0) {
+      } else if (word.compare(i, 2, "$$") == 0) {
         expanded += word[i++];
-      } else if (word.compare(i, 2, "%n") == 0) {
-        expanded += unit.name;
-        ++i;
       } else {
         expanded += word[i];
       }

@@ -5,6 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
+#include "capture/ulimits.h"
+
 namespace caisson::capture {
 
 /// A command that a unit has run before the application (ExecStartPre).
@@ -21,13 +24,18 @@ struct Unit {
   std::vector<std::string> other_directories;  ///< whole paths: of its state, cache and logs
   std::vector<std::string> environment;        ///< NAME=VALUE
   std::vector<std::string> environment_files;  ///< with "-" where they may be missing
+  Ulimits ulimits;
 };
 
-/// The main lines of a unit file (systemd.service(5)), continuation lines joined.
-[[nodiscard]] Unit parse_unit(const std::string& text, const std::string& path);
+/// The main lines of a unit file (systemd.service(5)), continuation lines joined, specifiers
+/// replaced. `as`: its name, where that is not the file's (an instance of a template).
+[[nodiscard]] Unit parse_unit(const std::string& text, const std::string& path, const std::string& as = "");
+/// The unit of this name ("nginx.service", "postgresql@15-main.service") with its drop-ins.
+[[nodiscard]] Result<Unit> read_unit(const std::string& name);
 /// Splits a command line as systemd does: quotes and backslashes.
 [[nodiscard]] std::vector<std::string> split_command(const std::string& text);
-/// Every service of this host that says how it is started; no templates. By name.
+/// Every service of this host that says how it is started, and of templates the instances that
+/// a target wants. By name.
 [[nodiscard]] std::vector<Unit> all_units();
 /// The one whose ExecStart runs this program (or script), where there is one. Of several,
 /// the one that works in `cwd`.

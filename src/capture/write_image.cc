@@ -156,6 +156,11 @@ oci::ImageConfig make_config(const CaptureRequest& request, const Seen& seen, co
   config.exposed_ports.assign(ports.begin(), ports.end());
   for (const auto& [folder, needed] : seen.state_folders)
     if (is_volume(folder) || seen.volumes.contains(folder)) config.volumes.push_back(folder);
+  if (!seen.entry.ulimits.empty()) {
+    Json ulimits = Json::array();
+    for (const auto& [limit, value] : seen.entry.ulimits) ulimits.push_back(to_text(limit, value));
+    config.labels["io.caisson.ulimits"] = json_text(ulimits);
+  }
   if (!request.installation) {
     Json captured{{"made", Json::array()}, {"trees", Json::array()}, {"left_out", Json::array()}, {"state", Json::array()}};
     for (const auto& [path, item] : files.items())

@@ -45,7 +45,7 @@ Result<> take_service(const capture::Service& service, capture::CaptureRequest& 
     request.pid = service.pids[0];
     return {};
   }
-  capture::take_unit(capture::parse_unit(TRY(read_file(service.unit, 1u << 20)), service.unit), request);
+  capture::take_unit(TRY(capture::read_unit(service.name + ".service")), request);
   return {};
 }
 
@@ -155,6 +155,16 @@ Result<> fill_volume(engine::Engine& engine, const std::string& name, const std:
   return filled;
 }
 
+/// Fills the volumes of an image's folders, and says how each is used.
+std::function<Result<>(const std::string&, const std::string&)> volume_filler(engine::Engine& engine, const std::string& image) {
+  return [&engine, image](const std::string& folder, const std::string& tar) -> Result<> {
+    std::string name = capture::volume_name(image, folder);
+    TRY(fill_volume(engine, name, tar));
+    std::fprintf(stderr, "%s is in the volume %s: caisson run -v %s:%s %s\n", folder.c_str(), name.c_str(), name.c_str(), folder.c_str(), image.c_str());
+    return {};
+  };
+}
+
 /// Says what was captured, and what was left out of it.
 void tell(const capture::CaptureRequest& request, const capture::CaptureResult& result) {
   const Json& secrets = result.report["secrets"];
@@ -200,7 +210,7 @@ std::vector<std::string> part_names(const Args& args, const std::vector<pid_t>& 
 }
 
 /// Each application into an image of its own, and one compose file for all.
-Result<> capture_separately(const Args& args, const capture::CaptureRequest& all, image::Store& store, const std::function<void(const std::string&)>& progress) {
+Result<> capture_separately(const Args& args, const capture::CaptureRequest& all, engine::Engine& engine, image::Store& store, const std::function<void(const std::string&)>& progress) {
   std::vector<pid_t> pids{all.pid};
   pids.insert(pids.end(), all.beside.begin(), all.beside.end());
   auto names = part_names(args, pids);
@@ -213,6 +223,7 @@ Result<> capture_separately(const Args& args, const capture::CaptureRequest& all
     request.beside.clear();
     request.name = all.name.substr(0, colon) + "-" + names[i] + (colon == std::string::npos ? "" : all.name.substr(colon));
     request.scratch = all.scratch + std::to_string(i);
+    request.fill_volume = volume_filler(engine, request.name);
     auto result = TRY(capture::capture(request, store, progress));
     TRY(write_outputs(args.get("output") + "/" + names[i], request.name, result, store), "--output");
     tell(request, result);
@@ -236,7 +247,6 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   bool separate = args.flag("separate");
   if (separate && request.beside.empty()) return fail("--separate: give several --service or --pid");
   if (separate && (!args.has("output") || args.has("report"))) return fail("--separate: say where the compose file goes, with --output DIR (each application's report is there too)");
-  if (separate && request.data == "volume") return fail("--separate with --data volume is not supported: capture the application that has the data by itself", ENOTSUP);
   request.name = args.get("tag");
   if (request.name.empty()) return fail("--tag: give the image a name");
   TRY(image::normal_name(request.name), "--tag");
@@ -248,19 +258,14 @@ Result<int> cmd_capture(const Globals& globals, const Args& args) {
   request.installer = &runner;
   request.shared = {globals.root, globals.run_root};
   request.checks = args.all("check");
-  request.fill_volume = [&](const std::string& folder, const std::string& tar) -> Result<> {
-    std::string name = capture::volume_name(request.name, folder);
-    TRY(fill_volume(engine, name, tar));
-    std::fprintf(stderr, "%s is in the volume %s: caisson run -v %s:%s …\n", folder.c_str(), name.c_str(), name.c_str(), folder.c_str());
-    return {};
-  };
+  request.fill_volume = volume_filler(engine, request.name);
   request.scratch = globals.root + "/tmp.capture." + random_hex(6);
   bool show = ::isatty(STDERR_FILENO) || args.flag("verbose");
   auto progress = [&](const std::string& line) {
     if (show) std::fprintf(stderr, "%s\n", line.c_str());
   };
   if (separate) {
-    TRY(capture_separately(args, request, store, progress));
+    TRY(capture_separately(args, request, engine, store, progress));
     return 0;
   }
   auto result = TRY(capture::capture(request, store, progress));

@@ -54,6 +54,7 @@ Result<> read_elements_label(ContainerConfig& config, const oci::ImageConfig& im
 
 /// Everything that can be known to be wrong before anything is made.
 Result<> check(const ContainerConfig& config) {
+  TRY(ulimits_of_image(config));
   TRY(effective_capabilities(config));
   TRY(oci::parse_signal(config.stop_signal), "--stop-signal");
   if (config.limits.memory && *config.limits.memory < 512l * 1024) return fail("--memory: at least 512k", EINVAL);

@@ -1,5 +1,6 @@
 #include "engine/spec_builder.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "base/strings.h"
 #include "oci/default_policy.h"
 #include "runtime/embedded.h"
+#include "sys/rlimits.h"
 #include "sys/user_db.h"
 #include "volumes/volumes.h"
 
@@ -56,6 +58,19 @@ Result<std::vector<oci::ThrottleDevice>> throttle(const std::vector<std::string>
   return out;
 }
 
+Result<oci::Rlimit> parse_ulimit(const std::string& text) {
+  size_t equals = text.find('=');
+  if (equals == std::string::npos) return fail("\"" + text + "\": write NAME=SOFT[:HARD]", EINVAL);
+  oci::Rlimit limit;
+  limit.type = "RLIMIT_" + text.substr(0, equals);
+  for (char& c : limit.type) c = static_cast<char>(::toupper(c));
+  auto values = split(text.substr(equals + 1), ':');
+  auto value = [](const std::string& t) -> Result<uint64_t> { return t == "-1" || t == "unlimited" ? Result<uint64_t>(UINT64_MAX) : parse_uint(t); };
+  limit.soft = TRY(value(values[0]));
+  limit.hard = values.size() > 1 ? TRY(value(values[1])) : limit.soft;
+  return limit;
+}
+
 Result<> add_limits(const ContainerConfig& config, oci::Spec& spec) {
   const Limits& l = config.limits;
   auto& r = spec.linux.resources;
@@ -79,16 +94,14 @@ Result<> add_limits(const ContainerConfig& config, oci::Spec& spec) {
   r.block_io.write_bps = TRY(throttle(l.device_write_bps, "--device-write-bps"));
   r.block_io.read_iops = TRY(throttle(l.device_read_iops, "--device-read-iops"));
   r.block_io.write_iops = TRY(throttle(l.device_write_iops, "--device-write-iops"));
-  for (const auto& text : config.ulimits) {
-    size_t equals = text.find('=');
-    if (equals == std::string::npos) return fail("--ulimit: \"" + text + "\": write NAME=SOFT[:HARD]");
-    oci::Rlimit limit;
-    limit.type = "RLIMIT_" + text.substr(0, equals);
-    for (char& c : limit.type) c = static_cast<char>(::toupper(c));
-    auto values = split(text.substr(equals + 1), ':');
-    auto value = [](const std::string& t) -> Result<uint64_t> { return t == "-1" || t == "unlimited" ? Result<uint64_t>(UINT64_MAX) : parse_uint(t); };
-    limit.soft = TRY(value(values[0]), "--ulimit");
-    limit.hard = values.size() > 1 ? TRY(value(values[1]), "--ulimit") : limit.soft;
+  for (const auto& text : config.ulimits) spec.process->rlimits.push_back(TRY(parse_ulimit(text), "--ulimit"));
+  for (auto& limit : TRY(ulimits_of_image(config))) {
+    bool given = std::any_of(spec.process->rlimits.begin(), spec.process->rlimits.end(), [&](const oci::Rlimit& l) { return l.type == limit.type; });
+    struct rlimit here;
+    if (given || ::getrlimit(static_cast<__rlimit_resource_t>(sys::rlimit_number(limit.type)), &here) < 0) continue;
+    // What it could not do itself, an image does not get by asking.
+    limit.hard = std::min<uint64_t>(limit.hard, here.rlim_max);
+    limit.soft = std::min(limit.soft, limit.hard);
     spec.process->rlimits.push_back(std::move(limit));
   }
   return {};
@@ -195,6 +208,21 @@ Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::Ro
 }
 
 }  // namespace
+
+Result<std::vector<oci::Rlimit>> ulimits_of_image(const ContainerConfig& config) {
+  std::vector<oci::Rlimit> out;
+  auto label = config.labels.find(kUlimitsLabel);
+  if (label == config.labels.end()) return out;
+  std::string where = std::string("label ") + kUlimitsLabel;
+  Json list = TRY(parse_json(label->second, where));
+  if (!list.is_array()) return fail(where + ": not a list of limits", EINVAL);
+  for (const auto& item : list) {
+    if (!item.is_string()) return fail(where + ": not a list of limits", EINVAL);
+    out.push_back(TRY(parse_ulimit(item.get<std::string>()), where));
+    if (sys::rlimit_number(out.back().type) < 0) return fail(where + ": \"" + item.get<std::string>() + "\" is no limit of a process", EINVAL);
+  }
+  return out;
+}
 
 Result<std::vector<elements::Selection>> selected_elements(const ContainerConfig& config) {
   std::vector<elements::Selection> out;

@@ -20,6 +20,11 @@ struct SpecInputs {
 /// Makes the spec, and the files in the run folder that it mounts.
 [[nodiscard]] Result<oci::Spec> build_spec(const SpecInputs& inputs);
 
+/// Limits of processes that an image would have, a JSON list of what --ulimit takes. They hold as
+/// far as the hard limits that the container has anyway.
+inline constexpr const char* kUlimitsLabel = "io.caisson.ulimits";
+[[nodiscard]] Result<std::vector<oci::Rlimit>> ulimits_of_image(const ContainerConfig& config);
+
 /// The elements that a container asks for.
 [[nodiscard]] Result<std::vector<elements::Selection>> selected_elements(const ContainerConfig& config);
 

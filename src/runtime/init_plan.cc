@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "runtime/internal.h"
+#include "sys/rlimits.h"
 
 #include "runtime/embedded.h"
 
@@ -78,13 +79,6 @@ void set_capabilities(init::Plan& p, const oci::Capabilities& wanted, const Chil
 
 }  // namespace
 
-int rlimit_number(const std::string& type) {
-  static const std::map<std::string_view, int> known{
-      {"RLIMIT_AS", RLIMIT_AS}, {"RLIMIT_CORE", RLIMIT_CORE}, {"RLIMIT_CPU", RLIMIT_CPU}, {"RLIMIT_DATA", RLIMIT_DATA}, {"RLIMIT_FSIZE", RLIMIT_FSIZE}, {"RLIMIT_LOCKS", RLIMIT_LOCKS}, {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK}, {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", RLIMIT_NICE}, {"RLIMIT_NOFILE", RLIMIT_NOFILE}, {"RLIMIT_NPROC", RLIMIT_NPROC}, {"RLIMIT_RSS", RLIMIT_RSS}, {"RLIMIT_RTPRIO", RLIMIT_RTPRIO}, {"RLIMIT_RTTIME", RLIMIT_RTTIME}, {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING}, {"RLIMIT_STACK", RLIMIT_STACK}};
-  auto it = known.find(type);
-  return it == known.end() ? -1 : it->second;
-}
-
 std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string>& environment) {
   const oci::Process& process = *plan.process;
   Builder b;
@@ -114,7 +108,7 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
     p.listener = plan.seccomp->notify ? 1 : 0;
   }
   std::vector<init::Limit> limits;
-  for (const auto& l : process.rlimits) limits.push_back({static_cast<uint32_t>(rlimit_number(l.type)), 0, l.soft, l.hard});
+  for (const auto& l : process.rlimits) limits.push_back({static_cast<uint32_t>(sys::rlimit_number(l.type)), 0, l.soft, l.hard});
   p.limit_count = static_cast<uint32_t>(limits.size());
   p.limits = b.bytes(limits.data(), limits.size() * sizeof(init::Limit));
   std::vector<init::HookEntry> hooks;

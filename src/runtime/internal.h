@@ -212,8 +212,6 @@ using FreshFolders = std::map<std::string, Fd>;
 [[nodiscard]] Result<std::vector<std::string>> final_environment(const oci::Process& process, const sys::RootDir& root);
 /// Serialises the last steps for the init.
 [[nodiscard]] std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string>& environment);
-/// RLIMIT_* by its name in config.json; -1 where unknown.
-[[nodiscard]] int rlimit_number(const std::string& type);
 /// The embedded init with its plan, as a sealed memfd, ready for execveat(2).
 [[nodiscard]] Result<Fd> make_init(std::string_view plan);
 

@@ -10,6 +10,7 @@
 
 #include "runtime/internal.h"
 #include "sys/clone.h"
+#include "sys/rlimits.h"
 
 namespace caisson::runtime {
 
@@ -31,7 +32,7 @@ Result<> check_limits(const ChildPlan& plan) {
   if ((plan.own_capabilities >> CAP_SYS_RESOURCE & 1) != 0) return {};
   for (const auto& l : plan.process->rlimits) {
     struct rlimit now;
-    if (::getrlimit(static_cast<__rlimit_resource_t>(rlimit_number(l.type)), &now) == 0 && l.hard > now.rlim_max)
+    if (::getrlimit(static_cast<__rlimit_resource_t>(sys::rlimit_number(l.type)), &now) == 0 && l.hard > now.rlim_max)
       return fail("process.rlimits: " + l.type + ": " + std::to_string(l.hard) + " is above this process's hard limit of " + std::to_string(now.rlim_max) + ", which only a process with CAP_SYS_RESOURCE may raise", EPERM);
   }
   return {};
@@ -40,7 +41,7 @@ Result<> check_limits(const ChildPlan& plan) {
 Result<> check_process(const oci::Process& process) {
   if (process.args.empty()) return fail("process.args: must not be empty");
   for (const auto& l : process.rlimits)
-    if (rlimit_number(l.type) < 0) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
+    if (sys::rlimit_number(l.type) < 0) return fail("process.rlimits: unknown limit \"" + l.type + "\"", EINVAL);
   if (!process.apparmor_profile.empty() && !exists("/sys/kernel/security/apparmor")) return fail("process.apparmorProfile: this host has no AppArmor", ENOTSUP);
   if (!process.apparmor_profile.empty()) return fail("process.apparmorProfile: not supported", ENOTSUP);
   if (!process.selinux_label.empty()) return fail("process.selinuxLabel: not supported", ENOTSUP);

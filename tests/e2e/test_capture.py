@@ -147,10 +147,18 @@ def test_redis(caisson, place, running):
     conf = place / "redis.conf"
     conf.write_text(f"port {port}\nbind 0.0.0.0\nprotected-mode no\ndir {place}\nmaxmemory 100mb\n")
     place.chmod(0o777)
-    running.append(Started(["redis-server", str(conf)], port, cwd="/"))
-    caisson("capture", "--pid", running[0].pid, "--tag", "redis-pid")
+    running.append(Started(["prlimit", "--core=12345:67890", "redis-server", str(conf)], port, cwd="/"))
+    report = place / "report.json"
+    caisson("capture", "--pid", running[0].pid, "--tag", "redis-pid", "--report", report)
     running[0].stop()
     check_redis(run_captured(caisson, "redis-pid", port), port)
+    report = json.loads(report.read_text())
+    assert report["ulimits"]["core"] == {"soft": 12345, "hard": 67890}
+    limits = pathlib.Path(f"/proc/{caisson.inspect('app')['State']['Pid']}/limits").read_text()
+    assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")] == [["12345", "67890"]]
+    # Of its packages nothing uses this one, and it is large.
+    assert "/usr/bin/redis-benchmark" not in [f["path"] for f in report["files"]]
+    assert any("/usr/bin/redis-benchmark" in w and "--add" in w for w in report["warnings"])
     caisson("rm", "-fv", "app")
     # The package as it comes, unpacked beside the host, nothing installed.
     caisson("capture", "--package", "redis-server", "--tag", "redis-package", "--", "/usr/bin/redis-server", "--port", port, "--bind", "0.0.0.0", "--protected-mode", "no", timeout=300)

@@ -1,4 +1,5 @@
 """What runs on this machine, as caisson discover sees it."""
+import contextlib
 import json
 import os
 import pathlib
@@ -70,6 +71,33 @@ def test_a_service_that_does_not_run_is_started(caisson):
     caisson("capture", "--service", "redis-server", "--for", "3", "--tag", "store", timeout=180)
     config = caisson.inspect("store")["config"]
     assert config["User"].startswith("redis") and config["Entrypoint"][0] == "/usr/bin/redis-server"
+
+
+def test_an_instance_of_a_template_with_a_drop_in(caisson, place):  # noqa: F811
+    """As systemd reads it: the drop-in replaces the command and adds a limit."""
+    port = free_port()
+    folder, name = pathlib.Path("/run/systemd/system"), f"caisson-test-{os.getpid()}"
+    (place / "page").write_text("of the instance")
+    made = [folder / f"{name}@.service", folder / f"{name}@.service.d/override.conf", folder / f"multi-user.target.wants/{name}@{port}.service"]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made[0].write_text("[Service]\nExecStart=/bin/false\nUser=nobody\nLimitCORE=1K\n")
+        made[1].write_text(f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -m http.server \\\n  # its port\n  %i --directory {place}\nLimitCORE=1K:infinity\n")
+        made[2].symlink_to(made[0])
+        found = [s for s in services(caisson) if s["name"] == f"{name}@{port}"]
+        assert [s["command"] for s in found] == [["/usr/bin/python3", "-m", "http.server", str(port), "--directory", str(place)]]
+        caisson("capture", "--service", f"{name}@{port}", "--until-ready", "--tag", "instance", timeout=180)
+        config = caisson.inspect("instance")["config"]
+        assert config["User"] == "nobody" and json.loads(config["Labels"]["io.caisson.ulimits"]) == ["core=1024:-1"]
+        assert get(f"http://{run_captured(caisson, 'instance', port)}:{port}/page") == (200, "of the instance")
+    finally:
+        for path in made:
+            path.unlink(missing_ok=True)
+        made[1].parent.rmdir()
+        with contextlib.suppress(OSError):  # not empty: there before
+            made[2].parent.rmdir()
+            folder.rmdir()
 
 
 @pytest.mark.parametrize("args, error", [(("--service", "no-such-thing", "--tag", "x"), "no service"), (("--service", "redis-server", "--pid", "2", "--tag", "x"), "exclude each other"),

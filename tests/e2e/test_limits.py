@@ -1,4 +1,5 @@
 """Each limit is set, and then a program tries to exceed it."""
+import resource
 import subprocess
 import time
 
@@ -62,6 +63,23 @@ def test_sysctls(caisson):
     assert caisson.run("--sysctl", "net.ipv4.tcp_fin_timeout=77", "bb", "cat", "/proc/sys/net/ipv4/tcp_fin_timeout").out == "77\n"
     assert "set sysctl net/nothing/here" in caisson.run("--sysctl", "net.nothing.here=1", "bb", "true", code=125).err
     assert "not in a separate kernel namespace" in caisson.run("--sysctl", "kernel.core_pattern=|/x", "bb", "true", code=125).err
+
+
+def test_limits_that_an_image_asks_for(caisson, busybox_root, tmp_path):
+    """They hold as far as what any program could do for itself; --ulimit comes before them."""
+    subprocess.run(["tar", "-C", str(busybox_root), "-cf", str(tmp_path / "root.tar"), "."], check=True)
+
+    def image(name, label):
+        caisson("import", "--change", f"LABEL io.caisson.ulimits={label}", tmp_path / "root.tar", name)
+
+    image("asks", '["nofile=77:9999999999", "core=1024:-1"]')
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert caisson.run("asks", "sh", "-c", "ulimit -Sn; ulimit -Hn").out.split() == ["77", str(hard)]
+    assert caisson.run("--ulimit", "nofile=64:128", "asks", "sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -Sc").out.split()[:2] == ["64", "128"]
+    for name, label, error in (("text", "nofile=5", "JSON"), ("object", "{}", "not a list of limits"), ("number", "[5]", "not a list of limits"), ("unknown", '["moon=5"]', "no limit of a process")):
+        image(name, label)
+        done = caisson("run", name, "true", code=None)
+        assert done.code == 125 and "label io.caisson.ulimits" in done.err and error in done.err, done.err
 
 
 @pytest.mark.parametrize("args", [("--memory", "lots"), ("--cpus", "0.001"), ("--cpus", "-1"), ("--pids-limit", "x"), ("--ulimit", "moon=1"), ("--ulimit", "nofile"), ("--cap-add", "MOON"),

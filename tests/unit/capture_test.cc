@@ -32,6 +32,41 @@ TEST(Units, CommandsHaveTheirVariables) {
   EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/usr/bin/app", "1", "two wordsx", "two", "words", "--name=app.service", "100%", "$HOME"}));
 }
 
+TEST(Units, InstancesOfTemplatesHaveTheirNames) {
+  Unit unit = parse_unit("ExecStart=/bin/%p --cluster %i --at %I -f %f -r %t/x %% %n\nEnvironment=WHO=%i\nRuntimeDirectory=%p-%i\n", "/lib/systemd/system/db@.service", "db@a-b\\x2dc.service");
+  EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/bin/db", "--cluster", "a-bx2dc", "--at", "a/b-c", "-f", "/a/b-c", "-r", "/run/x", "%", "db@a-bx2dc.service"})) << "the words of a command lose their backslashes, as with systemd";
+  EXPECT_EQ(unit.runtime_directories, (std::vector<std::string>{"db-a-b\\x2dc"}));
+}
+
+TEST(Units, WhatADropInEmptiesBeginsAnew) {
+  Unit unit = parse_unit(
+      "ExecStart=/bin/old\nExecStartPre=/bin/first\nEnvironment=A=1\nLimitNOFILE=10\n"
+      "[Service]\nExecStart=\nExecStart=/bin/new \\\n# between\n  -x\nExecStartPre=\nEnvironment=\nEnvironment=B=2\nLimitNOFILE=\n",
+      "x.service");
+  EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/bin/new", "-x"}));
+  EXPECT_TRUE(unit.exec_start_pre.empty());
+  EXPECT_EQ(unit.environment, (std::vector<std::string>{"B=2"}));
+  EXPECT_TRUE(unit.ulimits.empty());
+}
+
+TEST(Ulimits, UnitsSayThemInTheirWords) {
+  Unit unit = parse_unit("LimitNOFILE=1024:65536\nLimitCORE=infinity\nLimitMEMLOCK=64M\nLimitNPROC=100\nLimitNICE=+5\nLimitCPU=soon\nLimitAS=99999999E\n", "x.service");
+  EXPECT_EQ(unit.ulimits, (Ulimits{{"nofile", {1024, 65536}}, {"core", {UINT64_MAX, UINT64_MAX}}, {"memlock", {64u << 20, 64u << 20}}, {"nproc", {100, 100}}, {"nice", {15, 15}}}));
+  EXPECT_EQ(json_text(to_json(unit.ulimits)["core"]), R"({"soft":-1,"hard":-1})");
+  EXPECT_EQ(to_text("core", {0, UINT64_MAX}), "core=0:-1");
+}
+
+TEST(Ulimits, OnlyWhatSomeoneHasSetCounts) {
+  Ulimits first = parse_limits("Limit                     Soft Limit           Hard Limit           Units     \nMax open files            1048576              1048576              files     \nMax processes             31000                31000                processes \nMax locked memory         67108864             67108864             bytes     \nMax core file size        0                    unlimited            bytes     \n");
+  ASSERT_EQ(first.size(), 4u);
+  Ulimits usual{{"nofile", {1024, 524288}}, {"nproc", {31000, 31000}}, {"memlock", {8u << 20, 8u << 20}}, {"core", {0, UINT64_MAX}}};
+  EXPECT_TRUE(set_on_purpose(usual, first).empty());
+  Ulimits raised = usual;
+  raised["nofile"] = {65536, 65536};
+  raised["core"] = {UINT64_MAX, UINT64_MAX};
+  EXPECT_EQ(set_on_purpose(raised, first), (Ulimits{{"nofile", {65536, 65536}}, {"core", {UINT64_MAX, UINT64_MAX}}}));
+}
+
 TEST(Units, EnvironmentFilesAreRead) {
   Scratch scratch;
   std::string file = scratch.path() + "/defaults";
