@@ -158,9 +158,16 @@ int on_enter(struct bpf_raw_tracepoint_args* context) {
   if (call->dir >= 0) pending.dir = (__s32)argument(&regs, call->dir);
   if (call->flags >= 0) pending.flags = argument(&regs, call->flags);
   /* What called execve is gone when it returns. */
-  if (executes)
+  if (executes) {
     send_call(process, &pending, 0);
-  else if (bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY) == 0)
+    return 0;
+  }
+  /* Where the path can be read already: what was said, or will not be, ends here. */
+  char begin = 1;
+  struct reported key;
+  if (pending.path && bpf_probe_read_user(&begin, 1, (const void*)pending.path) == 0 && begin == 0) return 0;
+  if (stands_alone(process, &pending, &key) && bpf_map_lookup_elem(&reported, &key)) return 0;
+  if (bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY) == 0)
     __sync_fetch_and_add(&counters.outstanding, 1);
   return 0;
 }
