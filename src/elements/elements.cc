@@ -21,8 +21,9 @@ constexpr const char* kMusl = "/lib/ld-musl-x86_64.so.1";
 std::string library_name(const std::string& element) { return "libcaisson-" + element + ".so"; }
 std::string library_path(const std::string& element) { return std::string(CAISSON_ELEMENT_LIBRARIES) + "/" + library_name(element); }
 
-Result<std::string> settings_of(const Selection& selection, const Moment& now, const oci::Spec& spec) {
+Result<std::string> settings_of(const Selection& selection, const std::string& address, const Moment& now, const oci::Spec& spec) {
   if (selection.name == "clock") return clock_settings(selection.options, now, spec);
+  if (selection.name == "sockets") return sockets_settings(selection.options, address);
   return resources_settings(selection.options, now, spec);
 }
 
@@ -57,6 +58,7 @@ const std::vector<Element>& catalogue() {
   static const std::vector<Element> all{
       {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic][,files]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
+      {"sockets", "connections between containers of one network as unix sockets, in place of TCP", ""},
   };
   return all;
 }
@@ -67,7 +69,7 @@ Result<Selection> parse_selection(const std::string& text) {
   std::string known;
   for (const auto& element : catalogue()) {
     if (element.name == out.name) {
-      TRY(settings_of(out, this_moment(), {}));
+      TRY(settings_of(out, "", this_moment(), {}));
       return out;
     }
     known += (known.empty() ? "" : ", ") + std::string(element.name);
@@ -100,10 +102,13 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   if (selections.empty() || !spec.process) return {};
   std::string folder = where.settings + "/settings", preload;
   TRY(make_dirs(folder));
+  bool meets = false;
   for (const auto& s : selections) {
-    TRY(replace_file(folder + "/" + s.name, TRY(settings_of(s, now, spec)), 0444));
+    TRY(replace_file(folder + "/" + s.name, TRY(settings_of(s, where.address, now, spec)), 0444));
     preload += library_path(s.name) + "\n";
+    meets = meets || s.name == "sockets";
   }
+  if (meets && where.address.empty()) return fail("element sockets: the container has no address of its own in one of Caisson's networks", ENOTSUP);
   // What the image itself wants loaded comes after.
   if (auto own = root.open_at(kPreload, O_RDONLY | O_NONBLOCK); own) preload += TRY(read_fd(own->get(), kPreload));
   TRY(replace_file(where.settings + "/ld.so.preload", preload, 0444));
@@ -111,6 +116,12 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   spec.mounts.push_back(read_only_bind(libraries, CAISSON_ELEMENT_LIBRARIES, true));
   spec.mounts.push_back(read_only_bind(folder, CAISSON_ELEMENT_SETTINGS, false));
   spec.mounts.push_back(read_only_bind(where.settings + "/ld.so.preload", kPreload, false));
+  if (meets) {
+    // All see where the others are; each writes to its own folder.
+    std::string own = std::string(CAISSON_ELEMENT_SOCKETS) + "/" + where.address;
+    spec.mounts.push_back(read_only_bind(where.meeting, CAISSON_ELEMENT_SOCKETS, false));
+    spec.mounts.push_back({own, "bind", where.meeting + "/" + where.address, {"bind", "rw", "nosuid", "nodev", "noexec"}, {}, {}});
+  }
   add_environment(selections, root, spec.process->env);
   if (where.required && !spec.process->args.empty())
     if (std::string why = why_not_linkable(root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");

@@ -44,6 +44,7 @@ struct Injection {
   std::string libraries;  ///< folder for the libraries, which all containers share
   std::string settings;   ///< folder of this container's, of which the files here are replaced
   bool required = false;
+  std::string address, meeting;  ///< for "sockets": the container's address, and the folder where its network meets
 };
 /// Adds to the spec what loads the elements: mounts at /.caisson and /etc/ld.so.preload, and
 /// LD_PRELOAD where the root has musl. With `required`, a first program that cannot load
@@ -70,5 +71,8 @@ struct Link {
 // settings.cc: text that the libraries read; pure.
 [[nodiscard]] Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
 [[nodiscard]] Result<std::string> resources_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
+
+/// `address`: the container's; "" where it is not known yet.
+[[nodiscard]] Result<std::string> sockets_settings(const std::string& options, const std::string& address);
 
 }  // namespace caisson::elements

@@ -1,4 +1,6 @@
 // What is asked of an element, as the lines of "key value" that its library reads.
+#include <arpa/inet.h>
+
 #include <cmath>
 #include <ctime>
 
@@ -107,6 +109,13 @@ Result<std::string> resources_settings(const std::string& options, const Moment&
   uint64_t memory = r.memory.limit && *r.memory.limit > 0 ? static_cast<uint64_t>(*r.memory.limit) : 0, cpus = 0;
   if (r.cpu.quota && *r.cpu.quota > 0 && r.cpu.period.value_or(100000) > 0) cpus = (static_cast<uint64_t>(*r.cpu.quota) + r.cpu.period.value_or(100000) - 1) / r.cpu.period.value_or(100000);
   return "abi 1\nstarted " + std::to_string(now.boot + offset_of(spec, "boottime")) + "\nmemory " + std::to_string(memory) + "\ncpus " + std::to_string(cpus) + "\n";
+}
+
+Result<std::string> sockets_settings(const std::string& options, const std::string& address) {
+  if (!options.empty()) return fail("sockets: unknown option \"" + options + "\": it has none");
+  struct in_addr own = {};
+  if (!address.empty() && ::inet_pton(AF_INET, address.c_str(), &own) != 1) return fail("sockets: \"" + address + "\" is no IPv4 address");
+  return "abi 1\naddress " + std::to_string(own.s_addr) + "\n";
 }
 
 }  // namespace caisson::elements

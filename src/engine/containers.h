@@ -51,6 +51,7 @@ class Containers {
   void sweep() const;
 
   [[nodiscard]] std::string folder(const std::string& id) const { return folder_ + "/" + id; }
+  [[nodiscard]] std::string run_root() const { return run_.substr(0, run_.rfind('/')); }
   [[nodiscard]] std::string run_folder(const std::string& id) const { return run_ + "/" + id; }
   /// Whether a monitor looks after it right now.
   [[nodiscard]] bool monitored(const std::string& id) const;

@@ -356,7 +356,7 @@ Result<> Engine::reset() {
   for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
   for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
   for (const char* part : {"containers", "networks", "volumes", "layers", "images", "build-cache"}) TRY(remove_tree(root_ + "/" + part));
-  for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted"}) TRY(remove_tree(run_root_ + "/" + part));
+  for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted", "meeting.lock"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.
   ::rmdir(root_.c_str());
   ::rmdir(run_root_.c_str());

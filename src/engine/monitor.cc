@@ -31,6 +31,7 @@
 #include "engine/exit_code.h"
 #include "engine/id_range.h"
 #include "engine/image_mount.h"
+#include "engine/meeting_folder.h"
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
@@ -105,7 +106,10 @@ class Monitor {
     image_mount_ = std::move(lowers.mount);
     if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
-    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id()};
+    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), {}};
+    auto elements = TRY(selected_elements(config));
+    bool meets = std::any_of(elements.begin(), elements.end(), [](const elements::Selection& e) { return e.name == "sockets"; });
+    if (meets && !container_.endpoint.ip.empty()) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
     oci::Spec spec = TRY(build_spec(inputs));
     runtime::LaunchOptions launch;
     launch.id = config.id;

@@ -1,6 +1,7 @@
 #include "engine/remove.h"
 
 #include "base/log.h"
+#include "engine/meeting_folder.h"
 #include "volumes/volumes.h"
 
 namespace caisson::engine {
@@ -9,6 +10,7 @@ Result<> remove_container(const Containers& containers, const network::Networks&
   TRY(runtime.remove(c.config.id, true));
   TRY(containers.remove(c));
   // After the container, so that nobody gets the address while it lives.
+  if (!c.endpoint.ip.empty()) MeetingFolder(containers.run_root()).remove(c.endpoint);
   if (!c.endpoint.ip.empty()) networks.release(c.endpoint.network, c.endpoint.ip, c.config.id);
   if (anonymous_volumes) {
     volumes::Volumes volumes(root);

@@ -5,7 +5,7 @@ import subprocess
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
-CASES = ("clock_cases", "resources_cases")
+CASES = ("clock_cases", "resources_cases", "sockets_cases")
 COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
 LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
 

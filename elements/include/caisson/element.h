@@ -49,6 +49,8 @@ struct caisson_element_page {
 #define CAISSON_ELEMENT_LIBRARIES CAISSON_ELEMENT_FOLDER "/lib"     /* libcaisson-NAME.so */
 #define CAISSON_ELEMENT_SETTINGS CAISSON_ELEMENT_FOLDER "/settings" /* NAME: lines of "key value" */
 
+#define CAISSON_ELEMENT_SOCKETS CAISSON_ELEMENT_FOLDER "/sockets" /* ADDRESS: where a container's sockets are met */
+
 #define CAISSON_ELEMENT_EXPORT __attribute__((visibility("default")))
 
 extern CAISSON_ELEMENT_EXPORT struct caisson_element_page* caisson_element;

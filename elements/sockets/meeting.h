@@ -1,0 +1,40 @@
+// Where two containers of one network meet: unix sockets in a folder that all of them see, each
+// of which only the container whose address it has can write to.
+#pragma once
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "core/text.h"
+
+namespace caisson::element {
+
+inline constexpr const char* kMeetingFolder = "/.caisson/sockets/";
+
+/// An end of a connection as TCP has it. The address in network order, the port in the host's.
+struct End {
+  uint32_t address = 0;
+  uint16_t port = 0;
+  bool v6 = false;  ///< of a socket of the family INET6, whose addresses are mapped (RFC 4291, section 2.5.5.2)
+};
+
+/// "/.caisson/sockets/10.88.0.5/4.80" of a server, ".../c4.41000" of a client.
+Text<64> meeting_path(const End& end, bool client);
+/// False where the path is none of ours.
+bool parse_meeting_path(const char* path, End& out);
+
+/// False where it is no IPv4 address, or mapped one.
+bool end_of(const struct sockaddr* address, socklen_t size, End& out);
+/// As a system call gives an address: what fits of it, and its whole length.
+void give(const End& end, bool v6, struct sockaddr* out, socklen_t* size);
+
+/// What a descriptor is: a unix socket of ours with its own end, or (asked for with `peer`) the
+/// other's. False for everything else.
+bool own_end(int fd, End& out);
+bool peer_end(int fd, End& out);
+
+/// A unix socket's address for a path.
+struct sockaddr_un unix_address(const Text<64>& path);
+
+}  // namespace caisson::element

@@ -1,0 +1,322 @@
+// The calls of sockets: a connection between two containers that both have the element is a
+// unix socket, beside a TCP connection that rings the server's bell and is then dropped.
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <initializer_list>
+
+#include "caisson/element.h"
+#include "core/instance.h"
+#include "core/symbols.h"
+#include "core/sys.h"
+#include "sockets/listeners.h"
+#include "sockets/waiting.h"
+
+namespace caisson::element {
+namespace {
+
+enum Counter : int { kConnected,
+                     kAccepted,
+                     kListening };
+const char* const kCounters[] = {"connected", "accepted", "listening", nullptr};
+
+uint32_t own_address = 0;  ///< 0: the element does nothing
+
+__attribute__((constructor(101))) void begin() {
+  static char text[256];
+  if (read_file(CAISSON_ELEMENT_SETTINGS "/sockets", text, sizeof text) > 0 && setting(text, "abi", 0) == 1) own_address = (uint32_t)setting(text, "address", 0);
+  make_instance("sockets", own_address != 0 ? CAISSON_FULL : CAISSON_NONE, kCounters);
+  if (own_address != 0) find_inherited();
+}
+
+long status_flags(int fd) {
+  long flags = call(SYS_fcntl, fd, F_GETFL);
+  return flags < 0 ? 0 : flags;
+}
+
+/// What a program may have set on the socket that goes, and that means the same on the other.
+void copy_options(int from, int to) {
+  for (int name : {SO_RCVTIMEO, SO_SNDTIMEO}) {
+    struct timeval limit = {};
+    socklen_t size = sizeof limit;
+    if (call(SYS_getsockopt, from, SOL_SOCKET, name, &limit, &size) == 0 && (limit.tv_sec != 0 || limit.tv_usec != 0)) call(SYS_setsockopt, to, SOL_SOCKET, name, &limit, sizeof limit);
+  }
+}
+
+/// Puts `fd` in the place of `place`, which is closed, with its descriptor flag.
+bool put(long fd, int place, bool cloexec) {
+  bool done = call(SYS_dup3, fd, place, cloexec ? O_CLOEXEC : 0) >= 0;
+  call(SYS_close, fd);
+  return done;
+}
+
+/// The port of a socket that has no connection yet, chosen now where it has none; 0 where that
+/// is not possible, or it has another address than the container's.
+uint16_t local_port(int fd, bool v6) {
+  for (bool again : {false, true}) {
+    struct sockaddr_in6 address = {};
+    socklen_t size = sizeof address;
+    End end;
+    if (call(SYS_getsockname, fd, &address, &size) < 0 || !end_of(reinterpret_cast<struct sockaddr*>(&address), size, end)) return 0;
+    if (end.port != 0) return end.address == 0 || end.address == own_address ? end.port : 0;
+    if (again) return 0;
+    struct sockaddr_in6 any = {};
+    socklen_t any_size = sizeof any;
+    give({own_address, 0, v6}, v6, reinterpret_cast<struct sockaddr*>(&any), &any_size);
+    if (call(SYS_bind, fd, &any, any_size) < 0) return 0;
+  }
+  return 0;
+}
+
+/// Whether a server listens there that can be met, and where: of either family.
+bool find_meeting(End server, struct sockaddr_un& there) {
+  for (bool v6 : {false, true}) {
+    server.v6 = v6;
+    there = unix_address(meeting_path(server, false));
+    if (call(SYS_access, there.sun_path, 0 /* F_OK */) == 0) return true;
+  }
+  return false;
+}
+
+/// A unix socket that is connected to the server's, with this end's address as its name; -1
+/// where the server takes none.
+long meet(const End& client, const struct sockaddr_un& there) {
+  long fd = call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  auto here = unix_address(meeting_path(client, true));
+  long code = call(SYS_bind, fd, &here, sizeof here);
+  if (code == -EADDRINUSE) {  // of a process that was killed
+    call(SYS_unlink, here.sun_path);
+    code = call(SYS_bind, fd, &here, sizeof here);
+  }
+  if (code == 0) code = call(SYS_connect, fd, &there, sizeof there);
+  // The name stays with the socket.
+  call(SYS_unlink, here.sun_path);
+  if (code == 0) return fd;
+  call(SYS_close, fd);
+  return -1;
+}
+
+/// Whether a connection that is being made is there within some milliseconds; its error, or
+/// EINPROGRESS.
+int wait_for_connection(int fd) {
+  constexpr int kPatience = 5;  // ms; on one host it takes a fraction of one
+  struct pollfd ready = {fd, POLLOUT, 0};
+  if (call(SYS_poll, &ready, 1, kPatience) != 1) return EINPROGRESS;
+  int error = 0;
+  socklen_t size = sizeof error;
+  return call(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : EINPROGRESS;
+}
+
+}  // namespace
+}  // namespace caisson::element
+
+using namespace caisson::element;
+
+CAISSON_NEXT(socket);
+CAISSON_EXPORT int socket(int domain, int type, int protocol) noexcept {
+  int fd = next_socket.get()(domain, type, protocol);
+  if (own_address != 0 && fd >= 0) {
+    constexpr int kType = 0xf;
+    bool tcp = (domain == AF_INET || domain == AF_INET6) && (type & kType) == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP);
+    set_fresh(fd, tcp);
+  }
+  return fd;
+}
+
+CAISSON_NEXT(connect);
+CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t size) {
+  auto* next = next_connect.get();
+  if (own_address == 0) return next(fd, address, size);
+  if (!is_fresh(fd)) {
+    int code = next(fd, address, size);
+    End own;
+    // A unix socket cannot know what the address means.
+    if (code == 0 || !own_end(fd, own)) return code;
+    return take_in_progress(fd) ? 0 : (int)finish<long>(-EISCONN);
+  }
+  set_fresh(fd, false);
+  End server;
+  struct sockaddr_un there;
+  if (!end_of(address, size, server) || server.port == 0 || server.address == 0 || !find_meeting(server, there)) return next(fd, address, size);
+  End client{own_address, 0, server.v6};
+  client.port = local_port(fd, client.v6);
+  long meeting = client.port != 0 ? meet(client, there) : -1;
+  if (meeting < 0) return next(fd, address, size);
+  int before = -1;
+  mark_doorbell(fd, &before);
+  int result = next(fd, address, size);
+  int error = result == 0 ? 0 : *__errno_location();
+  bool wait = error == EINPROGRESS;
+  if (wait) error = wait_for_connection(fd);
+  if (error != 0) {
+    // The server will find that end closed and pass it over.
+    call(SYS_close, meeting);
+    unmark_doorbell(fd, before);
+    return (int)finish<long>(-error);
+  }
+  // Gone without a trace: its port is free again at once.
+  struct linger drop = {1, 0};
+  call(SYS_setsockopt, fd, SOL_SOCKET, SO_LINGER, &drop, sizeof drop);
+  copy_options(fd, (int)meeting);
+  if ((status_flags(fd) & O_NONBLOCK) == 0) call(SYS_fcntl, meeting, F_SETFL, status_flags((int)meeting) & ~O_NONBLOCK);
+  put(meeting, fd, (call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) != 0);
+  wait_again(fd);
+  count(kConnected);
+  if (!wait) return 0;
+  set_in_progress(fd);
+  return (int)finish<long>(-EINPROGRESS);
+}
+
+CAISSON_NEXT(listen);
+CAISSON_EXPORT int listen(int fd, int backlog) noexcept {
+  int code = next_listen.get()(fd, backlog);
+  if (code == 0 && own_address != 0) {
+    set_fresh(fd, false);
+    meet_clients(fd, backlog, own_address);
+    if (meeting_of(fd) >= 0) count(kListening);
+  }
+  return code;
+}
+
+/// The next client that has met this process and is still there; a negative errno where none is.
+static long next_meeting(int meeting, int flags, End& client, End& own) {
+  for (;;) {
+    long fd = call(SYS_accept4, meeting, 0, 0, (flags & SOCK_NONBLOCK) | SOCK_CLOEXEC);
+    if (fd == -ECONNABORTED || fd == -EINTR) continue;
+    if (fd < 0) return fd;
+    // One that gave up is closed and has said nothing.
+    char byte;
+    if (peer_end((int)fd, client) && own_end((int)fd, own) && call(SYS_recvfrom, fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != 0) return fd;
+    call(SYS_close, fd);
+  }
+}
+
+/// Accepts as `kernels` does; where that was a doorbell, the unix socket takes its place.
+template <class F>
+static int accept_either(int listener, struct sockaddr* address, socklen_t* size, int flags, F kernels) {
+  if (own_address == 0) return kernels();
+  socklen_t room = size != nullptr ? *size : 0;
+  int connection = kernels();
+  int meeting = connection >= 0 ? meeting_of(listener) : -1;
+  if (meeting < 0 || !is_doorbell(connection)) return connection;
+  End client, own;
+  long fd = next_meeting(meeting, flags, client, own);
+  if (fd < 0) return connection;
+  copy_options(connection, (int)fd);
+  if (!put(fd, connection, (flags & SOCK_CLOEXEC) != 0)) return connection;
+  if (size != nullptr) *size = room;
+  give(client, own.v6, address, size);
+  count(kAccepted);
+  return connection;
+}
+
+CAISSON_NEXT(accept);
+CAISSON_EXPORT int accept(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size) {
+  return accept_either(fd, address, size, 0, [&] { return next_accept.get()(fd, address, size); });
+}
+
+CAISSON_NEXT(accept4);
+CAISSON_EXPORT int accept4(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size, int flags) {
+  return accept_either(fd, address, size, flags, [&] { return next_accept4.get()(fd, address, size, flags); });
+}
+
+CAISSON_NEXT(getsockname);
+CAISSON_EXPORT int getsockname(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size) noexcept {
+  End own;
+  if (own_address != 0 && address != nullptr && size != nullptr && own_end(fd, own)) return give(own, own.v6, address, size), 0;
+  return next_getsockname.get()(fd, address, size);
+}
+
+CAISSON_NEXT(getpeername);
+CAISSON_EXPORT int getpeername(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size) noexcept {
+  End own, peer;
+  if (own_address != 0 && address != nullptr && size != nullptr && peer_end(fd, peer) && own_end(fd, own)) return give(peer, own.v6, address, size), 0;
+  return next_getpeername.get()(fd, address, size);
+}
+
+// --- what a TCP socket would say
+
+/// Fills what was asked for; false where a unix socket answers as well itself.
+static bool option_of_tcp(const End& own, int level, int name, void* value, socklen_t* size) {
+  int number = 0;
+  if (level == SOL_SOCKET && name == SO_DOMAIN)
+    number = own.v6 ? AF_INET6 : AF_INET;
+  else if (level == SOL_SOCKET && name == SO_PROTOCOL)
+    number = IPPROTO_TCP;
+  else if (level == IPPROTO_TCP && name == TCP_NODELAY)
+    number = 1;
+  else if (level == IPPROTO_TCP && name == TCP_MAXSEG)
+    number = 65483;  // as over loopback
+  else if (level != IPPROTO_TCP && level != IPPROTO_IP && level != IPPROTO_IPV6)
+    return false;
+  auto* out = static_cast<char*>(value);
+  for (socklen_t i = 0; i < *size; ++i) out[i] = 0;
+  if (level == IPPROTO_TCP && name == TCP_INFO) {
+    if (*size > 0) out[0] = TCP_ESTABLISHED;
+    return true;
+  }
+  if (*size > sizeof number) *size = sizeof number;
+  for (socklen_t i = 0; i < *size; ++i) out[i] = reinterpret_cast<const char*>(&number)[i];
+  return true;
+}
+
+CAISSON_NEXT(getsockopt);
+CAISSON_EXPORT int getsockopt(int fd, int level, int name, void* __restrict value, socklen_t* __restrict size) noexcept {
+  bool differs = level == IPPROTO_TCP || level == IPPROTO_IP || level == IPPROTO_IPV6 || (level == SOL_SOCKET && (name == SO_DOMAIN || name == SO_PROTOCOL));
+  End own;
+  if (own_address != 0 && differs && value != nullptr && size != nullptr && own_end(fd, own) && option_of_tcp(own, level, name, value, size)) return 0;
+  return next_getsockopt.get()(fd, level, name, value, size);
+}
+
+CAISSON_NEXT(setsockopt);
+CAISSON_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t size) noexcept {
+  End own;
+  // There is no delay to be tuned, and no packet.
+  if (own_address != 0 && (level == IPPROTO_TCP || level == IPPROTO_IP || level == IPPROTO_IPV6) && own_end(fd, own)) return 0;
+  return next_setsockopt.get()(fd, level, name, value, size);
+}
+
+// --- descriptors
+
+CAISSON_NEXT(epoll_ctl);
+CAISSON_EXPORT int epoll_ctl(int epoll, int what, int fd, struct epoll_event* event) noexcept {
+  int code = next_epoll_ctl.get()(epoll, what, fd, event);
+  if (code == 0 && own_address != 0 && is_fresh(fd)) remember_waiting(epoll, what, fd, event);
+  return code;
+}
+
+CAISSON_NEXT(close);
+CAISSON_EXPORT int close(int fd) {
+  if (own_address != 0) {
+    set_fresh(fd, false);
+    stop_meeting(fd);
+  }
+  return next_close.get()(fd);
+}
+
+CAISSON_NEXT(dup2);
+CAISSON_EXPORT int dup2(int from, int to) noexcept {
+  if (own_address != 0 && from != to) {
+    set_fresh(to, false);
+    stop_meeting(to);
+  }
+  return next_dup2.get()(from, to);
+}
+
+CAISSON_NEXT(dup3);
+CAISSON_EXPORT int dup3(int from, int to, int flags) noexcept {
+  if (own_address != 0 && from != to) {
+    set_fresh(to, false);
+    stop_meeting(to);
+  }
+  return next_dup3.get()(from, to, flags);
+}
