@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -452,7 +453,9 @@ static void those_who_leave(void) {
   int found_text = 0, found_live = 0, accepted = 0, empty = 0;
   for (int i = 0; i < 3; ++i) {
     if ((wait_for(l, POLLIN, 500) & POLLIN) == 0) break;
-    int s = accept(l, NULL, NULL);
+    struct sockaddr_in from;
+    socklen_t size = sizeof from;
+    int s = accept(l, (struct sockaddr*)&from, &size);
     if (s < 0) continue;
     ++accepted;
     char text[32] = "";
@@ -461,15 +464,32 @@ static void those_who_leave(void) {
     found_text += n == 11 && strcmp(text, "left behind") == 0;
     if (n <= 0) ++empty;
     if (n == 5 && strcmp(text, "stays") == 0) {
+      struct name n = of(c, 0);
       send(s, "yes", 3, 0);
-      found_live += got(c, "yes");
+      found_live += got(c, "yes") && ntohs(from.sin_port) == port_of(&n);
     }
     close(s);
   }
   check(accepted == 3 && empty == 1, "one that leaves at once is accepted and has ended: %d, %d", accepted, empty);
   check(found_text == 1, "what was written by one that left is there");
-  check(found_live == 1, "who stays is served");
+  check(found_live == 1, "who stays is served, under its own address");
   close(c), close(l);
+
+  l = listener(AF_INET, "0.0.0.0", 0, 0), port = listening_port(l);
+  if (with_element) {
+    /* One that was about to connect, and thought better of it. */
+    struct sockaddr_un there = {.sun_family = AF_UNIX}, here = there;
+    snprintf(there.sun_path, sizeof there.sun_path, "/.caisson/sockets/%s/4.%d", own_text(), port);
+    snprintf(here.sun_path, sizeof here.sun_path, "/.caisson/sockets/%s/c4.9", own_text());
+    int u = socket(AF_UNIX, SOCK_STREAM, 0);
+    check(bind(u, (struct sockaddr*)&here, sizeof here) == 0 && (int)syscall(SYS_connect, u, &there, sizeof there) == 0, "a client that gives up");
+    close(u);
+    unlink(here.sun_path);
+  }
+  c = connected(AF_INET, port);
+  int s = accept(l, NULL, NULL);
+  check(send(c, "after", 5, 0) == 5 && got(s, "after"), "the next one is not taken for it");
+  close(c), close(s), close(l);
 }
 
 static void refused(void) {

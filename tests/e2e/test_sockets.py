@@ -1,0 +1,323 @@
+"""The element "sockets": connections between containers of one network that are unix sockets,
+and that nobody can tell from TCP."""
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+
+import pytest
+from conftest import wait_for
+from elements import PROJECT, judge, make_machine_root, make_root
+
+USR = ("-v", "/usr:/usr:ro")
+WITH = ("--element", "sockets")
+
+
+@pytest.fixture(scope="module")
+def roots(caisson, busybox_root, tmp_path_factory):
+    base = tmp_path_factory.mktemp("sockets")
+    for libc in "glibc", "musl":
+        caisson("import", make_root(base / libc, libc, busybox_root), libc)
+    caisson("import", make_machine_root(base / "machine"), "machine")
+    return base
+
+
+@pytest.fixture
+def containers(caisson):
+    """Starts some, and removes them with the test."""
+    names = []
+
+    def start(*args):
+        names.append(caisson("run", "-d", *args).out.strip())
+        return names[-1]
+
+    yield start
+    for name in names:
+        caisson("rm", "-fv", name, code=None)
+
+
+def counters(caisson, name):
+    """Of all its processes together."""
+    total = {}
+    for link in json.loads(caisson("element", "inspect", name, "--format", "json").out):
+        for counter, value in link["counters"].items():
+            total[counter] = total.get(counter, 0) + value
+    return total
+
+
+def answers(caisson, ip, port):
+    return wait_for(lambda: socket.create_connection((ip, port), 1).close() is None, 30, f"port {port}")
+
+
+# --- the behaviour suite, three ways
+
+@pytest.fixture(scope="module")
+def known_address(caisson):
+    caisson("network", "create", "--subnet", "10.231.7.0/24", "known")
+    return "10.231.7.9"
+
+
+@pytest.mark.parametrize("libc", ["glibc", "musl"])
+@pytest.mark.parametrize("element", [False, True], ids=["kernel", "element"])
+def test_they_behave_as_the_kernels(caisson, roots, known_address, libc, element):
+    extra = (*WITH, "--element-required") if element else ()
+    judge(caisson.run(*extra, "--network", "known", "--ip", known_address, libc, "/bin/sockets_cases", known_address, "element" if element else "kernel", code=None).out, 600)
+
+
+# Faults planted in the element: the suite must notice each.
+FAULTS = [("sockets/sockets.cc", "if (size != nullptr) *size = room;\n  give(client, own.v6, address, size);", ""),
+          ("sockets/sockets.cc", "call(SYS_recvfrom, fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != 0", "true"),
+          ("sockets/sockets.cc", "if (meeting < 0 || !is_doorbell(connection)) return connection;", "if (meeting < 0) return connection;"),
+          ("sockets/sockets.cc", "  wait_again(fd);\n", ""),
+          ("sockets/sockets.cc", "if ((status_flags(fd) & O_NONBLOCK) == 0)", "if (false)"),
+          ("sockets/sockets.cc", "(flags & SOCK_NONBLOCK) | SOCK_CLOEXEC", "SOCK_CLOEXEC"),
+          ("sockets/sockets.cc", "(flags & SOCK_CLOEXEC) != 0))", "true))"),
+          ("sockets/sockets.cc", "  copy_options(fd, (int)meeting);\n", ""),
+          ("sockets/sockets.cc", "return take_in_progress(fd) ? 0 :", "return"),
+          ("sockets/sockets.cc", "if (own_address != 0) find_inherited();", ""),
+          ("sockets/sockets.cc", "number = own.v6 ? AF_INET6 : AF_INET;", "number = AF_INET6;"),
+          ("sockets/sockets.cc", "return end.address == 0 || end.address == own_address ? end.port : 0;", "return 4242;"),
+          ("sockets/meeting.cc", "  out.v6 = *p == '6';", "  out.v6 = false;"),
+          ("sockets/meeting.cc", "*size = whole;", ""),
+          ("sockets/listeners.cc", "option(listener, SOL_SOCKET, SO_REUSEPORT) != 0 || ", ""),
+          ("sockets/listeners.cc", "  call(SYS_unlink, name.sun_path);  // of one that has ended: the port is ours now\n", ""),
+          ("sockets/listeners.cc", "if (meeting_of(listener) >= 0) return;", "")]
+NO_FAULT = ("core/sys.h", "#pragma once", "#pragma once")
+
+
+@pytest.mark.parametrize("fault", [NO_FAULT, *FAULTS], ids=lambda f: re.sub(r"\W+", "-", f[1])[:40])
+def test_the_suite_notices_a_fault(caisson, roots, known_address, tmp_path, fault):
+    sources = tmp_path / "elements"
+    shutil.copytree(PROJECT / "elements", sources)
+    name, good, bad = fault
+    text = (sources / name).read_text()
+    assert good in text, "the fault is planted nowhere"
+    (sources / name).write_text(text.replace(good, bad))
+    library = tmp_path / "libcaisson-sockets.so"
+    flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
+    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / "sockets").glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", "-lgcc", "-o", library], check=True)
+    (tmp_path / "settings").write_text(f"abi 1\naddress {struct.unpack('=I', socket.inet_aton(known_address))[0]}\n")
+    meeting = tmp_path / "meeting"
+    (meeting / known_address).mkdir(parents=True)
+    for folder in tmp_path, meeting, meeting / known_address:
+        folder.chmod(0o777)
+    done = caisson.run("--network", "known", "--ip", known_address, "-v", f"{library}:/.caisson/lib/{library.name}:ro", "-v", f"{tmp_path / 'settings'}:/.caisson/settings/sockets:ro", "-v", f"{meeting}:/.caisson/sockets", "-e", f"LD_PRELOAD=/.caisson/lib/{library.name}",
+                       "glibc", "/bin/sh", "-c", f"timeout 25 /bin/sockets_cases {known_address} element; exit $?", code=None)
+    if fault == NO_FAULT:
+        judge(done.out, 600)  # or what follows would prove nothing
+    else:
+        assert "not ok" in done.out or done.code not in (0, 1), "the suite has noticed nothing"
+
+
+# --- real applications, between containers
+
+NGINX = "user root; daemon off; pid /tmp/pid; error_log stderr; worker_processes 2; events {} http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; %s }"
+SITE = "server { listen 80; location / { return 200 \"$remote_addr $server_port\\n\"; } }"
+POSTGRES = "set -e; D=/tmp/data; B=$(echo /usr/lib/postgresql/*/bin); $B/initdb -D $D -A trust >/dev/null; echo 'host all all 0.0.0.0/0 trust' >> $D/pg_hba.conf; exec $B/postgres -D $D -c listen_addresses='*' -c unix_socket_directories=/tmp"
+
+
+def nginx(start, tmp_path, config, *args):
+    (tmp_path / "conf").write_text(NGINX % config)
+    return start(*USR, *args, "-v", f"{tmp_path}:/conf:ro", "machine", "nginx", "-c", "/conf/conf")
+
+
+def test_nginx_and_many_clients(caisson, roots, containers, tmp_path):
+    server = nginx(containers, tmp_path, SITE, *WITH)
+    ip = caisson.ip(server)
+    answers(caisson, ip, 80)
+    plain = caisson.run(*USR, "machine", "curl", "-s", f"http://{ip}/").out
+    assert re.fullmatch(r"10\.\S+ 80\n", plain) and counters(caisson, server)["accepted"] == 0, "one without the element is served by TCP"
+    client = containers(*USR, *WITH, "machine", "sleep", "1000")
+    assert caisson("exec", client, "curl", "-s", f"http://{ip}/").out == f"{caisson.ip(client)} 80\n", "the server sees the client's address"
+    assert counters(caisson, server)["accepted"] == 1
+    out = caisson("exec", client, "ab", "-q", "-n", "3000", "-c", "20", f"http://{ip}/").out
+    assert re.search(r"Complete requests:\s+3000", out) and re.search(r"Failed requests:\s+0", out)
+    out = caisson("exec", client, "ab", "-q", "-k", "-n", "20000", "-c", "20", f"http://{ip}/").out
+    assert re.search(r"Complete requests:\s+20000", out) and re.search(r"Failed requests:\s+0", out)
+    assert counters(caisson, server)["accepted"] > 3000
+    # nginx asks another nginx: it waits for its connection before that is made.
+    (tmp_path / "second").mkdir()
+    front = nginx(containers, tmp_path / "second", f"upstream u {{ server {ip}; keepalive 8; }} server {{ listen 80; location / {{ proxy_pass http://u; }} }}", *WITH)
+    answers(caisson, caisson.ip(front), 80)
+    for _ in range(5):
+        assert caisson("exec", client, "curl", "-s", f"http://{caisson.ip(front)}/").out == f"{caisson.ip(front)} 80\n"
+    assert counters(caisson, front)["connected"] >= 5
+
+
+def test_redis_and_postgresql(caisson, roots, containers):
+    redis = containers(*USR, *WITH, "machine", "redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", "/tmp")
+    database = containers(*USR, *WITH, "--user", "postgres", "machine", "sh", "-c", POSTGRES)
+    client = containers(*USR, *WITH, "machine", "sleep", "1000")
+    answers(caisson, caisson.ip(redis), 6379)
+    cli = lambda *words: caisson("exec", client, "redis-cli", "-h", caisson.ip(redis), *words).out  # noqa: E731
+    assert cli("set", "k", "v" * 100000) == "OK\n" and len(cli("get", "k")) == 100001
+    assert f"addr={caisson.ip(client)}:" in cli("client", "list")
+    assert re.search(r"GET: [\d.]+ requests", caisson("exec", client, "redis-benchmark", "-h", caisson.ip(redis), "-q", "-t", "get,set", "-n", "20000", "-c", "30").out)
+    assert counters(caisson, redis)["accepted"] > 60
+    answers(caisson, caisson.ip(database), 5432)
+    tool = f"$(echo /usr/lib/postgresql/*/bin)/{{}} -h {caisson.ip(database)} -U postgres"
+    sql = lambda query: caisson("exec", client, "sh", "-c", tool.format("psql") + f' -Atc "{query}"', code=None).out.strip()  # noqa: E731
+    wait_for(lambda: sql("select 1") == "1", 30)
+    assert sql("select inet_client_addr(), inet_server_addr(), inet_server_port()") == f"{caisson.ip(client)}|{caisson.ip(database)}|5432"
+    assert sql("select count(*), sum(length(repeat(md5(i::text), 100))) from generate_series(1, 20000) i") == "20000|64000000"
+    caisson("exec", client, "sh", "-c", tool.format("pgbench") + " -q -i -s 1 postgres")
+    out = caisson("exec", client, "sh", "-c", tool.format("pgbench") + " -n -c 4 -j 2 -t 200 postgres").out
+    assert "actually processed: 800/800" in out and "failed transactions: 0 " in out
+    assert counters(caisson, database)["accepted"] > 0
+
+
+PYTHON = """
+import asyncio
+async def serve(reader, writer):
+    data = await reader.read(100000)
+    writer.write(("%s %d " % writer.get_extra_info("peername")).encode() + data); await writer.drain(); writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "0.0.0.0", 7000)
+    async with server: await server.serve_forever()
+asyncio.run(main())
+"""
+NODE = "require('net').createServer(s => s.once('data', d => s.end(s.remoteAddress.replace('::ffff:', '') + ' ' + s.remotePort + ' ' + d))).listen(7000)"
+JAVA = """
+import java.net.*; import java.nio.*; import java.nio.channels.*;
+public class Main {
+  public static void main(String[] a) throws Exception {
+    if (a.length > 0) {
+      SocketChannel c = SocketChannel.open(); c.configureBlocking(false); Selector s = Selector.open();
+      c.connect(new InetSocketAddress(a[0], 7000)); c.register(s, SelectionKey.OP_CONNECT); s.select(); c.finishConnect();
+      c.write(ByteBuffer.wrap("java".getBytes())); c.keyFor(s).interestOps(SelectionKey.OP_READ);
+      ByteBuffer b = ByteBuffer.allocate(1000); while (true) { s.select(); s.selectedKeys().clear(); if (c.read(b) < 0) break; }
+      System.out.print(((InetSocketAddress) c.getLocalAddress()).getPort() + "|" + new String(b.array(), 0, b.position())); return;
+    }
+    ServerSocket l = new ServerSocket(7000);
+    while (true) { Socket s = l.accept(); byte[] b = new byte[1000]; int n = s.getInputStream().read(b); if (n < 0) n = 0;
+      s.getOutputStream().write((s.getInetAddress().getHostAddress() + " " + s.getPort() + " " + new String(b, 0, n)).getBytes()); s.close(); }
+  }
+}
+"""
+CLIENTS = {"python": ["python3", "-c", "import socket,sys\ns=socket.create_connection((sys.argv[1],7000)); p=s.getsockname()[1]; s.sendall(b'python'); d=b''\nwhile True:\n x=s.recv(100)\n if not x: break\n d+=x\nprint(p,d.decode(),sep='|',end='')"],
+           "node": ["node", "-e", "const s=require('net').connect(7000,process.argv[1],()=>{s.write('node')}); let p,d=''; s.on('connect',()=>p=s.localPort); s.on('data',x=>d+=x); s.on('close',()=>process.stdout.write(p+'|'+d))"],
+           "perl": ["perl", "-MIO::Socket::INET", "-e", "my $s=IO::Socket::INET->new(PeerAddr=>$ARGV[0],PeerPort=>7000) or die; print $s 'perl'; $s->flush; my $d=join '',<$s>; print $s->sockport,'|',$d"],
+           "java": ["java", "-Xint", "/src/Main.java"]}
+
+
+def test_languages(caisson, roots, containers, tmp_path):
+    """Each asks each, and is told its own address and port."""
+    (tmp_path / "Main.java").write_text(JAVA)
+    source = ("-v", f"{tmp_path}:/src:ro")
+    servers = {"python": ["python3", "-c", PYTHON], "node": ["node", "-e", NODE], "java": ["java", "-Xint", "/src/Main.java"]}
+    started = {name: containers(*USR, *source, *WITH, "machine", *argv) for name, argv in servers.items()}
+    client = containers(*USR, *source, *WITH, "machine", "sleep", "1000")
+    for server, name in started.items():
+        ip = caisson.ip(name)
+        answers(caisson, ip, 7000)
+        before = counters(caisson, name)["accepted"]
+        for kind, argv in CLIENTS.items():
+            port, answer = caisson("exec", client, *argv, ip).out.split("|")
+            assert answer == f"{caisson.ip(client)} {port} {kind}", (server, kind)
+        assert counters(caisson, name)["accepted"] - before == len(CLIENTS), server
+
+
+def test_twenty_at_once(caisson, roots, containers):
+    """Ten servers, ten clients, each with an instance of its own; beside them two without."""
+    servers = [containers(*USR, *WITH, "machine", "python3", "-c", PYTHON) for _ in range(10)]
+    clients = [containers(*USR, *WITH, "machine", "sleep", "1000") for _ in range(10)]
+    plain_server, plain_client = containers(*USR, "machine", "python3", "-c", PYTHON), containers(*USR, "machine", "sleep", "1000")
+    for server in (*servers, plain_server):
+        answers(caisson, caisson.ip(server), 7000)
+
+    def ask(pair):
+        client, server = pair
+        port, answer = caisson("exec", client, *CLIENTS["python"], caisson.ip(server)).out.split("|")
+        return answer == f"{caisson.ip(client)} {port} python"
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        pairs = [(c, s) for c in clients for s in servers] + [(plain_client, s) for s in servers] + [(c, plain_server) for c in clients]
+        assert all(pool.map(ask, pairs))
+    assert [counters(caisson, s)["accepted"] for s in servers] == [10] * 10, "those without the element go by TCP"
+    instances = {l["instance"] for s in servers for l in json.loads(caisson("element", "inspect", s, "--format", "json").out)}
+    assert len(instances) == 10
+
+
+# --- who may meet whom
+
+def test_networks_do_not_meet(caisson, roots, containers):
+    caisson("network", "create", "other")
+    try:
+        server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+        answers(caisson, caisson.ip(server), 7000)
+        seen = ["test", "-e", f"/.caisson/sockets/{caisson.ip(server)}/4.7000"]
+        caisson.run(*WITH, *USR, "machine", *seen)
+        caisson.run(*WITH, *USR, "--network", "other", "machine", *seen, code=1)
+    finally:
+        caisson("network", "rm", "other")
+
+
+def test_only_its_own_folder_is_written_to(caisson, roots, containers):
+    server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+    answers(caisson, caisson.ip(server), 7000)
+    script = f"cd /.caisson/sockets; touch x {caisson.ip(server)}/x; rm -f {caisson.ip(server)}/4.7000; mv {caisson.ip(server)}/4.7000 {caisson.ip(server)}/4.7001; touch $(hostname -i)/mine && echo made; ls"
+    done = caisson.run(*USR, *WITH, "machine", "sh", "-c", script, code=None)
+    assert done.err.count("Read-only file system") == 4 and done.out == "made\n"
+    assert "|" in caisson.run(*USR, *WITH, "machine", *CLIENTS["python"], caisson.ip(server)).out
+    assert counters(caisson, server)["accepted"] == 1, "it is met as before"
+
+
+def test_a_full_meeting_place_leaves_tcp(caisson, roots, containers):
+    """One that makes as many files as it can: the others go by TCP, and the host is not filled."""
+    server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+    answers(caisson, caisson.ip(server), 7000)
+    filler = containers(*USR, *WITH, "machine", "python3", "-c", "import os,time\nos.chdir('/.caisson/sockets/'+os.popen('hostname -i').read().strip())\ni=0\ntry:\n while True: open(str(i),'w').write('x'); i+=1\nexcept OSError: print('full',i,flush=True); time.sleep(1000)")
+    full = int(wait_for(lambda: re.search(r"full (\d+)", caisson("logs", filler).out), 60).group(1))
+    assert full < 66000
+    port, answer = caisson("exec", server, *CLIENTS["python"], caisson.ip(server)).out.split("|")
+    assert answer == f"{caisson.ip(server)} {port} python"
+    refused = caisson.run(*USR, *WITH, "machine", "true", code=125)
+    assert "No space left on device" in refused.err
+    caisson("rm", "-f", filler)
+    caisson.run(*USR, *WITH, "machine", "true")
+
+
+def test_ends_that_are_killed_or_closed(caisson, roots, containers):
+    server = containers(*USR, *WITH, "--name", "killed", "machine", "sh", "-c", "while :; do python3 -c \"$0\"; sleep 1; done", PYTHON)
+    ip = caisson.ip(server)
+    answers(caisson, ip, 7000)
+    client = containers(*USR, *WITH, "machine", "sleep", "1000")
+    pid = next(int(l["pid"]) for l in json.loads(caisson("element", "inspect", server, "--format", "json").out) if counters(caisson, server)["listening"] and "asyncio" in l["command"] and "while" not in l["command"])
+    os.kill(pid, signal.SIGKILL)
+    # Its unix socket is still there, and nobody behind it; then a new one takes its place.
+    assert "Connection refused" in caisson("exec", client, *CLIENTS["python"], ip, code=1).err
+    answers(caisson, ip, 7000)
+    assert "|" in caisson("exec", client, *CLIENTS["python"], ip).out and counters(caisson, server)["accepted"] == 1
+    # A program that closes every descriptor, the element's too, and listens.
+    closes = "import os,socket\ns=socket.socket(); s.bind(('0.0.0.0',7000)); s.listen(5)\nn=s.fileno()\nos.closerange(3,n); os.closerange(n+1,1<<16)\nwhile True:\n c,a=s.accept(); d=c.recv(100); c.sendall(b'%s %d ' % (a[0].encode(),a[1])+d); c.close()"
+    other = containers(*USR, *WITH, "machine", "python3", "-c", closes)
+    answers(caisson, caisson.ip(other), 7000)
+    port, answer = caisson("exec", client, *CLIENTS["python"], caisson.ip(other)).out.split("|")
+    assert answer == f"{caisson.ip(client)} {port} python"
+    assert counters(caisson, other)["accepted"] == 0
+
+
+def test_nothing_is_left(caisson, roots, containers):
+    server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+    place = pathlib.Path(caisson.run_root) / "meeting"
+    assert place.is_mount() and [p.name for p in place.glob("*/*")] == [caisson.ip(server)]
+    caisson("restart", "-t", "1", server)
+    assert [p.name for p in place.glob("*/*")] == [caisson.ip(server)]
+    caisson("rm", "-f", server)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("args, error", [((*WITH, "--network", "none"), "no address of its own"), ((*WITH, "--network", "host"), "no address of its own"), (("--element", "sockets=fast"), "it has none")])
+def test_bad_requests(caisson, args, error):
+    assert error in caisson.run(*args, "bb", "true", code=125).err
+
+
+def test_other_engines_cannot_have_it(bundle, roots):
+    bundle.config["annotations"] = {"io.caisson.element.sockets": ""}
+    assert "no address of its own in one of Caisson's networks" in bundle.args("/bin/true").run(code=None).stderr
