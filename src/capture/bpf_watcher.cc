@@ -87,6 +87,8 @@ struct Process {
   std::string cwd;
   std::map<int, std::string> opened;  ///< path by descriptor
   bool skipped = false;               ///< see skip_program
+  bool started = false;               ///< while it was watched
+  bool below_started = false;         ///< by one of these
 };
 
 }  // namespace
@@ -169,9 +171,16 @@ struct BpfWatcher::State {
   void on_event(const caisson_event& e, size_t size) {
     switch (e.kind) {
       case CAISSON_EVENT_FORK:
-        if (auto parent = processes.find(e.process); parent != processes.end()) processes.insert_or_assign(e.child, parent->second);
+        if (auto parent = processes.find(e.process); parent != processes.end()) {
+          Process child = parent->second;
+          child.started = true;
+          child.below_started = parent->second.started;
+          processes.insert_or_assign(e.child, std::move(child));
+        }
         break;
-      case CAISSON_EVENT_EXIT: processes.erase(e.process); break;
+      case CAISSON_EVENT_EXIT:
+        processes.erase(e.process);
+        break;
       case CAISSON_EVENT_CALL:
         if (auto it = processes.find(e.process); it != processes.end()) on_call(e, it->second, std::string(e.path, strnlen(e.path, size - offsetof(caisson_event, path))));
         break;
@@ -181,6 +190,8 @@ struct BpfWatcher::State {
 
   void on_call(const caisson_event& e, Process& p, const std::string& path) {
     auto dir = static_cast<int>(e.dir);
+    // Only what is no thread of another has calls here.
+    if (p.below_started) p.into->grandchildren = true;
     if (e.call == SYS_fchdir) {
       if (e.result == 0) p.cwd = opened_as(e.process, p, dir);
       return;

@@ -184,6 +184,8 @@ Result<Seen> look_at_process(const CaptureRequest& request, const Progress& prog
     bpf->handle();
     progress("the running application touched " + std::to_string(bpf->running.paths.size()) + " paths meanwhile");
     seen.trace.merge(bpf->running);
+    // Who outlives his parent comes to the container's first process, which may not expect him.
+    seen.init = bpf->running.grandchildren;
     seen.trace.lost = bpf->trace.lost;  // of both
     seen.kernel = bpf->kernel_use();
   }

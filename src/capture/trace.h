@@ -20,6 +20,7 @@ enum Use : unsigned { kRead = 1,
 struct Trace {
   std::map<std::string, unsigned> paths;  ///< absolute, as asked; value: Use bits
   bool first_process_left = false;        ///< it ended by itself while others went on (a daemon)
+  bool grandchildren = false;             ///< a process that it started has started another, which may outlive that one
   uint64_t lost = 0;                      ///< calls that came faster than they could be written down
 
   /// `..` is not collapsed by text, since a link may stand before it; the

@@ -151,6 +151,11 @@ class Run {
   std::string name() const { return id_.substr(0, 12); }
   bool running() { return runner_.running(id_); }
   std::string output() { return runner_.output(id_); }
+  /// What it does after the last answer, it does soon.
+  void settle() {
+    constexpr int kSettles = 300;  // ms
+    pause(kSettles);
+  }
   Trace take_trace() {
     if (!bpf_) return {};
     bpf_->handle();
@@ -272,6 +277,7 @@ Result<Verdict> verify(const VerifyRequest& request, const Original& original, R
 
   verdict.ran = true;
   Json captured = TRY(run->ask(original.answers()), "ask the capture");
+  if (!request.ports.empty()) run->settle();
   verdict.ended = !run->running();
   verdict.trace.merge(run->take_trace());
   size_t same = 0, number = 0, conversations = 0;
@@ -307,6 +313,9 @@ Result<Verdict> verify(const VerifyRequest& request, const Original& original, R
   progress("asked the capture " + std::to_string(number) + " times: " + std::to_string(same) + " answers are the original's");
   if (number == 0) {
     verdict.summary = request.ports.empty() ? "it runs; there is no port to ask, and no --check was given" : "it runs and opens its ports, which answer nothing that could be compared; give a --check";
+  } else if (same == number && verdict.ended && !request.ports.empty()) {
+    verdict.result = Verdict::Result::differs;
+    verdict.summary = std::to_string(number) + " answers are the original's, and then it ended: " + std::string(trim(run->output()));
   } else if (same == number) {
     verdict.result = Verdict::Result::passed;
     verdict.summary = std::to_string(number) + " answers are the original's";

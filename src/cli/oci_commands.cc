@@ -24,7 +24,8 @@ using runtime::Status;
 constexpr const char* kDefaultRoot = "/run/caisson/oci";
 
 Result<int> cmd_start(const Globals& globals, const Args& args) {
-  TRY(Runtime(globals.root).start(args.rest()[0]));
+  Runtime rt(globals.root);
+  TRY(await_required_elements(rt, TRY(rt.start(args.rest()[0]))));
   return 0;
 }
 

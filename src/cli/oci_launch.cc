@@ -1,6 +1,7 @@
 #include "cli/oci_launch.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -119,6 +120,27 @@ Result<> add_elements(const Globals& globals, const std::string& bundle, oci::Sp
   return elements::inject(selected, where, TRY(sys::RootDir::open(root)), elements::this_moment(), spec);
 }
 
+}  // namespace
+
+Result<> await_required_elements(const Runtime& rt, const runtime::State& state) {
+  auto required = state.annotations.find(elements::kRequiredAnnotation);
+  if (required == state.annotations.end() || required->second != "true") return {};
+  oci::Spec asked;
+  asked.annotations = state.annotations;
+  auto pidfd = open_pidfd(state.pid);
+  if (!pidfd) return {};  // it has ended
+  auto group = rt.cgroup(state);
+  auto linked = elements::await_linked(TRY(elements::from_annotations(asked)), pidfd->get(), [&] {
+    // Where there is no cgroup, of the first process alone.
+    auto pids = group ? group->processes() : Result<std::vector<int>>(std::vector<int>());
+    return pids && !pids->empty() ? *pids : std::vector<int>{state.pid};
+  });
+  if (!linked) (void)rt.kill(state.id, SIGKILL, true);
+  return linked;
+}
+
+namespace {
+
 Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   Runtime rt(globals.root);
   std::string id = args.rest()[0];
@@ -142,6 +164,11 @@ Result<int> create_or_run(const Globals& globals, const Args& args, bool run) {
   auto made = rt.create(spec, std::move(options));
   if (!made) drain_console(console);
   auto launched = TRY(std::move(made));
+  if (run && spec.annotations.contains(elements::kRequiredAnnotation))
+    if (auto linked = await_required_elements(rt, TRY(rt.load(id))); !linked) {
+      (void)rt.remove(id, true);
+      return detail::propagate(std::move(linked).error());
+    }
   return follow(rt, args, id, launched, std::move(console), detached);
 }
 

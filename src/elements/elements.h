@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,10 @@ struct Link {
 };
 /// Reads it out of a process of a container. Needs the right to trace it.
 [[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element);
+
+/// The handshake: returns when a program among `processes` has shown each element, or the first
+/// one (`pidfd`) has ended: it could at least load them (why_not_linkable). An error after 5 s.
+[[nodiscard]] Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes);
 
 // settings.cc: text that the libraries read; pure.
 [[nodiscard]] Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec);

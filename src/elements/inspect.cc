@@ -1,12 +1,14 @@
 // Looking for an element in a process: the handshake, from the host's side.
 #include <elf.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 
+#include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/strings.h"
 #include "caisson/element.h"
@@ -83,6 +85,23 @@ Result<Link> inspect(pid_t pid, const std::string& element) {
     if (plain) out.counters.emplace_back(std::move(name), page.counters[i]);
   }
   return out;
+}
+
+Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes) {
+  constexpr int64_t kPatience = 5000;
+  for (int64_t end = monotonic_ms() + kPatience; monotonic_ms() < end; ::usleep(2000)) {
+    struct pollfd ended = {pidfd, POLLIN, 0};
+    if (::poll(&ended, 1, 0) == 1) return {};
+    auto pids = processes();
+    std::erase_if(wanted, [&](const Selection& s) {
+      return std::any_of(pids.begin(), pids.end(), [&](pid_t pid) {
+        auto link = inspect(pid, s.name);
+        return link && (link->linkage == "full" || link->linkage == "control-only");
+      });
+    });
+    if (wanted.empty()) return {};
+  }
+  return fail("the element " + wanted[0].name + " was not linked, and is required: no program of the container has loaded it");
 }
 
 }  // namespace caisson::elements

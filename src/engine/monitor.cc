@@ -152,25 +152,9 @@ class Monitor {
     return watch();
   }
 
-  /// The handshake: a program of the container shows each element that was asked for. One that
-  /// has ended by then could at least load them (elements::why_not_linkable).
   Result<> await_elements() {
-    auto wanted = TRY(selected_elements(container_.config));
     auto group = TRY(runtime_.cgroup(TRY(runtime_.load(container_.config.id))));
-    constexpr int64_t kPatience = 5000;
-    for (int64_t end = monotonic_ms() + kPatience; monotonic_ms() < end; ::usleep(2000)) {
-      struct pollfd ended = {pidfd_.get(), POLLIN, 0};
-      if (::poll(&ended, 1, 0) == 1) return {};
-      auto pids = group.processes().value_or(std::vector<int>());
-      std::erase_if(wanted, [&](const elements::Selection& s) {
-        return std::any_of(pids.begin(), pids.end(), [&](pid_t pid) {
-          auto link = elements::inspect(pid, s.name);
-          return link && (link->linkage == "full" || link->linkage == "control-only");
-        });
-      });
-      if (wanted.empty()) return {};
-    }
-    return fail("the element " + wanted[0].name + " was not linked (--element-required): no program of the container has loaded it");
+    return elements::await_linked(TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); });
   }
 
   Result<> adopt() {

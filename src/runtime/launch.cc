@@ -238,7 +238,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   return Launched{child.pid, std::move(child.pidfd)};
 }
 
-Result<> Runtime::start(const std::string& id) const {
+Result<State> Runtime::start(const std::string& id) const {
   TRY(check_id(id));
   if (auto there = load(id); !there) return detail::propagate(std::move(there).error());
   // Waits for a create that is still at work.
@@ -255,13 +255,14 @@ Result<> Runtime::start(const std::string& id) const {
   // is stopped by delete, never one that starts twice.
   TRY(write_all(fifo.get(), "1"));
   if (::unlink(path.c_str()) < 0) return fail_errno("remove " + path);
-  if (spec.hooks.poststart.empty()) return {};
+  if (spec.hooks.poststart.empty()) return state;
   // They come after the program is executed (config.md, "Posix-platform Hooks"),
   // which closes the init's end of the fifo.
   struct pollfd executed = {fifo.get(), 0, 0};
   while (::poll(&executed, 1, -1) < 0 && errno == EINTR) {
   }
-  return run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart");
+  TRY(run_hooks(spec.hooks.poststart, json_text(state_document(state, Status::running)), "poststart"));
+  return state;
 }
 
 }  // namespace caisson::runtime

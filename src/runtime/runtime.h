@@ -92,7 +92,8 @@ class Runtime {
   explicit Runtime(std::string root) : root_(std::move(root)) {}
 
   [[nodiscard]] Result<Launched> create(const oci::Spec& spec, LaunchOptions options) const;
-  [[nodiscard]] Result<> start(const std::string& id) const;
+  /// Returns what is known of the container that runs now.
+  [[nodiscard]] Result<State> start(const std::string& id) const;
   /// Runs one more process inside. The result is a child of the caller.
   [[nodiscard]] Result<Launched> exec(const std::string& id, const oci::Process& process, LaunchOptions options, const ExecOptions& how = {}) const;
   [[nodiscard]] Result<> kill(const std::string& id, int signal, bool all) const;

@@ -277,6 +277,28 @@ def test_what_cannot_have_them(caisson, roots):
     assert refused.code != 0 and "is a static program" in refused.err
 
 
+def test_a_loader_that_loads_nothing(caisson, bundle, roots, busybox_root, tmp_path):
+    """A dynamic program whose loader knows of no preloading: the handshake ends it."""
+    root = make_root(tmp_path / "root", "glibc", busybox_root)
+    source = tmp_path / "loader.c"
+    source.write_text('void _start(void) { for (;;) __asm__ volatile("syscall" : : "a"(34) : "rcx", "r11", "memory"); }\n')  # pause(2)
+    subprocess.run(["gcc", "-O1", "-nostdlib", "-static-pie", "-fPIE", source, "-o", root / "lib64/ld-linux-x86-64.so.2"], check=True)
+    caisson("import", root, "deaf")
+    begun = time.monotonic()
+    refused = caisson.run("--element", "clock=+1d", "--element-required", "deaf", "/bin/clock_cases", code=None)
+    assert refused.code != 0 and "was not linked" in refused.err and time.monotonic() - begun < 20
+    subprocess.run(["cp", "-a", f"{root}/.", bundle.folder / "rootfs"], check=True)
+    bundle.config["annotations"] = {"io.caisson.element.clock": "+1d", "io.caisson.elements-required": "true"}
+    bundle.args("/bin/clock_cases")
+    refused = bundle.run(code=None)
+    assert refused.returncode != 0 and "was not linked" in refused.stderr
+    bundle.create()
+    refused = bundle.oci("start", bundle.id, code=None)
+    assert refused.returncode != 0 and "was not linked" in refused.stderr
+    wait_for(lambda: bundle.status() == "stopped")
+    bundle.oci("delete", bundle.id)
+
+
 def test_environment_and_exec(caisson, roots):
     """Neither an empty environment nor a program that clears it is a way out; exec has them."""
     caisson("run", "-d", "--name", "e", *USR, "--element", "clock=2030-06-01", "machine", "env", "-i", "/usr/bin/sleep", "100")

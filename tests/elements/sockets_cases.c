@@ -407,7 +407,8 @@ static void many_clients(int mixed) {
 }
 
 static void several_workers(void) {
-  enum { kMany = 60, kWorkers = 4 };
+  enum { kMany = 60,
+         kWorkers = 4 };
   int l = listener(AF_INET, "0.0.0.0", 0, 0), port = listening_port(l), result[2];
   if (pipe(result) != 0) exit(2);
   pid_t workers[kWorkers];
