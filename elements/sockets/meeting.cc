@@ -13,21 +13,35 @@ Text<64> meeting_path(const End& end, bool client) {
   return path;
 }
 
+namespace {
+
+/// Decimal, at most `most`; -1 for everything else. The text is another container's.
+int bounded_number(const char*& p, int most) {
+  int value = *p >= '0' && *p <= '9' ? 0 : -1;
+  while (*p >= '0' && *p <= '9') {
+    value = value * 10 + (*p++ - '0');
+    if (value > most) return -1;
+  }
+  return value;
+}
+
+}  // namespace
+
 bool parse_meeting_path(const char* path, End& out) {
   if (!starts_with(path, kMeetingFolder)) return false;
   const char* p = path + length(kMeetingFolder);
   auto* a = reinterpret_cast<uint8_t*>(&out.address);
   for (int i = 0; i < 4; ++i) {
-    int64_t value = number(p);
-    if (value < 0 || value > 255 || *p++ != (i < 3 ? '.' : '/')) return false;
+    int value = bounded_number(p, 255);
+    if (value < 0 || *p++ != (i < 3 ? '.' : '/')) return false;
     a[i] = (uint8_t)value;
   }
   if (*p == 'c') ++p;
   if ((*p != '4' && *p != '6') || p[1] != '.') return false;
   out.v6 = *p == '6';
   p += 2;
-  int64_t port = number(p);
-  if (port <= 0 || port > 65535 || *p != 0) return false;
+  int port = bounded_number(p, 65535);
+  if (port <= 0 || *p != 0) return false;
   out.port = (uint16_t)port;
   return true;
 }

@@ -61,6 +61,10 @@ bool put(long fd, int place, bool cloexec) {
 /// The port of a socket that has no connection yet, chosen now where it has none; 0 where that
 /// is not possible, or it has another address than the container's.
 uint16_t local_port(int fd, bool v6) {
+  // A number that was closed past the element may be something else by now.
+  int protocol = 0;
+  socklen_t protocol_size = sizeof protocol;
+  if (call(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &protocol_size) < 0 || protocol != IPPROTO_TCP) return 0;
   for (bool again : {false, true}) {
     struct sockaddr_in6 address = {};
     socklen_t size = sizeof address;
@@ -319,4 +323,11 @@ CAISSON_EXPORT int dup3(int from, int to, int flags) noexcept {
     stop_meeting(to);
   }
   return next_dup3.get()(from, to, flags);
+}
+
+// What is called between fork and exec, and in signal handlers, is looked up before.
+__attribute__((constructor(102))) static void look_up() {
+  next_close.get();
+  next_dup2.get();
+  next_dup3.get();
 }

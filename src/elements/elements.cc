@@ -119,8 +119,11 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   if (meets) {
     // All see where the others are; each writes to its own folder.
     std::string own = std::string(CAISSON_ELEMENT_SOCKETS) + "/" + where.address;
-    spec.mounts.push_back(read_only_bind(where.meeting, CAISSON_ELEMENT_SOCKETS, false));
-    spec.mounts.push_back({own, "bind", where.meeting + "/" + where.address, {"bind", "rw", "nosuid", "nodev", "noexec"}, {}, {}});
+    // A link there would lead a client to a socket of its own container.
+    oci::Mount all = read_only_bind(where.meeting, CAISSON_ELEMENT_SOCKETS, false);
+    all.options.emplace_back("nosymfollow");
+    spec.mounts.push_back(std::move(all));
+    spec.mounts.push_back({own, "bind", where.meeting + "/" + where.address, {"bind", "rw", "nosuid", "nodev", "noexec", "nosymfollow"}, {}, {}});
   }
   add_environment(selections, root, spec.process->env);
   if (where.required && !spec.process->args.empty())

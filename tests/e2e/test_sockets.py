@@ -268,6 +268,48 @@ def test_only_its_own_folder_is_written_to(caisson, roots, containers):
     assert counters(caisson, server)["accepted"] == 1, "it is met as before"
 
 
+def test_a_link_leads_nowhere(caisson, roots, containers):
+    """A server that puts a link in its socket's place would lead its clients to a socket of theirs."""
+    server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+    ip = caisson.ip(server)
+    answers(caisson, ip, 7000)
+    own = "import socket,threading\nl=socket.socket(socket.AF_UNIX); l.bind('/tmp/private'); l.listen(5)\nthreading.Thread(target=lambda: print('REACHED', l.accept()), daemon=True).start()\n"
+    link = f"rm /.caisson/sockets/{ip}/4.7000; ln -s /tmp/private /.caisson/sockets/{ip}/4.7000; ls -l /.caisson/sockets/{ip}"
+    assert "-> /tmp/private" in caisson("exec", server, "sh", "-c", link).out
+    out = caisson.run(*USR, *WITH, "machine", "python3", "-c", own + CLIENTS["python"][2], ip).out
+    assert "REACHED" not in out and out.endswith(" python") and counters(caisson, server)["accepted"] == 0
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0/c4.1", "10.1.2.3/c4.99999999999999999999", "999.1.1.1/c4.5", "10.1.2.3/c4.", "10.1.2.3/x", "..", "10.1.2.3/c4.5/../6"])
+def test_names_that_lie(caisson, roots, containers, name):
+    """What a client says of itself is at most a wrong address."""
+    server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
+    ip = caisson.ip(server)
+    answers(caisson, ip, 7000)
+    # In a folder of its own that has that path, and by the element's protocol without the element.
+    liar = f"""
+import os, socket
+root = '/tmp/root'; path = root + '/.caisson/sockets/' + {name!r}
+os.makedirs(os.path.dirname(path), exist_ok=True)
+os.makedirs(root + '/.caisson/sockets/10.1.2.3/c4.5', exist_ok=True)
+there = os.open('/.caisson/sockets/{ip}', os.O_RDONLY | os.O_DIRECTORY)
+os.chroot(root); os.chdir('/')
+u = socket.socket(socket.AF_UNIX)
+try: u.bind('/.caisson/sockets/' + {name!r})
+except OSError: pass
+os.fchdir(there)
+u.connect('4.7000')
+t = socket.socket(); t.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0b110111 << 2); t.connect(('{ip}', 7000))
+u.sendall(b'lie'); u.settimeout(3)
+try: print(u.recv(100))
+except OSError as e: print(e)
+"""
+    caisson.run(*USR, *WITH, "machine", "env", "-i", "python3", "-c", liar, code=None)
+    port, answer = caisson.run(*USR, *WITH, "machine", *CLIENTS["python"], ip).out.split("|")
+    assert answer.endswith(f"{port} python"), "others are served as before"
+    assert caisson.inspect(server)["State"]["Running"]
+
+
 def test_a_full_meeting_place_leaves_tcp(caisson, roots, containers):
     """One that makes as many files as it can: the others go by TCP, and the host is not filled."""
     server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
