@@ -14,9 +14,9 @@ int target = STDERR_FILENO;
 constexpr std::string_view kNames[] = {"debug", "info", "warning", "error"};
 
 /// Escapes control characters and quotes, so that a message stays one line.
-std::string escaped(std::string_view text) {
+std::string escaped(std::string_view message) {
   std::string out;
-  for (char c : text) {
+  for (char c : printable(message)) {
     if (c == '"' || c == '\\') {
       out += '\\';
       out += c;
@@ -52,7 +52,7 @@ void write(Level level, std::string_view message) {
   if (chosen_format == Format::json)
     line = "{\"level\":\"" + std::string(name) + "\",\"msg\":\"" + escaped(message) + "\",\"time\":\"" + rfc3339_now() + "\"}\n";
   else if (target == STDERR_FILENO && level != Level::debug)
-    line = (level == Level::error ? "" : std::string(name) + ": ") + std::string(message) + "\n";
+    line = (level == Level::error ? "" : std::string(name) + ": ") + printable(message) + "\n";
   else
     line = "time=\"" + rfc3339_now() + "\" level=" + std::string(name) + " msg=\"" + escaped(message) + "\"\n";
   (void)!::write(target, line.data(), line.size());

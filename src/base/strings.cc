@@ -29,6 +29,40 @@ std::string_view trim(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
+namespace {
+
+/// How many bytes of a character begin the text (RFC 3629, section 4, table); 0: none that is valid.
+size_t character_size(std::string_view text) {
+  auto at = [&](size_t i) -> unsigned { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0; };
+  auto tail = [&](size_t i, unsigned low = 0x80, unsigned high = 0xbf) { return at(i) >= low && at(i) <= high; };
+  unsigned first = at(0);
+  if (first < 0x80) return 1;
+  if (first >= 0xc2 && first <= 0xdf) return tail(1) ? 2 : 0;
+  if (first >= 0xe0 && first <= 0xef) return tail(1, first == 0xe0 ? 0xa0 : 0x80, first == 0xed ? 0x9f : 0xbf) && tail(2) ? 3 : 0;
+  if (first >= 0xf0 && first <= 0xf4) return tail(1, first == 0xf0 ? 0x90 : 0x80, first == 0xf4 ? 0x8f : 0xbf) && tail(2) && tail(3) ? 4 : 0;
+  return 0;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    size_t size = character_size(text);
+    auto first = static_cast<unsigned char>(text[0]);
+    bool control = (first < 0x20 && first != '\n' && first != '\t') || first == 0x7f || (first == 0xc2 && size == 2 && static_cast<unsigned char>(text[1]) < 0xa0);
+    if (size == 0 || control) {
+      constexpr std::string_view kDigits = "0123456789abcdef";
+      size = std::max<size_t>(size, 1);
+      for (size_t i = 0; i < size; ++i) (out += "\\x") += {kDigits[static_cast<unsigned char>(text[i]) >> 4], kDigits[static_cast<unsigned char>(text[i]) & 15]};
+    } else {
+      out += text.substr(0, size);
+    }
+    text.remove_prefix(size);
+  }
+  return out;
+}
+
 std::string lower_case(std::string_view text) {
   std::string out(text);
   for (char& c : out)

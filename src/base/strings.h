@@ -14,6 +14,9 @@ namespace caisson {
 [[nodiscard]] std::vector<std::string> split(std::string_view text, char separator, bool skip_empty = false);
 [[nodiscard]] std::string_view trim(std::string_view text);
 [[nodiscard]] std::string lower_case(std::string_view text);  ///< of ASCII
+/// What a terminal may be shown: UTF-8 without control characters but newline and tab; the rest
+/// as "\xHH". For text that strangers have a part in.
+[[nodiscard]] std::string printable(std::string_view text);
 [[nodiscard]] std::string join(const std::vector<std::string>& parts, std::string_view separator);
 
 /// Decimal digits only: no sign, no spaces, no overflow.

@@ -45,6 +45,14 @@ TEST(Strings, SizesHaveDockersSuffixes) {
   for (const char* bad : {"", "k", "1x", "-1m", "99999999999t", "1.5g"}) EXPECT_FALSE(parse_size(bad)) << bad;
 }
 
+TEST(Strings, StrangersTextIsMadePrintable) {
+  EXPECT_EQ(printable("plain, \t\n é € 😀"), "plain, \t\n é € 😀");
+  EXPECT_EQ(printable("\x1b[2J\r\x7f"), "\\x1b[2J\\x0d\\x7f");
+  EXPECT_EQ(printable(std::string_view("a\0b", 3)), "a\\x00b");
+  EXPECT_EQ(printable("\xff \xc3 \xe2\x82 \xc2\x9b"), "\\xff \\xc3 \\xe2\\x82 \\xc2\\x9b") << "C1 controls too";
+  EXPECT_EQ(printable("\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80"), "\\xc0\\x80\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80") << "overlong, surrogate, beyond";
+}
+
 TEST(Strings, PathsAreCleanedLexically) {
   EXPECT_EQ(clean_path("/a/./b//../c/"), "/a/c");
   EXPECT_EQ(clean_path("/../.."), "/");
