@@ -48,12 +48,14 @@ bool is_script(const std::string& path) {
   return file && ::read(file->get(), start, 2) == 2 && start[0] == '#' && start[1] == '!';
 }
 
-/// A script in a language that nothing else in the image is written in.
+/// A script in a language that nothing else in the image is written in. The shell is none: it is
+/// small, and what system(3) and popen(3) need.
 bool brings_interpreter(const FileSet& files, const std::string& path) {
   if (!is_script(path)) return false;
+  const std::string shell = real_path("/bin/sh");
   FileSet alone;
   alone.add(path, "package", "");
-  return std::any_of(alone.items().begin(), alone.items().end(), [&](const auto& item) { return item.second.rule == "interpreter" && !files.has(item.first); });
+  return std::any_of(alone.items().begin(), alone.items().end(), [&](const auto& item) { return item.second.rule == "interpreter" && !files.has(item.first) && real_path(item.first) != shell; });
 }
 
 /// Whether a text has this name as a word.
