@@ -49,7 +49,7 @@ bool is_script(const std::string& path) {
 }
 
 /// A script in a language that nothing else in the image is written in. The shell is none: it is
-/// small, and what system(3) and popen(3) need.
+/// small, and what the C library runs commands with.
 bool brings_interpreter(const FileSet& files, const std::string& path) {
   if (!is_script(path)) return false;
   const std::string shell = real_path("/bin/sh");
