@@ -54,3 +54,17 @@ def judge(output, least=150):
     bad = [l for l in lines if l.startswith("not ")]
     assert not bad, bad[:10]
     assert len(lines) >= least, f"{len(lines)} cases: {output[-500:]}"
+
+
+def plant(fault, element, folder):
+    """The library of an element with a fault: (source, good text, bad text)."""
+    sources = folder / "elements"
+    shutil.copytree(PROJECT / "elements", sources)
+    name, good, bad = fault
+    text = (sources / name).read_text()
+    assert good in text, "the fault is planted nowhere"
+    (sources / name).write_text(text.replace(good, bad))
+    library = folder / f"libcaisson-{element}.so"
+    flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
+    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", "-lgcc", "-o", library], check=True)
+    return library

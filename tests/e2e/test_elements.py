@@ -4,13 +4,12 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import time
 
 import pytest
 from conftest import wait_for
-from elements import PROJECT, judge, make_machine_root, make_root
+from elements import PROJECT, judge, make_machine_root, make_root, plant
 
 USR = ("-v", "/usr:/usr:ro")
 YEAR_2030 = calendar.timegm((2030, 1, 1, 0, 0, 0))
@@ -80,15 +79,7 @@ NO_FAULT = ("core/sys.h", "#pragma once", "#pragma once")
 
 @pytest.mark.parametrize("element, fault", [("clock", NO_FAULT), ("resources", NO_FAULT)] + [("clock", f) for f in CLOCK_FAULTS] + [("resources", f) for f in RESOURCES_FAULTS], ids=lambda v: v if isinstance(v, str) else re.sub(r"\W+", "-", v[1])[:40])
 def test_the_suite_notices_a_fault(caisson, roots, tmp_path, element, fault):
-    sources = tmp_path / "elements"
-    shutil.copytree(PROJECT / "elements", sources)
-    name, good, bad = fault
-    text = (sources / name).read_text()
-    assert good in text, "the fault is planted nowhere"
-    (sources / name).write_text(text.replace(good, bad))
-    library = tmp_path / f"libcaisson-{element}.so"
-    flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
-    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", "-lgcc", "-o", library], check=True)
+    library, good = plant(fault, element, tmp_path), fault[1]
     now, boot = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     fixed = 1 << 32
     settings = {"clock": f"abi 1\nwall_shown {now + 10**17}\nwall_real {now}\nmonotonic_base {time.monotonic_ns()}\nboot_base {boot}\nrate {4 * fixed}\ninverse {fixed // 4}\nfixed 0\nmonotonic 1\nfiles 1\n",

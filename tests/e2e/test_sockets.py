@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -13,7 +12,7 @@ import subprocess
 
 import pytest
 from conftest import wait_for
-from elements import PROJECT, judge, make_machine_root, make_root
+from elements import judge, make_machine_root, make_root, plant
 
 USR = ("-v", "/usr:/usr:ro")
 WITH = ("--element", "sockets")
@@ -93,15 +92,7 @@ NO_FAULT = ("core/sys.h", "#pragma once", "#pragma once")
 
 @pytest.mark.parametrize("fault", [NO_FAULT, *FAULTS], ids=lambda f: re.sub(r"\W+", "-", f[1])[:40])
 def test_the_suite_notices_a_fault(caisson, roots, known_address, tmp_path, fault):
-    sources = tmp_path / "elements"
-    shutil.copytree(PROJECT / "elements", sources)
-    name, good, bad = fault
-    text = (sources / name).read_text()
-    assert good in text, "the fault is planted nowhere"
-    (sources / name).write_text(text.replace(good, bad))
-    library = tmp_path / "libcaisson-sockets.so"
-    flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
-    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / "sockets").glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", "-lgcc", "-o", library], check=True)
+    library = plant(fault, "sockets", tmp_path)
     (tmp_path / "settings").write_text(f"abi 1\naddress {struct.unpack('=I', socket.inet_aton(known_address))[0]}\n")
     meeting = tmp_path / "meeting"
     (meeting / known_address).mkdir(parents=True)
