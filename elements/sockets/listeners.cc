@@ -44,12 +44,6 @@ bool end_of_listener(int fd, End& out) {
   return call(SYS_getsockname, fd, &address, &size) == 0 && end_of(reinterpret_cast<struct sockaddr*>(&address), size, out);
 }
 
-int option(int fd, int level, int name) {
-  int value = 0;
-  socklen_t size = sizeof value;
-  return call(SYS_getsockopt, fd, level, name, &value, &size) == 0 ? value : -1;
-}
-
 /// A code point for local use (RFC 2474, section 6, pool 3), with no bits of ECN.
 constexpr int kMark = 0b110111 << 2;
 
@@ -131,10 +125,10 @@ bool is_doorbell(int connection) {
   return (headers[0] >> 4) == 4 && (headers[1] & 0xfc) == kMark;
 }
 
-void mark_doorbell(int socket, int* before) {
-  *before = option(socket, IPPROTO_IP, IP_TOS);
-  int mark = kMark;
+int mark_doorbell(int socket) {
+  int before = option(socket, IPPROTO_IP, IP_TOS), mark = kMark;
   call(SYS_setsockopt, socket, IPPROTO_IP, IP_TOS, &mark, sizeof mark);
+  return before;
 }
 
 void unmark_doorbell(int socket, int before) {

@@ -18,8 +18,8 @@ void find_inherited();
 /// Whether the handshake of a connection came from a client that has connected to the unix
 /// socket before: it marked its first packet.
 bool is_doorbell(int connection);
-/// Marks the packets that a socket sends from now on.
-void mark_doorbell(int socket, int* before);
+/// Marks the packets that a socket sends from now on; returns what undoes that.
+int mark_doorbell(int socket);
 void unmark_doorbell(int socket, int before);
 
 }  // namespace caisson::element

@@ -97,6 +97,12 @@ bool end_of_socket(long which, int fd, End& out) {
 bool own_end(int fd, End& out) { return end_of_socket(SYS_getsockname, fd, out); }
 bool peer_end(int fd, End& out) { return end_of_socket(SYS_getpeername, fd, out); }
 
+int option(int fd, int level, int name) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return call(SYS_getsockopt, fd, level, name, &value, &size) == 0 ? value : -1;
+}
+
 struct sockaddr_un unix_address(const Text<64>& path) {
   struct sockaddr_un out = {};
   out.sun_family = AF_UNIX;

@@ -34,6 +34,9 @@ void give(const End& end, bool v6, struct sockaddr* out, socklen_t* size);
 bool own_end(int fd, End& out);
 bool peer_end(int fd, End& out);
 
+/// A socket option that is a number; -1 where there is none.
+int option(int fd, int level, int name);
+
 /// A unix socket's address for a path.
 struct sockaddr_un unix_address(const Text<64>& path);
 

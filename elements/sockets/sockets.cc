@@ -62,9 +62,7 @@ bool put(long fd, int place, bool cloexec) {
 /// is not possible, or it has another address than the container's.
 uint16_t local_port(int fd, bool v6) {
   // A number that was closed past the element may be something else by now.
-  int protocol = 0;
-  socklen_t protocol_size = sizeof protocol;
-  if (call(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &protocol_size) < 0 || protocol != IPPROTO_TCP) return 0;
+  if (option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP) return 0;
   for (bool again : {false, true}) {
     struct sockaddr_in6 address = {};
     socklen_t size = sizeof address;
@@ -155,8 +153,7 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   client.port = local_port(fd, client.v6);
   long meeting = client.port != 0 ? meet(client, there) : -1;
   if (meeting < 0) return next(fd, address, size);
-  int before = -1;
-  mark_doorbell(fd, &before);
+  int before = mark_doorbell(fd);
   int result = next(fd, address, size);
   int error = result == 0 ? 0 : *__errno_location();
   bool wait = error == EINPROGRESS;

@@ -178,9 +178,7 @@ struct BpfWatcher::State {
           processes.insert_or_assign(e.child, std::move(child));
         }
         break;
-      case CAISSON_EVENT_EXIT:
-        processes.erase(e.process);
-        break;
+      case CAISSON_EVENT_EXIT: processes.erase(e.process); break;
       case CAISSON_EVENT_CALL:
         if (auto it = processes.find(e.process); it != processes.end()) on_call(e, it->second, std::string(e.path, strnlen(e.path, size - offsetof(caisson_event, path))));
         break;

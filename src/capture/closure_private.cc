@@ -1,8 +1,6 @@
 // The rule for what the application's own packages have beside what was seen in use.
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -41,12 +39,6 @@ bool is_command(const std::string& path) { return std::string_view(path).substr(
 
 /// LLVM's, for programs that compile while they run.
 bool is_bitcode(const std::string& path) { return path.ends_with(".bc"); }
-
-bool is_script(const std::string& path) {
-  auto file = open_file(path, O_RDONLY | O_NONBLOCK);
-  char start[2];
-  return file && ::read(file->get(), start, 2) == 2 && start[0] == '#' && start[1] == '!';
-}
 
 /// A script in a language that nothing else in the image is written in. The shell is none: it is
 /// small, and what the C library runs commands with.

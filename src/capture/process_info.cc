@@ -46,13 +46,13 @@ bool only_written(const std::string& fdinfo) {
   return at != std::string::npos && (std::strtoul(text.c_str() + at + 7, nullptr, 8) & O_ACCMODE) == O_WRONLY;
 }
 
+}  // namespace
+
 bool is_script(const std::string& path) {
   auto file = open_file(path, O_RDONLY | O_NONBLOCK);
   char start[2];
   return file && ::read(file->get(), start, 2) == 2 && start[0] == '#' && start[1] == '!';
 }
-
-}  // namespace
 
 std::string link_target(const std::string& path) {
   char buffer[4096];

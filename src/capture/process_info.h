@@ -35,6 +35,8 @@ struct Port {
   auto operator<=>(const Port&) const = default;
 };
 
+/// Whether a file begins with "#!".
+[[nodiscard]] bool is_script(const std::string& path);
 /// Where a link of /proc leads; "" where it cannot be read.
 [[nodiscard]] std::string link_target(const std::string& path);
 [[nodiscard]] Result<ProcessInfo> read_process(pid_t pid);

@@ -107,8 +107,8 @@ class Monitor {
     if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), {}};
-    auto elements = TRY(selected_elements(config));
-    bool meets = std::any_of(elements.begin(), elements.end(), [](const elements::Selection& e) { return e.name == "sockets"; });
+    auto wanted = TRY(selected_elements(config));
+    bool meets = std::any_of(wanted.begin(), wanted.end(), [](const elements::Selection& e) { return e.name == "sockets"; });
     if (meets && !container_.endpoint.ip.empty()) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
     oci::Spec spec = TRY(build_spec(inputs));
     runtime::LaunchOptions launch;
