@@ -81,14 +81,22 @@ class TracePoint {
   std::string format_;
 };
 
+/// A folder that a call of unknown result opens or enters.
+struct Asked {
+  std::string folder;
+  bool enters = false;
+};
+
 /// What relative paths of a process start from, and whose doing they are.
 struct Process {
   Trace* into;
   std::string cwd;
-  std::map<int, std::string> opened;  ///< path by descriptor
-  bool skipped = false;               ///< see skip_program
-  bool started = false;               ///< while it was watched
-  bool below_started = false;         ///< by one of these
+  std::map<int, std::string> opened;  ///< folders by descriptor
+  /// By thread: the folder that its last call opens or enters, until the result is heard.
+  std::map<uint32_t, Asked> asked;
+  bool skipped = false;        ///< see skip_program
+  bool started = false;        ///< while it was watched
+  bool below_started = false;  ///< by one of these
 };
 
 }  // namespace
@@ -101,7 +109,7 @@ struct BpfWatcher::State {
   Fd executions, epoll;
   std::map<uint32_t, Process> processes;
   std::string skipped_program;
-  bool hears_of_capabilities = false;
+  bool hears_of_capabilities = false, hears_results = false;
 
   [[nodiscard]] int map(const char* name) const { return bpf_object__find_map_fd_by_name(object.get(), name); }
 
@@ -124,16 +132,24 @@ struct BpfWatcher::State {
     return {};
   }
 
+  bool attach(const char* program) {
+    Bpf<bpf_link> link(bpf_program__attach(bpf_object__find_program_by_name(object.get(), program)));
+    if (!link) return false;
+    links.push_back(std::move(link));
+    return true;
+  }
+
+  /// Results are heard only from where they matter on: that doubles what the watched machine
+  /// pays for each of its calls, and a server that runs seldom opens folders.
+  Result<> hear_results() {
+    if (!hears_results && !attach("on_exit")) return fail_errno("attach to the end of system calls");
+    hears_results = true;
+    return {};
+  }
+
   Result<> attach(const TracePoint& fork, const TracePoint& exit) {
-    for (const char* name : {"on_enter", "on_exit"}) {
-      links.emplace_back(bpf_program__attach(bpf_object__find_program_by_name(object.get(), name)));
-      if (!links.back()) return fail_errno("attach to system calls");
-    }
-    // Not in every kernel.
-    if (Bpf<bpf_link> link(bpf_program__attach(bpf_object__find_program_by_name(object.get(), "on_capable"))); link) {
-      links.push_back(std::move(link));
-      hears_of_capabilities = true;
-    }
+    if (!attach("on_enter")) return fail_errno("attach to system calls");
+    hears_of_capabilities = attach("on_capable");  // not in every kernel
     links.push_back(TRY(fork.attach(bpf_object__find_program_by_name(object.get(), "on_fork"))));
     links.push_back(TRY(exit.attach(bpf_object__find_program_by_name(object.get(), "on_process_exit"))));
     ring.reset(ring_buffer__new(
@@ -175,46 +191,59 @@ struct BpfWatcher::State {
           Process child = parent->second;
           child.started = true;
           child.below_started = parent->second.started;
-          processes.insert_or_assign(e.child, std::move(child));
+          processes.insert_or_assign(e.thread, std::move(child));
         }
         break;
       case CAISSON_EVENT_EXIT: processes.erase(e.process); break;
       case CAISSON_EVENT_CALL:
         if (auto it = processes.find(e.process); it != processes.end()) on_call(e, it->second, std::string(e.path, strnlen(e.path, size - offsetof(caisson_event, path))));
         break;
+      case CAISSON_EVENT_RESULT:
+        if (auto it = processes.find(e.process); it != processes.end()) on_result(e, it->second);
+        break;
       default: break;
     }
   }
 
   void on_call(const caisson_event& e, Process& p, const std::string& path) {
-    auto dir = static_cast<int>(e.dir);
     // Only what is no thread of another has calls here.
     if (p.below_started) p.into->grandchildren = true;
-    if (e.call == SYS_fchdir) {
-      if (e.result == 0) p.cwd = opened_as(e.process, p, dir);
-      return;
+    // The result of what this thread entered was not heard: now it is there.
+    if (auto it = p.asked.find(e.thread); it != p.asked.end() && it->second.enters) {
+      std::string now = folder_of(static_cast<pid_t>(e.process), AT_FDCWD);
+      p.cwd = now.starts_with('/') ? now : it->second.folder;
+      p.asked.erase(it);
     }
+    if (e.call == SYS_fchdir) return ask(e, p, opened_as(e, p), true);
     const FileCall* call = find_file_call(static_cast<int>(e.call));
     if (call == nullptr || path.empty()) return;
     std::string folder;
-    if (path[0] != '/') folder = dir == AT_FDCWD ? p.cwd : opened_as(e.process, p, dir);
+    if (path[0] != '/') folder = e.dir == AT_FDCWD ? p.cwd : opened_as(e, p);
     bool executes = e.call == SYS_execve || e.call == SYS_execveat;
     if (executes) p.skipped = !skipped_program.empty() && path == skipped_program;
     if (!e.before && !p.skipped) p.into->add(folder, path, call->use_with(e.flags));
-    if (e.result < 0) return;
-    std::string whole = path[0] == '/' ? path : folder + "/" + path;
-    if (e.call == SYS_chdir) p.cwd = whole;
-    // Only folders matter; the programs leave out other opens that repeat.
-    if (e.flags & (O_DIRECTORY | O_PATH))
-      p.opened[static_cast<int>(e.result)] = whole;
-    else if (call->use & kRead)
-      p.opened.erase(static_cast<int>(e.result));
+    if (e.call == SYS_chdir || (e.flags & (O_DIRECTORY | O_PATH))) ask(e, p, path[0] == '/' ? path : folder + "/" + path, e.call == SYS_chdir);
   }
 
-  static std::string opened_as(uint32_t process, const Process& p, int fd) {
-    auto it = p.opened.find(fd);
-    // Not opened but received or duplicated: what it leads to now.
-    return it != p.opened.end() ? it->second : folder_of(static_cast<pid_t>(process), fd);
+  void ask(const caisson_event& e, Process& p, std::string folder, bool enters) {
+    if (auto heard = hear_results(); !heard) log::debug(heard.error().message);
+    p.asked[e.thread] = {std::move(folder), enters};
+  }
+
+  static void on_result(const caisson_event& e, Process& p) {
+    auto it = p.asked.find(e.thread);
+    if (it == p.asked.end()) return;
+    if (e.result >= 0) (it->second.enters ? p.cwd : p.opened[static_cast<int>(e.result)]) = std::move(it->second.folder);
+    p.asked.erase(it);
+  }
+
+  static std::string opened_as(const caisson_event& e, const Process& p) {
+    auto fd = static_cast<int>(e.dir);
+    if (auto it = p.opened.find(fd); it != p.opened.end()) return it->second;
+    // Received or duplicated, or opened before results were heard: what it leads to now.
+    if (std::string now = folder_of(static_cast<pid_t>(e.process), fd); now.starts_with('/')) return now;
+    auto last = p.asked.find(e.thread);
+    return last == p.asked.end() ? "" : last->second.folder;
   }
 
   void on_executions() {
@@ -261,7 +290,10 @@ Result<std::unique_ptr<BpfWatcher>> BpfWatcher::open() {
   return watcher;
 }
 
-Result<> BpfWatcher::follow(pid_t child) { return state_->follow(child, CAISSON_FOLLOW_FROM_EXEC); }
+Result<> BpfWatcher::follow(pid_t child) {
+  TRY(state_->hear_results());
+  return state_->follow(child, CAISSON_FOLLOW_FROM_EXEC);
+}
 
 Result<> BpfWatcher::follow_running(const std::vector<pid_t>& processes) {
   for (pid_t pid : processes) TRY(state_->follow(pid, CAISSON_FOLLOW_NOW));

@@ -30,9 +30,9 @@ namespace {
 constexpr size_t kLongestConversation = 256u << 10;
 constexpr size_t kMostConversations = 400;
 constexpr size_t kMostBytes = 32u << 20;
-constexpr size_t kMostSegments = 30000;  ///< a load of short requests costs the server, not memory
-constexpr size_t kMostRequests = 100;    ///< for each port, after duplicates are gone
-constexpr size_t kMostOthers = 10;       ///< conversations of other protocols, for each port
+constexpr size_t kMostSegments = 8000;  ///< a load of short requests costs the server, not memory
+constexpr size_t kMostRequests = 100;   ///< for each port, after duplicates are gone
+constexpr size_t kMostOthers = 10;      ///< conversations of other protocols, for each port
 constexpr size_t kMostPorts = 30;
 
 /// Whether a sequence number comes before another one (RFC 9293, section 3.4).

@@ -349,20 +349,45 @@ def test_every_way_of_watching_sees_the_same(caisson, tmp_path, method):
     assert "/usr/bin/mawk" in report or "/usr/bin/gawk" in report
 
 
+# Reads what it is asked for: by its path, and what has a "?" before its name through a folder's
+# descriptor, which it closes at once.
+READER = """
+import http.server, os, sys
+class Reader(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        folder, _, name = self.path.partition("?")
+        if name:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=fd)) as file:
+                os.close(fd)
+                self.wfile.write(file.read().encode())
+        elif len(folder) > 1:
+            self.wfile.write(open(folder).read().encode())
+http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Reader).serve_forever()
+"""
+
+
 def test_requests_that_only_the_running_process_saw(caisson, place, running):
     port = free_port()
-    (place / "app.py").write_text(f"import http.server\nclass H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n"
-                                  f"        if len(self.path) > 1: self.wfile.write(open(self.path).read().encode())\nhttp.server.ThreadingHTTPServer(('', {port}), H).serve_forever()\n")
-    running.append(Started(["/usr/bin/python3", "app.py"], port, cwd=place))
-    unlikely = "/usr/share/common-licenses/Artistic"
+    (place / "app.py").write_text(READER)
+    running.append(Started(["/usr/bin/python3", "app.py", str(port)], port, cwd=place))
+    unlikely, in_folder = "/usr/share/common-licenses/Artistic", ["/usr/share/common-licenses/GPL-1", "/usr/share/perl5/Debconf.pm", "/usr/share/base-files/profile"]
+    in_folder = [f for f in in_folder if pathlib.Path(f).exists()]
     capture = caisson.popen("capture", "--pid", running[0].pid, "--tag", "watched", "--for", "5", "--report", place / "r.json", stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 4.5
+    time.sleep(1.5)
+    # Each once: the first of them before it is known that such descriptors matter here.
+    for file in in_folder:
+        assert get(f"http://127.0.0.1:{port}{os.path.dirname(file)}?{os.path.basename(file)}")[0] == 200
+    deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         assert get(f"http://127.0.0.1:{port}{unlikely}")[0] == 200, "it serves while it is watched"
         time.sleep(0.2)
     assert capture.wait(60) == 0, capture.stderr.read()
     running[0].stop()
-    assert {f["path"]: f["rule"] for f in json.loads((place / "r.json").read_text())["files"]}[unlikely] == "traced"
+    rules = {f["path"]: f["rule"] for f in json.loads((place / "r.json").read_text())["files"]}
+    assert [rules.get(f) for f in [unlikely, *in_folder]] == ["traced"] * (1 + len(in_folder))
     ip = run_captured(caisson, "watched", port)
     assert get(f"http://{ip}:{port}{unlikely}") == (200, pathlib.Path(unlikely).read_text())
 

@@ -22,23 +22,24 @@ struct caisson_call {
 
 struct caisson_counters {
   __u64 lost;        /* events that found no room */
-  __u64 outstanding; /* calls that were entered; who is killed inside one leaves it there, which costs time and nothing else */
+  __u64 outstanding; /* calls in `entered`; who is killed inside one leaves it there, which costs time and nothing else */
 };
 
 enum caisson_event_kind {
-  CAISSON_EVENT_CALL, /* a system call, when it has returned (execve: when it is entered) */
+  CAISSON_EVENT_CALL,   /* a system call, when it is entered; a path that cannot be read yet is said later */
+  CAISSON_EVENT_RESULT, /* of the thread's last call, where that makes a folder known by number or enters one; only while results are heard */
   CAISSON_EVENT_FORK,
   CAISSON_EVENT_EXIT,
 };
 
 struct caisson_event {
   __u32 kind;
-  __u32 process; /* as the initial pid namespace counts */
-  __u32 child;   /* FORK: the new process or thread */
-  __u32 call;    /* system call number */
-  __u32 before;  /* CALL: whether it came before the first exec of FOLLOW_FROM_EXEC */
-  __s64 dir;     /* descriptor argument, or AT_FDCWD */
-  __s64 result;
-  __u64 flags;
-  char path[CAISSON_PATH_LIMIT]; /* only as long as it is; "" for calls without one */
+  __u32 process;                 /* as the initial pid namespace counts */
+  __u32 thread;                  /* CALL, RESULT; FORK: the new process or thread */
+  __u32 call;                    /* CALL, RESULT: system call number */
+  __u32 before;                  /* CALL: whether it came before the first exec of FOLLOW_FROM_EXEC */
+  __s64 dir;                     /* CALL: descriptor argument, or AT_FDCWD */
+  __s64 result;                  /* RESULT */
+  __u64 flags;                   /* CALL */
+  char path[CAISSON_PATH_LIMIT]; /* CALL: only as long as it is; "" for calls without one */
 };

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* Reports the system calls that name files, of the processes that are
-   followed and of their children. Needs no BTF of the kernel. A path is read
-   when the call returns: by then the kernel has faulted its page in. */
+   followed and of their children. Needs no BTF of the kernel.
+
+   A program at the end of calls costs every call of the machine as much again
+   as the one at their begin. So all is said at the begin that can be. A path
+   whose page is not in memory yet waits in `entered` for the next call of the
+   thread; where on_exit is attached, it and the descriptors of folders are
+   said at the end of the call. */
 #include <linux/bpf.h>
 #include <linux/fcntl.h>
 #include <linux/ptrace.h>
@@ -14,7 +19,7 @@
 struct pending {
   __u64 path, flags;
   __s64 dir;
-  __u32 call, before;
+  __u32 call, before, said;
 };
 
 struct {
@@ -44,7 +49,7 @@ struct {
   __uint(max_entries, 65536);
   __type(key, __u32); /* thread */
   __type(value, struct pending);
-} entered SEC(".maps");
+} entered SEC(".maps"); /* and not said yet */
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -85,10 +90,15 @@ static int send(struct caisson_event* event, __u64 size) {
   return 0;
 }
 
+/* Whether something that comes later starts from the result of a call. */
+static int result_matters(const struct pending* call) {
+  return call->call == __NR_chdir || call->call == __NR_fchdir || (call->flags & (O_DIRECTORY | O_PATH));
+}
+
 /* Whether the path alone says what this call means: it is absolute, and
    nothing that comes later starts from its result. Fills the key. */
 static int stands_alone(__u32 process, const struct pending* call, struct reported* key) {
-  if (!call->path || call->call == __NR_chdir || (call->flags & (O_DIRECTORY | O_PATH))) return 0;
+  if (!call->path || result_matters(call)) return 0;
   __builtin_memset(key, 0, sizeof *key);
   __s64 length = bpf_probe_read_user_str(key->path, sizeof key->path, (const void*)call->path);
   if (length < 1 || length >= (__s64)sizeof key->path || key->path[0] != '/') return 0;
@@ -98,28 +108,54 @@ static int stands_alone(__u32 process, const struct pending* call, struct report
   return 1;
 }
 
-static void send_call(__u32 process, const struct pending* call, __s64 result) {
+/* 0: the path cannot be read, perhaps not yet. */
+static int send_call(__u32 process, __u32 thread, const struct pending* call) {
   __u32 zero = 0;
   __u8 yes = 1;
+  char begin = 1;
   struct reported key;
+  if (call->path && bpf_probe_read_user(&begin, 1, (const void*)call->path) != 0) return 0;
+  if (begin == 0) return 1; /* fstat(2) is newfstatat(2) of "" */
   int once = stands_alone(process, call, &key);
-  if (once && bpf_map_lookup_elem(&reported, &key)) return;
+  if (once && bpf_map_lookup_elem(&reported, &key)) return 1;
   struct caisson_event* event = bpf_map_lookup_elem(&scratch, &zero);
-  if (!event) return;
+  if (!event) return 1;
   event->kind = CAISSON_EVENT_CALL;
   event->process = process;
-  event->child = 0;
+  event->thread = thread;
   event->call = call->call;
   event->before = call->before;
   event->dir = call->dir;
-  event->result = result;
   event->flags = call->flags;
   event->path[0] = 0;
   __s64 length = 1;
   if (call->path) length = bpf_probe_read_user_str(event->path, sizeof event->path, (const void*)call->path);
-  if (length < 1 || length > CAISSON_PATH_LIMIT) return; /* no string of the process */
-  if (call->path && event->path[0] == 0) return;         /* fstat(2) is newfstatat(2) of "" */
+  if (length < 1 || length > CAISSON_PATH_LIMIT) return 0;
   if (send(event, __builtin_offsetof(struct caisson_event, path) + length) && once) bpf_map_update_elem(&reported, &key, &yes, BPF_ANY);
+  return 1;
+}
+
+static void send_result(__u32 process, __u32 thread, __u32 call, __s64 result) {
+  __u32 zero = 0;
+  struct caisson_event* event = bpf_map_lookup_elem(&scratch, &zero);
+  if (!event) return;
+  event->kind = CAISSON_EVENT_RESULT;
+  event->process = process;
+  event->thread = thread;
+  event->call = call;
+  event->result = result;
+  send(event, __builtin_offsetof(struct caisson_event, path));
+}
+
+/* Takes out what this thread has entered last, if that waits, and says it. */
+static int take_entered(__u32 process, __u32 thread, struct pending* call) {
+  if (counters.outstanding == 0) return 0;
+  struct pending* entry = bpf_map_lookup_elem(&entered, &thread);
+  if (!entry) return 0;
+  *call = *entry;
+  if (bpf_map_delete_elem(&entered, &thread) == 0) __sync_fetch_and_add(&counters.outstanding, -1);
+  if (!call->said) send_call(process, thread, call);
+  return 1;
 }
 
 /* The argument of a system call: rdi, rsi, rdx, r10, r8, r9. */
@@ -139,6 +175,8 @@ int on_enter(struct bpf_raw_tracepoint_args* context) {
   __u64 id = bpf_get_current_pid_tgid();
   __u32 process = id >> 32, thread = id;
   __u32 number = context->args[1];
+  struct pending pending;
+  take_entered(process, thread, &pending);
   struct caisson_call* call = bpf_map_lookup_elem(&calls, &number);
   /* Most calls end here: known to be made, and naming no file. */
   if (!call || (!call->watched && call->made)) return 0;
@@ -153,35 +191,26 @@ int on_enter(struct bpf_raw_tracepoint_args* context) {
   struct pt_regs regs;
   if (bpf_probe_read_kernel(&regs, sizeof regs, (const void*)context->args[0]) != 0) return 0;
   if (regs.cs != 0x33) return 0; /* a 32-bit call: other numbers */
-  struct pending pending = {.call = number, .dir = AT_FDCWD, .before = before};
+  pending = (struct pending){.call = number, .dir = AT_FDCWD, .before = before};
   if (call->path >= 0) pending.path = argument(&regs, call->path);
   if (call->dir >= 0) pending.dir = (__s32)argument(&regs, call->dir);
   if (call->flags >= 0) pending.flags = argument(&regs, call->flags);
   /* What called execve is gone when it returns. */
   if (executes) {
-    send_call(process, &pending, 0);
+    send_call(process, thread, &pending);
     return 0;
   }
-  /* Where the path can be read already: what was said, or will not be, ends here. */
-  char begin = 1;
-  struct reported key;
-  if (pending.path && bpf_probe_read_user(&begin, 1, (const void*)pending.path) == 0 && begin == 0) return 0;
-  if (stands_alone(process, &pending, &key) && bpf_map_lookup_elem(&reported, &key)) return 0;
-  if (bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY) == 0)
-    __sync_fetch_and_add(&counters.outstanding, 1);
+  pending.said = send_call(process, thread, &pending);
+  if (pending.said && !result_matters(&pending)) return 0;
+  if (bpf_map_update_elem(&entered, &thread, &pending, BPF_ANY) == 0) __sync_fetch_and_add(&counters.outstanding, 1);
   return 0;
 }
 
 SEC("raw_tp/sys_exit")
 int on_exit(struct bpf_raw_tracepoint_args* context) {
-  if (counters.outstanding == 0) return 0;
   __u64 id = bpf_get_current_pid_tgid();
-  __u32 process = id >> 32, thread = id;
-  struct pending* pending = bpf_map_lookup_elem(&entered, &thread);
-  if (!pending) return 0;
-  struct pending call = *pending;
-  if (bpf_map_delete_elem(&entered, &thread) == 0) __sync_fetch_and_add(&counters.outstanding, -1);
-  send_call(process, &call, (__s64)context->args[1]);
+  struct pending call;
+  if (take_entered(id >> 32, id, &call) && result_matters(&call)) send_result(id >> 32, id, call.call, (__s64)context->args[1]);
   return 0;
 }
 
@@ -209,7 +238,7 @@ int on_fork(void* context) {
   if (!event) return 0;
   event->kind = CAISSON_EVENT_FORK;
   event->process = process;
-  event->child = child;
+  event->thread = child;
   send(event, __builtin_offsetof(struct caisson_event, path));
   return 0;
 }
