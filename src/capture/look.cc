@@ -217,7 +217,7 @@ void put_beside(Seen& first, Seen other, std::vector<std::string>& notes) {
   first.trace.lost += other.trace.lost;
   first.processes.insert(first.processes.end(), other.processes.begin(), other.processes.end());
   first.ports.merge(other.ports);
-  first.entry.ulimits.merge(other.entry.ulimits);
+  merge_limits(first.entry.ulimits, other.entry.ulimits);
   for (const auto& [folder, needed] : other.state_folders) first.state_folders[folder] |= needed;
   first.state.merge(other.state);
   for (auto& asked : other.recorded) first.recorded.push_back(std::move(asked));

@@ -103,6 +103,13 @@ Ulimits set_on_purpose(const Ulimits& limits, const Ulimits& first) {
   return out;
 }
 
+void merge_limits(Ulimits& limits, const Ulimits& other) {
+  for (const auto& [name, limit] : other) {
+    Ulimit& here = limits.try_emplace(name, limit).first->second;
+    here = {std::max(here.soft, limit.soft), std::max(here.hard, limit.hard)};
+  }
+}
+
 void apply_limits(const Ulimits& limits) {
   for (const auto& name : kNames) {
     auto wanted = limits.find(name.name);

@@ -28,6 +28,8 @@ void add_unit_limit(const std::string& key, const std::string& value, Ulimits& t
 /// Those that someone has set: other than `first`, which the first process of the machine has, and
 /// other than the kernel gives.
 [[nodiscard]] Ulimits set_on_purpose(const Ulimits& limits, const Ulimits& first);
+/// Makes `limits` those of a container that has both applications: of each the larger.
+void merge_limits(Ulimits& limits, const Ulimits& other);
 /// Sets them for the calling process, a hard limit as far as it may. Runs in: a child about to
 /// execute; allocates nothing.
 void apply_limits(const Ulimits& limits);

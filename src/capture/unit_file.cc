@@ -122,6 +122,7 @@ Unit parse_unit(const std::string& text, const std::string& path, const std::str
   };
   auto whole_value = [](const std::string& value) { return value.empty() ? std::vector<std::string>() : std::vector<std::string>{value}; };
   auto by_spaces = [](const std::string& value) { return split(value, ' ', true); };
+  std::map<std::string, std::vector<std::string>> other_directories = {{"StateDirectory", {}}, {"CacheDirectory", {}}, {"LogsDirectory", {}}};
   for (const auto& line : split(text, '\n')) {
     // Comments may stand between the parts of a line.
     if (std::string_view start = trim(line); !joined.empty() && (start.starts_with('#') || start.starts_with(';'))) continue;
@@ -137,10 +138,6 @@ Unit parse_unit(const std::string& text, const std::string& path, const std::str
     std::string key(trim(whole.substr(0, equals))), value = with_specifiers(std::string(trim(whole.substr(equals + 1))), unit.name);
     if (key == "ExecStart") unit.exec_start = value.substr(std::min(value.find_first_not_of("-@:+!"), value.size()));
     if (key == "ExecStartPre") add(unit.exec_start_pre, value, whole_value);
-    // systemd.exec(5).
-    for (const auto& [name, top] : {std::pair("StateDirectory", "/var/lib/"), std::pair("CacheDirectory", "/var/cache/"), std::pair("LogsDirectory", "/var/log/")})
-      if (key == name)
-        for (auto& d : split(value, ' ', true)) unit.other_directories.push_back(top + d);
     if (key == "User") unit.user = value;
     if (key == "Group") unit.group = value;
     if (key == "Type") unit.type = value;
@@ -148,8 +145,12 @@ Unit parse_unit(const std::string& text, const std::string& path, const std::str
     if (key == "Environment") add(unit.environment, value, split_command);
     if (key == "EnvironmentFile") add(unit.environment_files, value, whole_value);
     if (key == "RuntimeDirectory") add(unit.runtime_directories, value, by_spaces);
+    if (auto d = other_directories.find(key); d != other_directories.end()) add(d->second, value, by_spaces);
     add_unit_limit(key, value, unit.ulimits);
   }
+  // systemd.exec(5), "RuntimeDirectory=".
+  for (const auto& [key, top] : {std::pair("StateDirectory", "/var/lib/"), std::pair("CacheDirectory", "/var/cache/"), std::pair("LogsDirectory", "/var/log/")})
+    for (const auto& d : other_directories[key]) unit.other_directories.push_back(top + d);
   return unit;
 }
 

@@ -164,6 +164,8 @@ def web(place):
 
 def test_two_applications_in_one_container(caisson, counter, web):
     (pid, url), (nginx, port) = counter, web
+    subprocess.run(["prlimit", "--pid", str(pid), "--core=100:3000"], check=True)
+    subprocess.run(["prlimit", "--pid", str(nginx), "--core=200:2000"], check=True)
     done = caisson("capture", "--pid", pid, "--pid", nginx, "--tag", "both")
     assert "verification passed" in done.err
     start = json.loads(caisson.inspect("both")["config"]["Labels"]["io.caisson.start"])
@@ -171,6 +173,7 @@ def test_two_applications_in_one_container(caisson, counter, web):
     caisson("run", "-d", "--name", "app", "both")
     ip = caisson.ip("app")
     wait_for(lambda: get(f"http://{ip}:{port}/")[0] == 200, 20)
+    assert json.loads(caisson.inspect("both")["config"]["Labels"]["io.caisson.ulimits"]) == ["core=200:3000"], "the larger of each"
     assert len(caisson("top", "app").out.splitlines()) > 4
 
 

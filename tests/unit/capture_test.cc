@@ -40,13 +40,14 @@ TEST(Units, InstancesOfTemplatesHaveTheirNames) {
 
 TEST(Units, WhatADropInEmptiesBeginsAnew) {
   Unit unit = parse_unit(
-      "ExecStart=/bin/old\nExecStartPre=/bin/first\nEnvironment=A=1\nLimitNOFILE=10\n"
-      "[Service]\nExecStart=\nExecStart=/bin/new \\\n# between\n  -x\nExecStartPre=\nEnvironment=\nEnvironment=B=2\nLimitNOFILE=\n",
+      "ExecStart=/bin/old\nExecStartPre=/bin/first\nEnvironment=A=1\nLimitNOFILE=10\nStateDirectory=old\nLogsDirectory=app\n"
+      "[Service]\nExecStart=\nExecStart=/bin/new \\\n# between\n  -x\nExecStartPre=\nEnvironment=\nEnvironment=B=2\nLimitNOFILE=\nStateDirectory=\nStateDirectory=new\n",
       "x.service");
   EXPECT_EQ(unit_command(unit), (std::vector<std::string>{"/bin/new", "-x"}));
   EXPECT_TRUE(unit.exec_start_pre.empty());
   EXPECT_EQ(unit.environment, (std::vector<std::string>{"B=2"}));
   EXPECT_TRUE(unit.ulimits.empty());
+  EXPECT_EQ(unit.other_directories, (std::vector<std::string>{"/var/lib/new", "/var/log/app"}));
 }
 
 TEST(Ulimits, UnitsSayThemInTheirWords) {
@@ -54,6 +55,12 @@ TEST(Ulimits, UnitsSayThemInTheirWords) {
   EXPECT_EQ(unit.ulimits, (Ulimits{{"nofile", {1024, 65536}}, {"core", {UINT64_MAX, UINT64_MAX}}, {"memlock", {64u << 20, 64u << 20}}, {"nproc", {100, 100}}, {"nice", {15, 15}}}));
   EXPECT_EQ(json_text(to_json(unit.ulimits)["core"]), R"({"soft":-1,"hard":-1})");
   EXPECT_EQ(to_text("core", {0, UINT64_MAX}), "core=0:-1");
+}
+
+TEST(Ulimits, TwoApplicationsHaveTheLarger) {
+  Ulimits limits = {{"nofile", {1024, 4096}}, {"core", {0, UINT64_MAX}}};
+  merge_limits(limits, {{"nofile", {2048, 2048}}, {"nproc", {10, 20}}});
+  EXPECT_EQ(limits, (Ulimits{{"nofile", {2048, 4096}}, {"core", {0, UINT64_MAX}}, {"nproc", {10, 20}}}));
 }
 
 TEST(Ulimits, OnlyWhatSomeoneHasSetCounts) {
