@@ -1,10 +1,13 @@
 // caisson registry: a registry of one's own.
+#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <thread>
 
+#include "base/log.h"
 #include "base/strings.h"
 #include "cli/commands.h"
 #include "registry/server.h"
@@ -29,8 +32,7 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.certificate = args.get("tls-cert");
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
-  registry::ServeOptions what{args.get("htpasswd"), args.flag("read-only"), args.all("immutable-tags"), args.get("audit-log")};
-  if (!what.htpasswd.empty()) TRY(read_file(what.htpasswd), "--htpasswd");
+  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("audit-log")};
   // Before there are threads, so that all of them have it.
   sigset_t ends;
   sigemptyset(&ends);
@@ -42,6 +44,13 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   auto registry = TRY(registry::Registry::open(std::move(shelf), what));
   auto server = TRY(http::Server::open(options));
   std::fprintf(stderr, "serving %s on %s:%u\n", options.certificate.empty() ? "HTTP" : "HTTPS", options.address.c_str(), server.port());
+  std::jthread tidying([&registry, &stop] {
+    constexpr int kEach = 3600 * 1000;  // ms
+    struct pollfd ends = {stop.get(), POLLIN, 0};
+    do {
+      if (auto done = registry->tidy(); !done) log::error("tags that expire: " + done.error().message);
+    } while (::poll(&ends, 1, kEach) == 0);
+  });
   TRY(server.run([&](http::Exchange& exchange) { return registry->handle(exchange); }, stop.get()));
   return 0;
 }
@@ -54,9 +63,15 @@ Result<int> cmd_registry(const Globals& globals, const Args& args) {
     return {};
   };
   if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
-  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "immutable-tags", "audit-log"}));
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log"}));
   auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
+  if (std::string file = args.get("policy"); !file.empty()) {
+    auto policy = TRY(registry::Policy::parse(TRY(read_file(file), "--policy"), file));
+    std::printf("%zu tags expired\n", TRY(registry::expire_tags(shelf, policy, args.all("immutable-tags"))));
+  } else if (args.has("immutable-tags")) {
+    return fail("--immutable-tags has no meaning for \"registry gc\" without --policy");
+  }
   uint64_t seconds = TRY(parse_uint(args.get("older-than", "3600"), INT32_MAX), "--older-than");
   std::printf("%s freed\n", human_size(TRY(shelf.collect(static_cast<int64_t>(seconds)))).c_str());
   return 0;
@@ -68,6 +83,7 @@ constexpr Option kOptions[] = {
     {"--tls-cert", "FILE", "certificate; without one it serves HTTP"},
     {"--tls-key", "FILE", "its key"},
     {"--htpasswd", "FILE", "only for those in this file (htpasswd -B)"},
+    {"--policy", "FILE", "who may do what where, quotas, and how long tags live (docs/registries.md)"},
     {"--read-only", "", "nobody pushes or deletes"},
     {"--immutable-tags", "PATTERN", "tags that cannot be moved or deleted, such as v* (may be given several times)"},
     {"--audit-log", "FILE", "a line of JSON for each request that is no read"},

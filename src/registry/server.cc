@@ -1,8 +1,5 @@
 #include "registry/server.h"
 
-#include <crypt.h>
-#include <fnmatch.h>
-
 #include <algorithm>
 #include <chrono>
 
@@ -19,6 +16,7 @@ using http::Exchange;
 using http::Fields;
 
 constexpr uint64_t kLargestManifest = 4u << 20;
+constexpr int64_t kCollectAfter = 3600;  ///< seconds
 
 /// distribution-spec, "Error Codes".
 Result<> refuse(Exchange& exchange, int status, const char* code, const std::string& message, Fields fields = {}) {
@@ -69,28 +67,8 @@ std::string text_of(const Json& object, const char* key) {
 Result<std::unique_ptr<Registry>> Registry::open(Shelf shelf, ServeOptions options) {
   Fd audit;
   if (!options.audit_log.empty()) audit = TRY(open_file(options.audit_log, O_WRONLY | O_CREAT | O_APPEND, 0600), "the audit log");
-  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(audit)));
-}
-
-std::optional<std::string> Registry::user_of(const Exchange& exchange) const {
-  std::string field = exchange.field("authorization");
-  if (!field.starts_with("Basic ")) return std::nullopt;
-  auto both = http::from_base64(std::string_view(field).substr(6));
-  size_t colon = both ? both->find(':') : std::string::npos;
-  if (colon == std::string::npos) return std::nullopt;
-  std::string user = both->substr(0, colon), password = both->substr(colon + 1);
-  // Read each time: it may change while this serves.
-  auto text = read_file(options_.htpasswd);
-  if (!text) return std::nullopt;
-  for (const auto& line : split(*text, '\n', true)) {
-    std::string entry(trim(line));
-    if (!entry.starts_with(user + ":")) continue;
-    std::string hash = entry.substr(user.size() + 1);
-    struct crypt_data data = {};
-    const char* made = ::crypt_r(password.c_str(), hash.c_str(), &data);
-    return made != nullptr && hash.starts_with("$2") && hash == made ? std::optional(user) : std::nullopt;
-  }
-  return std::nullopt;
+  auto gate = TRY(Gate::open(options.htpasswd, options.policy));
+  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(gate), std::move(audit)));
 }
 
 void Registry::audit(const Exchange& exchange, const std::string& user) const {
@@ -100,35 +78,57 @@ void Registry::audit(const Exchange& exchange, const std::string& user) const {
   if (auto written = write_all(audit_.get(), json_text(line) + "\n"); !written) log::error("the audit log: " + written.error().message);
 }
 
-bool Registry::immutable(const std::string& tag) const {
-  return std::any_of(options_.immutable_tags.begin(), options_.immutable_tags.end(), [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), tag.c_str(), 0) == 0; });
-}
-
 Result<> Registry::handle(Exchange& exchange) {
   auto begin = std::chrono::steady_clock::now();
   metrics_.begun();
-  auto user = options_.htpasswd.empty() ? std::nullopt : user_of(exchange);
-  auto done = answer(exchange, user);
-  audit(exchange, user.value_or(""));
+  auto caller = gate_->caller(exchange);
+  auto done = answer(exchange, caller);
+  audit(exchange, caller ? caller->user : "");
   // What fails without an answer gets a 500 from the server, or a broken connection.
   metrics_.ended(exchange.method, exchange.status(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return done;
 }
 
-Result<> Registry::answer(Exchange& exchange, const std::optional<std::string>& user) {
-  if (!options_.htpasswd.empty() && !user) return refuse(exchange, 401, "UNAUTHORIZED", "say who you are", {{"WWW-Authenticate", "Basic realm=\"caisson\""}});
+Result<> Registry::answer(Exchange& exchange, const std::optional<Caller>& caller) {
+  if (!caller) return ask_who(exchange);
+  if (exchange.path == "/token" && gate_->gives_tokens()) return give_token(exchange, *caller);
+  if (!gate_->lets_in(*caller, exchange.path)) return ask_who(exchange);
   bool reads = exchange.method == "GET" || exchange.method == "HEAD";
   if (options_.read_only && !reads) return refuse(exchange, 405, "UNSUPPORTED", "this registry is read-only");
-  auto done = route(exchange);
+  auto done = route(exchange, *caller);
   if (!done && exchange.status() == 0 && done.error().code == ENOSPC) return refuse(exchange, 507, "DENIED", "the registry's disk is full");
+  if (!done && exchange.status() == 0 && done.error().code == EDQUOT) return refuse(exchange, 403, "DENIED", done.error().message);
   return done;
 }
 
-Result<> Registry::route(Exchange& exchange) const {
+Result<> Registry::ask_who(Exchange& exchange, const std::string& scope) const {
+  return refuse(exchange, 401, "UNAUTHORIZED", "say who you are", {{"WWW-Authenticate", gate_->challenge(exchange, options_.tls, scope)}});
+}
+
+Result<> Registry::give_token(Exchange& exchange, const Caller& caller) const {
+  // POST is OAuth2's way; clients go on with GET where it is not there.
+  if (exchange.method != "GET") return refuse(exchange, 405, "UNSUPPORTED", "a token is asked for with GET");
+  std::string token = gate_->token(caller);
+  return exchange.reply(200, {{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}}, json_text(Json{{"token", token}, {"access_token", token}, {"expires_in", Gate::kTokenSeconds}}));
+}
+
+Result<> Registry::tidy() const {
+  auto policy = gate_->policy();
+  if (policy == nullptr || options_.read_only) return {};
+  TRY(expire_tags(shelf_, *policy, options_.immutable_tags));
+  TRY(shelf_.collect(kCollectAfter));
+  return {};
+}
+
+Result<> Registry::route(Exchange& exchange, const Caller& caller) const {
   const std::string& path = exchange.path;
   if (path == "/v2" || path == "/v2/") return exchange.reply(200, {{"Content-Type", "application/json"}, {"Docker-Distribution-Api-Version", "registry/2.0"}}, "{}");
   if (path == "/metrics") return exchange.reply(200, {{"Content-Type", "text/plain; version=0.0.4"}}, metrics_.text());
-  if (path == "/v2/_catalog") return list(exchange, "repositories", shelf_.repositories(), path, Json::object());
+  if (path == "/v2/_catalog") {
+    auto all = shelf_.repositories();
+    std::erase_if(all, [&](const std::string& repository) { return !gate_->may(caller, repository, Right::kPull); });
+    return list(exchange, "repositories", all, path, Json::object());
+  }
   if (!path.starts_with("/v2/")) return refuse(exchange, 404, "UNSUPPORTED", "a registry has nothing but /v2/ and /metrics");
   // /v2/NAME/KIND/REST, where NAME may have slashes.
   std::string rest = path.substr(4);
@@ -137,27 +137,34 @@ Result<> Registry::route(Exchange& exchange) const {
     if (at == std::string::npos || at == 0) return {};
     return std::pair(rest.substr(0, at), rest.substr(at + middle.size()));
   };
-  auto named = [&](const std::string& repository, const std::function<Result<>()>& then) -> Result<> {
+  auto named = [&](const std::string& repository, Right right, const std::function<Result<>()>& then) -> Result<> {
     if (!valid_repository(repository)) return refuse(exchange, 400, "NAME_INVALID", "\"" + repository.substr(0, 200) + "\" is no repository's name");
-    return then();
+    if (gate_->may(caller, repository, right)) return then();
+    static constexpr const char* kNames[] = {"pull", "push", "delete"};
+    const char* what = kNames[static_cast<int>(right)];
+    if (caller.user.empty()) return ask_who(exchange, "repository:" + repository + ":" + what);
+    return refuse(exchange, 403, "DENIED", caller.user + " may not " + what + " in " + repository);
   };
+  bool reads = exchange.method == "GET" || exchange.method == "HEAD";
+  Right right = reads ? Right::kPull : exchange.method == "DELETE" ? Right::kDelete
+                                                                   : Right::kPush;
   if (auto upload = cut("/blobs/uploads/")) {
     const auto& [repository, id] = *upload;
-    return named(repository, [&] { return id.empty() ? begin_upload(exchange, repository) : uploads(exchange, repository, id); });
+    return named(repository, Right::kPush, [&] { return id.empty() ? begin_upload(exchange, repository, caller) : uploads(exchange, repository, id); });
   }
-  if (rest.ends_with("/blobs/uploads")) return named(rest.substr(0, rest.size() - 14), [&] { return begin_upload(exchange, rest.substr(0, rest.size() - 14)); });
+  if (rest.ends_with("/blobs/uploads")) return named(rest.substr(0, rest.size() - 14), Right::kPush, [&] { return begin_upload(exchange, rest.substr(0, rest.size() - 14), caller); });
   if (rest.ends_with("/tags/list")) {
     std::string repository = rest.substr(0, rest.size() - 10);
-    return named(repository, [&]() -> Result<> {
+    return named(repository, Right::kPull, [&]() -> Result<> {
       auto tags = shelf_.tags(repository);
       if (!tags) return refuse(exchange, 404, "NAME_UNKNOWN", tags.error().message);
       return list(exchange, "tags", *tags, path, Json{{"name", repository}});
     });
   }
-  if (auto found = cut("/blobs/")) return named(found->first, [&] { return blobs(exchange, found->first, found->second); });
-  if (auto found = cut("/manifests/")) return named(found->first, [&] { return manifests(exchange, found->first, found->second); });
+  if (auto found = cut("/blobs/")) return named(found->first, right, [&] { return blobs(exchange, found->first, found->second); });
+  if (auto found = cut("/manifests/")) return named(found->first, right, [&] { return manifests(exchange, found->first, found->second); });
   if (auto found = cut("/referrers/"))
-    return named(found->first, [&]() -> Result<> {
+    return named(found->first, Right::kPull, [&]() -> Result<> {
       auto subject = oci::Digest::parse(found->second);
       if (!subject) return refuse(exchange, 400, "DIGEST_INVALID", subject.error().message);
       Json all = shelf_.referrers(found->first, *subject), chosen = Json::array();
@@ -202,6 +209,8 @@ Result<> Registry::blobs(Exchange& exchange, const std::string& repository, cons
   auto blob = shelf_.blob(repository, *digest);
   if (!blob && blob.error().code == ENOENT) return refuse(exchange, 404, "BLOB_UNKNOWN", "it is not there");
   if (!blob) return detail::propagate(std::move(blob).error());
+  // Who asks whether it is there is about to push something that refers to it.
+  if (exchange.method == "HEAD") shelf_.keep_blob(repository, *digest);
   Fields fields{{"Content-Type", "application/octet-stream"}, {"Docker-Content-Digest", digest->str()}, {"Accept-Ranges", "bytes"}, {"ETag", "\"" + digest->str() + "\""}};
   if (std::string wanted = exchange.field("range"); !wanted.empty()) {
     auto range = byte_range(wanted, blob->size);
@@ -219,25 +228,39 @@ std::string upload_path(const std::string& repository, const std::string& id) { 
 /// "0-N": what has come; of nothing the specification has no word, and others say 0-0.
 std::string range_text(uint64_t size) { return "0-" + std::to_string(size == 0 ? 0 : size - 1); }
 
-/// What comes goes to the end of the upload.
-Result<> receive(Exchange& exchange, Shelf::Blob& upload) {
-  std::string piece(1u << 17, '\0');
-  for (;;) {
-    size_t n = TRY(exchange.read(piece.data(), piece.size()));
-    if (n == 0) return {};
-    TRY(write_all(upload.file.get(), std::string_view(piece).substr(0, n)));
-    upload.size += n;
-  }
-}
-
 }  // namespace
 
-Result<> Registry::begin_upload(Exchange& exchange, const std::string& repository) const {
+bool Registry::has_room(const std::string& repository, uint64_t bytes) const {
+  auto quota = gate_->quota(repository);
+  return !quota || shelf_.held(repository) + bytes <= *quota;
+}
+
+Result<> Registry::receive(Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload) const {
+  auto quota = gate_->quota(repository);
+  auto beyond = [&](uint64_t others) -> Result<> {
+    if (!quota || (others <= *quota && upload.size <= *quota - others)) return {};
+    (void)shelf_.cancel_upload(repository, id);
+    return fail(repository + " may hold " + human_size(*quota) + ", and this is more", EDQUOT);
+  };
+  uint64_t others = quota ? shelf_.held(repository, id) : 0;
+  TRY(beyond(others));
+  std::string piece(1u << 17, '\0');
+  while (size_t n = TRY(exchange.read(piece.data(), piece.size()))) {
+    TRY(write_all(upload.file.get(), std::string_view(piece).substr(0, n)));
+    upload.size += n;
+    TRY(beyond(others));
+  }
+  // Of two at once each counts what has come of the other.
+  return beyond(quota ? shelf_.held(repository, id) : 0);
+}
+
+Result<> Registry::begin_upload(Exchange& exchange, const std::string& repository, const Caller& caller) const {
   if (exchange.method != "POST") return refuse(exchange, 405, "UNSUPPORTED", "an upload begins with POST");
   auto created = [&](const oci::Digest& digest) { return exchange.reply(201, {{"Location", "/v2/" + repository + "/blobs/" + digest.str()}, {"Docker-Content-Digest", digest.str()}}, ""); };
-  if (auto wanted = exchange.query.find("mount"); wanted != exchange.query.end())
+  auto wanted = exchange.query.find("mount"), from = exchange.query.find("from");
+  if (wanted != exchange.query.end() && from != exchange.query.end() && valid_repository(from->second) && gate_->may(caller, from->second, Right::kPull))
     if (auto digest = oci::Digest::parse(wanted->second); digest)
-      if (auto place = exchange.query.find("from"); place != exchange.query.end() && valid_repository(place->second) && TRY(shelf_.mount(repository, place->second, *digest))) return created(*digest);
+      if (auto blob = shelf_.blob(from->second, *digest); blob && has_room(repository, blob->size) && TRY(shelf_.mount(repository, from->second, *digest))) return created(*digest);
   std::string id = TRY(shelf_.begin_upload(repository));
   if (auto whole = exchange.query.find("digest"); whole != exchange.query.end()) {
     auto digest = oci::Digest::parse(whole->second);
@@ -246,7 +269,7 @@ Result<> Registry::begin_upload(Exchange& exchange, const std::string& repositor
       (void)shelf_.cancel_upload(repository, id);
       return refuse(exchange, 400, "DIGEST_INVALID", digest.error().message);
     }
-    TRY(receive(exchange, upload));
+    TRY(receive(exchange, repository, id, upload));
     auto finished = shelf_.finish_upload(repository, id, std::move(upload), *digest);
     if (!finished && finished.error().code == EBADMSG) return refuse(exchange, 400, "DIGEST_INVALID", finished.error().message);
     TRY(std::move(finished));
@@ -281,14 +304,14 @@ Result<> Registry::uploads(Exchange& exchange, const std::string& repository, co
     }
   }
   if (exchange.method == "PATCH") {
-    TRY(receive(exchange, *upload));
+    TRY(receive(exchange, repository, id, *upload));
     where["Range"] = range_text(upload->size);
     return exchange.reply(202, where, "");
   }
   auto wanted = exchange.query.find("digest");
   auto digest = oci::Digest::parse(wanted == exchange.query.end() ? "" : wanted->second);
   if (!digest) return refuse(exchange, 400, "DIGEST_INVALID", digest.error().message);
-  TRY(receive(exchange, *upload));
+  TRY(receive(exchange, repository, id, *upload));
   auto finished = shelf_.finish_upload(repository, id, std::move(*upload), *digest);
   if (!finished && finished.error().code == EBADMSG) return refuse(exchange, 400, "DIGEST_INVALID", finished.error().message);
   TRY(std::move(finished));
@@ -305,7 +328,7 @@ Result<> Registry::manifests(Exchange& exchange, const std::string& repository, 
       std::lock_guard guard(tags_);
       auto all = shelf_.tags(repository);
       for (const auto& tag : all ? *all : std::vector<std::string>())
-        if (immutable(tag) && (tag == reference || (by_digest && shelf_.manifest(repository, tag).value_or(Shelf::Manifest{}).digest.str() == reference)))
+        if (any_fits(options_.immutable_tags, tag) && (tag == reference || (by_digest && shelf_.manifest(repository, tag).value_or(Shelf::Manifest{}).digest.str() == reference)))
           return refuse(exchange, 403, "DENIED", "tag " + tag + " is immutable: neither it nor what it means can be deleted");
     }
     auto removed = shelf_.remove_manifest(repository, reference);
@@ -343,6 +366,8 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
       else
         needed.push_back(*part);
     }
+  if (!has_room(repository, text->size())) return fail(repository + " may hold " + human_size(gate_->quota(repository).value_or(0)) + ", and this is more", EDQUOT);
+  FileLock held = TRY(shelf_.hold(repository));  // until the manifest holds its blobs
   for (const auto& descriptor : needed) {
     auto digest = descriptor.is_object() ? oci::Digest::parse(text_of(descriptor, "digest")) : Result<oci::Digest>(fail("a descriptor is no object"));
     if (!digest) return refuse(exchange, 400, "MANIFEST_INVALID", digest.error().message);
@@ -361,7 +386,7 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
     if (auto notes = document->find("annotations"); notes != document->end()) descriptor["annotations"] = *notes;
   }
   std::unique_lock<std::mutex> guard;
-  if (!by_digest && immutable(reference)) {
+  if (!by_digest && any_fits(options_.immutable_tags, reference)) {
     guard = std::unique_lock(tags_);
     if (auto there = shelf_.manifest(repository, reference); there && there->digest != manifest.digest)
       return refuse(exchange, 403, "DENIED", "tag " + reference + " is immutable, and means " + there->digest.str() + " already");

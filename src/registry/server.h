@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "http/server.h"
+#include "registry/gate.h"
 #include "registry/metrics.h"
 #include "registry/shelf.h"
 
@@ -16,6 +17,8 @@ namespace caisson::registry {
 
 struct ServeOptions {
   std::string htpasswd;    ///< file of "user:bcrypt", as htpasswd -B makes it; "": anyone
+  std::string policy;      ///< file (registry/policy.h); "": who may log in may do all
+  bool tls = false;        ///< clients speak it with this server
   bool read_only = false;  ///< nobody writes
   /// Patterns (fnmatch(3)) of tags that mean for ever what they mean first.
   std::vector<std::string> immutable_tags;
@@ -28,17 +31,22 @@ class Registry {
   /// Makes the audit log where it is missing.
   [[nodiscard]] static Result<std::unique_ptr<Registry>> open(Shelf shelf, ServeOptions options);
   [[nodiscard]] Result<> handle(http::Exchange& exchange);
+  /// What is done from time to time: tags expire, and content that nobody has any more goes.
+  [[nodiscard]] Result<> tidy() const;
 
  private:
-  Registry(Shelf shelf, ServeOptions options, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), audit_(std::move(audit)) {}
-  /// Who asks, as the htpasswd file has them.
-  [[nodiscard]] std::optional<std::string> user_of(const http::Exchange& exchange) const;
-  [[nodiscard]] Result<> answer(http::Exchange& exchange, const std::optional<std::string>& user);
+  Registry(Shelf shelf, ServeOptions options, std::unique_ptr<Gate> gate, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), gate_(std::move(gate)), audit_(std::move(audit)) {}
+  [[nodiscard]] Result<> answer(http::Exchange& exchange, const std::optional<Caller>& caller);
+  [[nodiscard]] Result<> ask_who(http::Exchange& exchange, const std::string& scope = "") const;
+  [[nodiscard]] Result<> give_token(http::Exchange& exchange, const Caller& caller) const;
   void audit(const http::Exchange& exchange, const std::string& user) const;
-  [[nodiscard]] bool immutable(const std::string& tag) const;
-  [[nodiscard]] Result<> route(http::Exchange& exchange) const;
+  [[nodiscard]] Result<> route(http::Exchange& exchange, const Caller& caller) const;
   [[nodiscard]] Result<> blobs(http::Exchange& exchange, const std::string& repository, const std::string& digest) const;
-  [[nodiscard]] Result<> begin_upload(http::Exchange& exchange, const std::string& repository) const;
+  [[nodiscard]] Result<> begin_upload(http::Exchange& exchange, const std::string& repository, const Caller& caller) const;
+  [[nodiscard]] bool has_room(const std::string& repository, uint64_t bytes) const;
+  /// What comes goes to the end of the upload, as far as the repository may grow: beyond that the
+  /// upload is gone (EDQUOT).
+  [[nodiscard]] Result<> receive(http::Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload) const;
   [[nodiscard]] Result<> uploads(http::Exchange& exchange, const std::string& repository, const std::string& id) const;
   [[nodiscard]] Result<> manifests(http::Exchange& exchange, const std::string& repository, const std::string& reference) const;
   [[nodiscard]] Result<> put_manifest(http::Exchange& exchange, const std::string& repository, const std::string& reference) const;
@@ -46,6 +54,7 @@ class Registry {
 
   Shelf shelf_;
   ServeOptions options_;
+  std::unique_ptr<Gate> gate_;
   Fd audit_;
   Metrics metrics_;
   /// Held from the look at an immutable tag until it is there.

@@ -6,6 +6,7 @@
 //   <root>/repositories/<name>/_tags/<tag>                 the digest it means
 //   <root>/repositories/<name>/_referrers/<subject>/<hex>  descriptor of a manifest with that subject
 //   <root>/repositories/<name>/_uploads/<id>               what has come of a blob so far
+//   <root>/repositories/<name>/_lock                       held (flock(2)) by who puts a manifest or collects
 //
 // Content is on the disk before anything names it. Thread-safe: files are put in place whole, by
 // rename(2).
@@ -35,6 +36,8 @@ class Shelf {
   [[nodiscard]] bool has_blob(const std::string& repository, const oci::Digest& digest) const;
   /// From another repository, without content being sent. False where that does not have it.
   [[nodiscard]] Result<bool> mount(const std::string& repository, const std::string& from, const oci::Digest& digest) const;
+  /// Collecting leaves it alone for a while, as if it had just been pushed.
+  void keep_blob(const std::string& repository, const oci::Digest& digest) const;
   [[nodiscard]] Result<> remove_blob(const std::string& repository, const oci::Digest& digest) const;
 
   [[nodiscard]] Result<std::string> begin_upload(const std::string& repository) const;
@@ -57,16 +60,32 @@ class Shelf {
   /// Sorted; of a repository that is not there: ENOENT.
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository) const;
   [[nodiscard]] std::vector<std::string> repositories() const;
+  struct Tag {
+    std::string name;
+    int64_t pushed = 0;  ///< seconds since the epoch
+  };
+  [[nodiscard]] Result<std::vector<Tag>> tag_times(const std::string& repository) const;
+  /// The tag, unless it was pushed again meanwhile; and its manifest, with the manifests that only
+  /// this one lists and those that refer to it, where no other tag and no other index means it.
+  [[nodiscard]] Result<> retire_tag(const std::string& repository, const Tag& tag) const;
+  /// Bytes that are in a repository: of blobs, manifests and uploads, but for that one. While
+  /// others push perhaps more, never less.
+  [[nodiscard]] uint64_t held(const std::string& repository, const std::string& upload = "") const;
+  /// While this lives, nothing in the repository is collected.
+  [[nodiscard]] Result<FileLock> hold(const std::string& repository) const;
   [[nodiscard]] Json referrers(const std::string& repository, const oci::Digest& subject) const;
 
-  /// Removes content that no repository has and uploads that nobody has gone on with, both where
-  /// they are older than that. Returns the bytes freed. Safe while others serve.
+  /// Removes blobs that no manifest of their repository names, content that no repository has and
+  /// uploads that nobody has gone on with, each where it is older than that. Returns the bytes
+  /// freed. Safe while others serve.
   [[nodiscard]] Result<uint64_t> collect(int64_t seconds) const;
 
  private:
   explicit Shelf(std::string root) : root_(std::move(root)) {}
   [[nodiscard]] std::string place(const std::string& repository, const std::string& rest = "") const { return root_ + "/repositories/" + repository + (rest.empty() ? "" : "/" + rest); }
   [[nodiscard]] std::string content(const oci::Digest& digest) const { return root_ + "/blobs/sha256/" + digest.hex(); }
+  void remove_unnamed_blobs(const std::string& repository, int64_t seconds) const;
+  void retire_manifest(const std::string& repository, const std::string& digest) const;
   void walk(const std::string& repository, std::vector<std::string>& out) const;
   std::string root_;
 };

@@ -28,10 +28,10 @@ def run(*argv):
 class BesideServer(Server):
     """In the network namespace of another process."""
 
-    def __init__(self, pid, storage):
+    def __init__(self, pid, storage, *args):
         self.program = ["nsenter", f"--net=/proc/{pid}/ns/net", PROGRAM]
         run("nsenter", f"--net=/proc/{pid}/ns/net", "ip", "link", "set", "lo", "up")
-        super().__init__(storage)
+        super().__init__(storage, *args)
 
 
 @pytest.mark.parametrize("tool", ["podman", "buildah"])

@@ -29,15 +29,15 @@ class Server:
         self.host = f"{'localhost' if scheme == 'https' else '127.0.0.1'}:{self.port}"
 
     def __call__(self, method, path, body=None, **fields):
-        request = urllib.request.Request(f"http://{self.host}/v2/{path}", method=method, data=body, headers={k.replace("_", "-"): v for k, v in fields.items()})
+        request = urllib.request.Request(f"http://{self.host}{path if path.startswith('/') else '/v2/' + path}", method=method, data=body, headers={k.replace("_", "-"): v for k, v in fields.items()})
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as e:
             return e.code, dict(e.headers), e.read()
 
-    def push_blob(self, data, repository="team/app"):
-        status, headers, _ = self("POST", f"{repository}/blobs/uploads/?digest={digest(data)}", data, Content_Type="application/octet-stream")
+    def push_blob(self, data, repository="team/app", **fields):
+        status, headers, _ = self("POST", f"{repository}/blobs/uploads/?digest={digest(data)}", data, Content_Type="application/octet-stream", **fields)
         assert status == 201, status
         return digest(data)
 
@@ -55,12 +55,12 @@ def server(tmp_path):
     s.close()
 
 
-def image(server, repository="team/app", tag="1", layer=b"layer", **more):
-    config = server.push_blob(b"{}", repository)
-    blob = server.push_blob(layer, repository)
+def image(server, repository="team/app", tag="1", layer=b"layer", fields={}, **more):
+    config = server.push_blob(b"{}", repository, **fields)
+    blob = server.push_blob(layer, repository, **fields)
     document = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
                            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": blob, "size": len(layer)}], **more}).encode()
-    status, headers, _ = server("PUT", f"{repository}/manifests/{tag or digest(document)}", document, Content_Type=MANIFEST)
+    status, headers, _ = server("PUT", f"{repository}/manifests/{tag or digest(document)}", document, Content_Type=MANIFEST, **fields)
     assert status == 201 and headers["Docker-Content-Digest"] == digest(document)
     return document, headers
 
@@ -282,7 +282,8 @@ def test_what_nobody_has_goes(server, tmp_path):
     assert gc(3600) == "0B freed\n", "what is young may be just being pushed"
     assert "100" in gc(0)
     assert server("GET", place[4:])[0] == 404 and server("GET", f"other/app/blobs/{digest(b'y' * 100_000)}")[0] == 200
-    assert server("GET", f"team/app/blobs/{digest(b'{}')}")[0] == 200, "the repository still has it"
+    assert server("GET", f"team/app/blobs/{digest(b'{}')}")[0] == 404, "no manifest of the repository names it any more"
+    assert server("GET", f"other/app/blobs/{digest(b'{}')}")[0] == 200
 
 
 def test_many_at_once(server):
