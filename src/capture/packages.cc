@@ -13,9 +13,9 @@ std::string merged(const std::string& path) {
 }
 }  // namespace
 
-Packages Packages::read() {
+Packages Packages::read(const std::string& database) {
   Packages out;
-  const std::string folder = "/var/lib/dpkg/info";
+  const std::string folder = database + "/info";
   auto names = list_dir(folder);
   if (!names) return out;
   for (const auto& name : *names) {
@@ -31,7 +31,7 @@ Packages Packages::read() {
       files.push_back(std::move(line));
     }
   }
-  if (auto status = read_file("/var/lib/dpkg/status", 256u << 20); status) {
+  if (auto status = read_file(database + "/status", 256u << 20); status) {
     std::string name;
     for (const auto& line : split(*status, '\n', true)) {
       if (line.starts_with("Package: ")) name = line.substr(9);

@@ -12,8 +12,8 @@ namespace caisson::capture {
 
 class Packages {
  public:
-  /// Reads /var/lib/dpkg/info/*.list; on a host without dpkg, knows nothing.
-  [[nodiscard]] static Packages read();
+  /// Reads dpkg's info/*.list and status; on a host without dpkg, knows nothing.
+  [[nodiscard]] static Packages read(const std::string& database = "/var/lib/dpkg");
   /// Name of the package that a file belongs to ("" where to none). Knows
   /// that /lib and /usr/lib are one folder.
   [[nodiscard]] std::string owner(const std::string& path) const;

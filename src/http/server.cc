@@ -1,6 +1,7 @@
 #include "http/server.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
@@ -85,6 +86,7 @@ class Stream {
   }
   Result<> send_file(int file, uint64_t offset, uint64_t size) {
     if (ssl_ == nullptr) {
+      Blocking blocking(fd_.get());
       auto at = static_cast<off_t>(offset);
       for (uint64_t left = size; left > 0;) {
         ssize_t n = ::sendfile(fd_.get(), file, &at, left);
@@ -92,7 +94,7 @@ class Stream {
           left -= static_cast<uint64_t>(n);
         else if (n == 0)
           return fail("a file became shorter while it was sent");
-        else if (errno != EINTR && !await(POLLOUT, errno == EAGAIN))
+        else if (errno != EINTR)  // EAGAIN: it takes nothing for too long
           return fail("the client hung up", EPIPE);
       }
       return {};
@@ -108,6 +110,21 @@ class Stream {
   }
 
  private:
+  /// A thread of its own waits best in the kernel: between poll(2) and sendfile(2) nginx was a
+  /// fifth faster.
+  class Blocking {
+   public:
+    explicit Blocking(int fd) : fd_(fd), flags_(::fcntl(fd, F_GETFL)) {
+      struct timeval patience = {kIdleMilliseconds / 1000, 0};
+      ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+      ::fcntl(fd, F_SETFL, flags_ & ~O_NONBLOCK);
+    }
+    ~Blocking() { ::fcntl(fd_, F_SETFL, flags_); }
+
+   private:
+    int fd_, flags_;
+  };
+
   /// False where it is not worth waiting, or nothing comes.
   bool await(short events, bool worth) const {
     if (!worth) return false;

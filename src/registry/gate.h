@@ -13,8 +13,8 @@
 namespace caisson::registry {
 
 struct Caller {
-  std::string user;         ///< "": nobody in particular
-  bool presented = false;   ///< with a password or a token, which may be an anonymous one
+  std::string user;        ///< "": nobody in particular
+  bool presented = false;  ///< with a password or a token, which may be an anonymous one
 };
 
 /// Thread-safe.

@@ -25,7 +25,9 @@
 
 namespace caisson::registry {
 
-enum class Right { kPull, kPush, kDelete };
+enum class Right { kPull,
+                   kPush,
+                   kDelete };
 
 struct TagRule {
   std::string pattern;

@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "image/gzip.h"
 #include "registry/transfer.h"
 
 namespace caisson::registry {
@@ -30,7 +31,7 @@ Result<Outgoing> prepare(const image::Store& store, const image::Image& image, c
     image::FdSource content(blob.get(), layer.digest.str(), 0, layer.size);
     image::FdSink disk(file.get());
     image::HashingSink hash(disk);
-    image::GzipSink gzip(hash);
+    image::ParallelGzipSink gzip(hash);
     TRY(image::copy(content, gzip));
     TRY(gzip.finish());
     progress(what, layer.size, layer.size);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "http/url.h"
+#include "image/stream.h"
 #include "oci/image.h"
 #include "oci/reference.h"
 
@@ -244,12 +245,16 @@ Result<> Registry::receive(Exchange& exchange, const std::string& repository, co
   };
   uint64_t others = quota ? shelf_.held(repository, id) : 0;
   TRY(beyond(others));
+  bool whole = upload.size == 0;
+  image::EarlySink disk(upload.file.get());
+  image::HashingSink content(disk);
   std::string piece(1u << 17, '\0');
   while (size_t n = TRY(exchange.read(piece.data(), piece.size()))) {
-    TRY(write_all(upload.file.get(), std::string_view(piece).substr(0, n)));
+    TRY(content.write(std::string_view(piece).substr(0, n)));
     upload.size += n;
     TRY(beyond(others));
   }
+  if (whole) upload.digest = content.digest();
   // Of two at once each counts what has come of the other.
   return beyond(quota ? shelf_.held(repository, id) : 0);
 }

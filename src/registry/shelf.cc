@@ -48,7 +48,7 @@ bool Shelf::has_blob(const std::string& repository, const oci::Digest& digest) c
 
 Result<Shelf::Blob> Shelf::blob(const std::string& repository, const oci::Digest& digest) const {
   if (!has_blob(repository, digest)) return fail("blob " + digest.str() + " is not in " + repository, ENOENT);
-  Blob out{TRY(open_file(content(digest), O_RDONLY)), 0};
+  Blob out{TRY(open_file(content(digest), O_RDONLY)), 0, {}};
   struct stat st;
   if (::fstat(out.file.get(), &st) < 0) return fail_errno("blob " + digest.str());
   out.size = static_cast<uint64_t>(st.st_size);
@@ -77,7 +77,7 @@ Result<std::string> Shelf::begin_upload(const std::string& repository) const {
 
 Result<Shelf::Blob> Shelf::upload(const std::string& repository, const std::string& id) const {
   if (!is_id(id)) return fail("no upload \"" + id.substr(0, 64) + "\"", ENOENT);
-  Blob out{TRY(open_file(place(repository, "_uploads/" + id), O_RDWR | O_APPEND)), 0};
+  Blob out{TRY(open_file(place(repository, "_uploads/" + id), O_RDWR | O_APPEND)), 0, {}};
   if (::flock(out.file.get(), LOCK_EX) < 0) return fail_errno("upload " + id);
   struct stat st;
   if (::fstat(out.file.get(), &st) < 0) return fail_errno("upload " + id);
@@ -93,11 +93,14 @@ Result<> Shelf::cancel_upload(const std::string& repository, const std::string& 
 
 Result<> Shelf::finish_upload(const std::string& repository, const std::string& id, Blob upload, const oci::Digest& digest) const {
   std::string path = place(repository, "_uploads/" + id);
-  oci::Hasher hasher;
-  image::FdSource source(upload.file.get(), "upload " + id, 0, upload.size);
-  std::vector<char> buffer(1u << 17);
-  for (size_t n; (n = TRY(source.read(buffer.data(), buffer.size()))) > 0;) hasher.update(std::string_view(buffer.data(), n));
-  if (auto found = hasher.finish(); found != digest) {
+  oci::Digest found = upload.digest;
+  if (found.empty()) {
+    image::FdSource source(upload.file.get(), "upload " + id, 0, upload.size);
+    image::HashingSource whole(source);
+    TRY(whole.drain());
+    found = whole.digest();
+  }
+  if (found != digest) {
     ::unlink(path.c_str());
     return fail("the content has the digest " + found.str(), EBADMSG);
   }

@@ -30,6 +30,7 @@ class Shelf {
   struct Blob {
     Fd file;
     uint64_t size = 0;
+    oci::Digest digest;  ///< of an upload: where all of it was seen while it came
   };
   /// Not there: ENOENT.
   [[nodiscard]] Result<Blob> blob(const std::string& repository, const oci::Digest& digest) const;

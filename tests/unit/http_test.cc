@@ -69,13 +69,17 @@ TEST(Shelf, KeepsWhatWasSaid) {
   EXPECT_FALSE(shelf->upload("a/b", "../../x"));
   EXPECT_FALSE(shelf->upload("a/b", std::string(32, '0')));
   EXPECT_EQ(shelf->repositories(), std::vector<std::string>{"a/b"});
-  registry::Shelf::Manifest manifest{"a/b", "{}", oci::Digest::of("{}")};
+  std::string text = R"({"layers":[{"digest":")" + oci::Digest::of("content").str() + R"("}]})";
+  registry::Shelf::Manifest manifest{"a/b", text, oci::Digest::of(text)};
   ASSERT_TRUE(shelf->put_manifest("a/b", "one", manifest, {}, {}));
-  EXPECT_EQ(shelf->manifest("a/b", "one").value_or(registry::Shelf::Manifest{}).text, "{}");
+  EXPECT_EQ(shelf->manifest("a/b", "one").value_or(registry::Shelf::Manifest{}).text, text);
   EXPECT_EQ(shelf->manifest("a/b", "two").error().code, ENOENT);
+  EXPECT_EQ(shelf->held("a/b"), text.size() + 7);
+  EXPECT_EQ(shelf->collect(0).value_or(99), 0u) << "a manifest names it";
+  EXPECT_TRUE(shelf->has_blob("a/b", oci::Digest::of("content")));
   ASSERT_TRUE(shelf->remove_manifest("a/b", manifest.digest.str()));
   EXPECT_TRUE(shelf->tags("a/b")->empty());
-  // What still belongs to somebody stays.
-  EXPECT_EQ(shelf->collect(0).value_or(99), 2u) << "the manifest";
-  EXPECT_TRUE(shelf->has_blob("a/b", oci::Digest::of("content")));
+  EXPECT_EQ(shelf->collect(3600).value_or(99), 0u) << "it is young";
+  EXPECT_EQ(shelf->collect(0).value_or(99), text.size() + 7);
+  EXPECT_FALSE(shelf->has_blob("a/b", oci::Digest::of("content")));
 }

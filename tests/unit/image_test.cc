@@ -2,10 +2,12 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <random>
 
 #include "image/archive.h"
+#include "image/gzip.h"
 #include "image/layer.h"
 #include "image/store.h"
 #include "scratch.h"
@@ -93,6 +95,57 @@ TEST(Gzip, AnyContentAtAnyLevel) {
       for (size_t cut : {packed.size() / 2, packed.size() - 9, packed.size() - 1})
         EXPECT_FALSE(gunzip(packed.substr(0, cut))) << data.size() << " bytes, cut at " << cut << " of " << packed.size();
     }
+}
+
+/// By zlib, which has no part in packing it; nothing but one member may be there.
+std::string inflated(const std::string& packed, size_t size) {
+  z_stream z = {};
+  EXPECT_EQ(inflateInit2(&z, 15 + 16), Z_OK);
+  std::string out(size + 1, '\0');
+  z.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
+  z.avail_in = static_cast<uInt>(packed.size());
+  z.next_out = reinterpret_cast<Bytef*>(out.data());
+  z.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(inflate(&z, Z_FINISH), Z_STREAM_END);
+  EXPECT_EQ(z.avail_in, 0u);
+  out.resize(z.total_out);
+  inflateEnd(&z);
+  return out;
+}
+
+TEST(ParallelGzip, AnyContentInAnyPieces) {
+  std::mt19937 random(1);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same data each time
+  constexpr size_t kBlock = 1u << 20;
+  std::string noise(5 * kBlock + 77, '\0'), words;
+  for (char& c : noise) c = static_cast<char>(random());
+  while (words.size() < 9 * kBlock) words += std::to_string(random() % 5000) + " ";
+  for (size_t size : {size_t{0}, size_t{1}, kBlock - 1, kBlock, kBlock + 1, 2 * kBlock, 5 * kBlock + 77})
+    for (const std::string& data : {std::string(size, 'x'), noise.substr(0, size), words.substr(0, size)}) {
+      std::string first;
+      for (size_t piece : {size_t{4096}, size_t{131072}, size_t{3'000'001}}) {
+        StringSink packed;
+        ParallelGzipSink gzip(packed);
+        for (size_t at = 0; at < data.size(); at += piece) ASSERT_TRUE(gzip.write(std::string_view(data).substr(at, piece)));
+        ASSERT_TRUE(gzip.finish());
+        EXPECT_EQ(inflated(packed.text, size), data);
+        EXPECT_EQ(*gunzip(packed.text), data);
+        EXPECT_LT(packed.text.size(), size + size / 1000 + 200) << "what cannot be packed is stored";
+        if (first.empty()) first = packed.text;
+        EXPECT_EQ(packed.text, first) << "the same, however it came";
+      }
+    }
+}
+
+TEST(ParallelGzip, AnErrorOfTheSinkEndsIt) {
+  struct Full : Sink {
+    Result<> write(std::string_view) override { return size_++ > 1 ? Result<>(fail("no room")) : Result<>(); }
+    int size_ = 0;
+  } full;
+  ParallelGzipSink gzip(full);
+  Result<> done;
+  for (int i = 0; i < 200 && done; ++i) done = gzip.write(std::string(1u << 20, 'x'));
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().message, "no room");
 }
 
 TEST(Gzip, EveryCutAndManyFlippedBitsAreFound) {
