@@ -1,5 +1,5 @@
-"""A server to capture from: a Debian of its own below build/, with every application of
-applications.yaml and held_out.yaml installed, entered in mount and network namespaces of its own. What
+"""A server to capture from: a Debian of its own below build/, with the applications of
+applications.yaml and held_out.yaml (all, or some) installed, entered in mount and network namespaces of its own. What
 runs there sees that root as its machine; nothing of this host is captured."""
 import contextlib
 import os
@@ -41,13 +41,13 @@ chroot "$1" apt-get -q -y install --no-install-recommends $2
 """
 
 
-def make():
-    """The source root, made once: some minutes."""
-    if SOURCE.exists():
+def make(names=None, source=SOURCE):
+    """The source root with these applications (None: all), made once: some minutes."""
+    if source.exists():
         return
-    applications = {name: app for those in APPLICATIONS.values() for name, app in those.items()}
+    applications = {name: app for those in APPLICATIONS.values() for name, app in those.items() if names is None or name in names}
     packages = sorted({p for a in applications.values() for p in a["packages"]} | set(TOOLS))
-    draft = SOURCE.with_name("source-root.tmp")
+    draft = source.with_name(source.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     subprocess.run(["unshare", "-m", "--propagation", "private", "bash", "-c", MAKE, "make", draft, " ".join(packages), " ".join(sorted({",".join(a["packages"]) for a in applications.values()}))], check=True, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL)
@@ -62,7 +62,7 @@ def make():
     for name, a in applications.items():
         if "npm" in a:
             subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", draft / a["npm"]["folder"].lstrip("/"), *a["npm"]["modules"]], check=True, cwd="/tmp", stdout=subprocess.DEVNULL)
-    draft.rename(SOURCE)
+    draft.rename(source)
 
 
 ENTER = """

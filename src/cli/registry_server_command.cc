@@ -51,7 +51,9 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
       if (auto done = registry->tidy(); !done) log::error("tags that expire: " + done.error().message);
     } while (::poll(&ends, 1, kEach) == 0);
   });
-  TRY(server.run([&](http::Exchange& exchange) { return registry->handle(exchange); }, stop.get()));
+  auto done = server.run([&](http::Exchange& exchange) { return registry->handle(exchange); }, stop.get());
+  if (!done) ::kill(::getpid(), SIGTERM);  // blocked: it ends the other thread
+  TRY(std::move(done));
   return 0;
 }
 

@@ -20,11 +20,10 @@ constexpr uint64_t kLargestManifest = 8u << 20;
 
 bool is_id(const std::string& id) { return id.size() == 32 && id.find_first_not_of("0123456789abcdef") == std::string::npos; }
 
-/// Every digest that a manifest names, wherever: of kinds that are not known here too.
+/// Every digest that stands in a manifest, wherever: also of kinds that are not known here.
 void named_in(const Json& document, std::set<std::string>& out) {
-  if (document.is_object())
-    if (auto it = document.find("digest"); it != document.end() && it->is_string())
-      if (auto digest = oci::Digest::parse(it->get<std::string>()); digest) out.insert(digest->hex());
+  if (document.is_string())
+    if (auto digest = oci::Digest::parse(document.get<std::string>()); digest) out.insert(digest->hex());
   if (document.is_structured())
     for (const auto& item : document) named_in(item, out);
 }
