@@ -25,6 +25,8 @@ Result<> refuse(Exchange& exchange, int status, const char* code, const std::str
   return exchange.reply(status, fields, json_text(Json{{"errors", {{{"code", code}, {"message", message}}}}}));
 }
 
+std::unexpected<Error> over_quota(const std::string& repository, uint64_t quota) { return fail(repository + " is full: the policy of this registry gives it " + human_size(quota) + ", and this would be more; delete what is not needed, or ask for a larger quota", EDQUOT); }
+
 bool valid_repository(const std::string& name) {
   auto reference = oci::parse_reference(name + ":x");
   // Whatever looks like a host belongs to the name here.
@@ -241,7 +243,7 @@ Result<> Registry::receive(Exchange& exchange, const std::string& repository, co
   auto beyond = [&](uint64_t others) -> Result<> {
     if (!quota || (others <= *quota && upload.size <= *quota - others)) return {};
     (void)shelf_.cancel_upload(repository, id);
-    return fail(repository + " may hold " + human_size(*quota) + ", and this is more", EDQUOT);
+    return over_quota(repository, *quota);
   };
   uint64_t others = quota ? shelf_.held(repository, id) : 0;
   TRY(beyond(others));
@@ -371,7 +373,7 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
       else
         needed.push_back(*part);
     }
-  if (!has_room(repository, text->size())) return fail(repository + " may hold " + human_size(gate_->quota(repository).value_or(0)) + ", and this is more", EDQUOT);
+  if (!has_room(repository, text->size())) return over_quota(repository, gate_->quota(repository).value_or(0));
   FileLock held = TRY(shelf_.hold(repository));  // until the manifest holds its blobs
   for (const auto& descriptor : needed) {
     auto digest = descriptor.is_object() ? oci::Digest::parse(text_of(descriptor, "digest")) : Result<oci::Digest>(fail("a descriptor is no object"));

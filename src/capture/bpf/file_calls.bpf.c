@@ -49,7 +49,7 @@ struct {
   __uint(max_entries, 65536);
   __type(key, __u32); /* thread */
   __type(value, struct pending);
-} entered SEC(".maps"); /* and not said yet */
+} entered SEC(".maps"); /* what is not said yet, or whose result matters */
 
 struct {
   __uint(type, BPF_MAP_TYPE_RINGBUF);
