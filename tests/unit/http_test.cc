@@ -69,7 +69,7 @@ TEST(Shelf, KeepsWhatWasSaid) {
   EXPECT_FALSE(shelf->upload("a/b", "../../x"));
   EXPECT_FALSE(shelf->upload("a/b", std::string(32, '0')));
   EXPECT_EQ(shelf->repositories(), std::vector<std::string>{"a/b"});
-  std::string text = R"({"layers":[{"digest":")" + oci::Digest::of("content").str() + R"("}]})";
+  std::string text = R"({"fsLayers":[{"blobSum":")" + oci::Digest::of("content").str() + R"("}]})";
   registry::Shelf::Manifest manifest{"a/b", text, oci::Digest::of(text)};
   ASSERT_TRUE(shelf->put_manifest("a/b", "one", manifest, {}, {}));
   EXPECT_EQ(shelf->manifest("a/b", "one").value_or(registry::Shelf::Manifest{}).text, text);

@@ -95,28 +95,21 @@ static int result_matters(const struct pending* call) {
   return call->call == __NR_chdir || call->call == __NR_fchdir || (call->flags & (O_DIRECTORY | O_PATH));
 }
 
-/* Whether the path alone says what this call means: it is absolute, and
-   nothing that comes later starts from its result. Fills the key. */
-static int stands_alone(__u32 process, const struct pending* call, struct reported* key) {
-  if (!call->path || result_matters(call)) return 0;
-  __builtin_memset(key, 0, sizeof *key);
-  __s64 length = bpf_probe_read_user_str(key->path, sizeof key->path, (const void*)call->path);
-  if (length < 1 || length >= (__s64)sizeof key->path || key->path[0] != '/') return 0;
-  key->flags = call->flags;
-  key->process = process;
-  key->call = call->call;
-  return 1;
-}
-
 /* 0: the path cannot be read, perhaps not yet. */
 static int send_call(__u32 process, __u32 thread, const struct pending* call) {
   __u32 zero = 0;
   __u8 yes = 1;
-  char begin = 1;
   struct reported key;
-  if (call->path && bpf_probe_read_user(&begin, 1, (const void*)call->path) != 0) return 0;
-  if (begin == 0) return 1; /* fstat(2) is newfstatat(2) of "" */
-  int once = stands_alone(process, call, &key);
+  __s64 length = 0;
+  __builtin_memset(&key, 0, sizeof key);
+  if (call->path) length = bpf_probe_read_user_str(key.path, sizeof key.path, (const void*)call->path);
+  if (length < 0) return 0;
+  if (length == 1) return 1; /* fstat(2) is newfstatat(2) of "" */
+  /* Whether the path alone says what this call means. */
+  int once = key.path[0] == '/' && length < (__s64)sizeof key.path && !result_matters(call);
+  key.flags = call->flags;
+  key.process = process;
+  key.call = call->call;
   if (once && bpf_map_lookup_elem(&reported, &key)) return 1;
   struct caisson_event* event = bpf_map_lookup_elem(&scratch, &zero);
   if (!event) return 1;
@@ -128,7 +121,7 @@ static int send_call(__u32 process, __u32 thread, const struct pending* call) {
   event->dir = call->dir;
   event->flags = call->flags;
   event->path[0] = 0;
-  __s64 length = 1;
+  length = 1;
   if (call->path) length = bpf_probe_read_user_str(event->path, sizeof event->path, (const void*)call->path);
   if (length < 1 || length > CAISSON_PATH_LIMIT) return 0;
   if (send(event, __builtin_offsetof(struct caisson_event, path) + length) && once) bpf_map_update_elem(&reported, &key, &yes, BPF_ANY);
