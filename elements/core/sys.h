@@ -21,11 +21,17 @@ using init::call;
 using init::length;
 using init::same;
 
+inline void set_errno(int code) {
+  if (&__errno_location != nullptr) *__errno_location() = code;
+}
+
+inline int last_errno() { return &__errno_location != nullptr ? *__errno_location() : 0; }
+
 /// As a C library's function ends: -1 and errno, or the result.
 template <class T>
 T finish(T result) {
   if (result >= 0 || result < -4095) return result;
-  if (&__errno_location != nullptr) *__errno_location() = (int)-result;
+  set_errno((int)-result);
   return -1;
 }
 
@@ -82,6 +88,22 @@ inline int64_t setting(const char* text, const char* key, int64_t missing) {
     if (*line == '\n') ++line;
   }
   return missing;
+}
+
+/// The text after "key " up to the line's end; its size is 0 where there is none.
+inline const char* text_setting(const char* text, const char* key, size_t& size) {
+  size = 0;
+  for (const char* line = text; *line != 0;) {
+    const char* end = line;
+    while (*end != 0 && *end != '\n') ++end;
+    size_t n = length(key);
+    if (starts_with(line, key) && line[n] == ' ') {
+      size = (size_t)(end - line) - n - 1;
+      return line + n + 1;
+    }
+    line = *end == 0 ? end : end + 1;
+  }
+  return text;
 }
 
 }  // namespace caisson::element

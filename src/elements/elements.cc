@@ -21,7 +21,17 @@ constexpr const char* kMusl = "/lib/ld-musl-x86_64.so.1";
 std::string library_name(const std::string& element) { return "libcaisson-" + element + ".so"; }
 std::string library_path(const std::string& element) { return std::string(CAISSON_ELEMENT_LIBRARIES) + "/" + library_name(element); }
 
-Result<std::string> settings_of(const Selection& selection, const std::string& address, const Moment& now, const oci::Spec& spec) {
+Result<> check_options(const Selection& selection) {
+  if (selection.name == "clock") TRY(clock_settings(selection.options, this_moment(), {}));
+  if (selection.name == "files") TRY(parse_files(selection.options));
+  if (selection.name == "resources") TRY(resources_settings(selection.options, this_moment(), {}));
+  if (selection.name == "sockets") TRY(sockets_settings(selection.options, ""));
+  return {};
+}
+
+/// What the library reads; the spec gets what else it needs.
+Result<std::string> settings_of(const Selection& selection, const std::string& address, const Moment& now, oci::Spec& spec) {
+  if (selection.name == "files") return add_files(selection.options, spec);
   if (selection.name == "clock") return clock_settings(selection.options, now, spec);
   if (selection.name == "sockets") return sockets_settings(selection.options, address);
   return resources_settings(selection.options, now, spec);
@@ -57,6 +67,7 @@ oci::Mount read_only_bind(const std::string& from, const std::string& to, bool e
 const std::vector<Element>& catalogue() {
   static const std::vector<Element> all{
       {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic][,files]"},
+      {"files", "a directory tree out of one file, read-only or with changes beside it", "PACKAGE,at=FOLDER[,copy-on-write[=FOLDER]][,key=FILE][,size=BYTES]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
       {"sockets", "connections between containers of one network as unix sockets, in place of TCP", ""},
   };
@@ -69,7 +80,7 @@ Result<Selection> parse_selection(const std::string& text) {
   std::string known;
   for (const auto& element : catalogue()) {
     if (element.name == out.name) {
-      TRY(settings_of(out, "", this_moment(), {}));
+      TRY(check_options(out));
       return out;
     }
     known += (known.empty() ? "" : ", ") + std::string(element.name);
@@ -82,9 +93,22 @@ Result<std::vector<Selection>> from_annotations(const oci::Spec& spec) {
   for (const auto& [key, value] : spec.annotations)
     if (key.starts_with(kAnnotationPrefix)) {
       std::string name = key.substr(std::string_view(kAnnotationPrefix).size());
-      out.push_back(TRY(parse_selection(value.empty() ? name : name + "=" + value), "annotation " + key));
+      Selection wanted = TRY(parse_selection(value.empty() ? name : name + "=" + value), "annotation " + key);
+      // Whoever may annotate a container may not thereby read the host's files.
+      if (name == "files") {
+        auto files = TRY(parse_files(wanted.options));
+        if (files.package.find('/') != std::string::npos || files.package.starts_with('.') || !files.folder.empty() || !files.key.empty()) return fail("annotation " + key + ": it names a package in " + kPackages + ", without a path, folder or key", EPERM);
+        wanted.options = std::string(kPackages) + "/" + wanted.options;
+      }
+      out.push_back(std::move(wanted));
     }
   return out;
+}
+
+std::vector<std::string> launched(const std::vector<Selection>& selections, std::vector<std::string> args) {
+  bool files = std::any_of(selections.begin(), selections.end(), [](const Selection& s) { return s.name == "files"; });
+  if (files) args.insert(args.begin(), library_path("files"));
+  return args;
 }
 
 void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env) {
@@ -128,6 +152,7 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   add_environment(selections, root, spec.process->env);
   if (where.required && !spec.process->args.empty())
     if (std::string why = why_not_linkable(root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
+  if (!spec.process->args.empty()) spec.process->args = launched(selections, std::move(spec.process->args));
   return {};
 }
 

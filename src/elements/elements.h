@@ -23,7 +23,8 @@ struct Element {
 struct Selection {
   std::string name, options;
 };
-/// Fails, and names the option, where the element does not know it.
+/// Fails, and names the option, where the element does not know it. Of what it names on the host
+/// nothing is looked at.
 [[nodiscard]] Result<Selection> parse_selection(const std::string& text);
 
 /// What the annotations io.caisson.element.NAME ask for, whose values are the options;
@@ -52,6 +53,10 @@ struct Injection {
 /// them (a static one) is an error that says so.
 [[nodiscard]] Result<> inject(const std::vector<Selection>& selections, const Injection& where, const sys::RootDir& root, const Moment& now, oci::Spec& spec);
 
+/// The command that starts a program: where it may lie in the tree of "files", one before it that
+/// makes it (elements/files/launch.cc).
+[[nodiscard]] std::vector<std::string> launched(const std::vector<Selection>& selections, std::vector<std::string> args);
+
 /// For one more process of such a container (exec): LD_PRELOAD where the root has musl.
 void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env);
 
@@ -76,6 +81,23 @@ struct Link {
 // settings.cc: text that the libraries read; pure.
 [[nodiscard]] Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
 [[nodiscard]] Result<std::string> resources_settings(const std::string& options, const Moment& now, const oci::Spec& spec);
+
+/// What "files" is asked for. Folder and key are never another's choice than the user's: images
+/// and annotations may name neither.
+struct FilesOptions {
+  std::string package;  ///< on the host
+  std::string at;       ///< in the container, absolute and clean
+  bool copy_on_write = false;
+  std::string folder;  ///< on the host, where changes stay; "": in memory
+  std::string key;     ///< file on the host, or ""
+  std::string size;    ///< of the memory; "": what the package can fill
+};
+[[nodiscard]] Result<FilesOptions> parse_files(const std::string& options);
+/// Folder of the packages that annotations may name.
+inline constexpr const char* kPackages = "/var/lib/caisson/packages";
+
+/// Checks the package and adds its mounts. Returns the settings.
+[[nodiscard]] Result<std::string> add_files(const std::string& options, oci::Spec& spec);
 
 /// `address`: the container's; "" where it is not known yet.
 [[nodiscard]] Result<std::string> sockets_settings(const std::string& options, const std::string& address);

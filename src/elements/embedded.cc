@@ -1,15 +1,19 @@
 #include "elements/embedded.h"
 
-extern "C" {
-extern const char caisson_clock_begin[], caisson_clock_end[], caisson_resources_begin[], caisson_resources_end[], caisson_sockets_begin[], caisson_sockets_end[];
-}
+#define LIBRARY(name) extern "C" const char caisson_##name##_begin[], caisson_##name##_end[];
+LIBRARY(clock)
+LIBRARY(files)
+LIBRARY(resources)
+LIBRARY(sockets)
 
 namespace caisson::elements {
 
 std::string_view library(std::string_view name) {
-  if (name == "clock") return {caisson_clock_begin, static_cast<size_t>(caisson_clock_end - caisson_clock_begin)};
-  if (name == "resources") return {caisson_resources_begin, static_cast<size_t>(caisson_resources_end - caisson_resources_begin)};
-  if (name == "sockets") return {caisson_sockets_begin, static_cast<size_t>(caisson_sockets_end - caisson_sockets_begin)};
+  auto between = [](const char* begin, const char* end) { return std::string_view(begin, static_cast<size_t>(end - begin)); };
+  if (name == "clock") return between(caisson_clock_begin, caisson_clock_end);
+  if (name == "files") return between(caisson_files_begin, caisson_files_end);
+  if (name == "resources") return between(caisson_resources_begin, caisson_resources_end);
+  if (name == "sockets") return between(caisson_sockets_begin, caisson_sockets_end);
   return {};
 }
 

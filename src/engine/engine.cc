@@ -46,6 +46,7 @@ Result<> read_elements_label(ContainerConfig& config, const oci::ImageConfig& im
   for (const auto& item : list) {
     if (!item.is_string()) return fail(where + ": not a list of elements");
     auto wanted = TRY(elements::parse_selection(item.get<std::string>()), where);
+    if (wanted.name == "files") return fail(where + ": files names a file of the host, which an image may not", EPERM);
     bool given = std::any_of(config.elements.begin(), config.elements.end(), [&](const std::string& e) { return e.substr(0, e.find('=')) == wanted.name; });
     if (!given) config.elements.push_back(item.get<std::string>());
   }

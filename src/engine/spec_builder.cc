@@ -189,12 +189,13 @@ Result<> add_elements(const SpecInputs& in, oci::Spec& spec) {
 /// The plan of the supervising init: see init/supervisor.cc for the format.
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
-  auto command = [&](const std::vector<std::string>& args, const sys::UserEntry& who, const std::string& cwd, uint16_t port, const char* how) {
+  auto selected = TRY(selected_elements(config));
+  auto command = [&](const std::vector<std::string>& asked, const sys::UserEntry& who, const std::string& cwd, uint16_t port, const char* how) {
     out += how + std::string(" ") + std::to_string(who.uid) + " " + std::to_string(who.gid) + " " + std::to_string(port) + " " + std::to_string(all_groups(who).size());
     for (uint32_t g : all_groups(who)) out += " " + std::to_string(g);
     out += '\0';
     out += (cwd.empty() ? "/" : cwd) + '\0';
-    for (const auto& a : args) out += a + '\0';
+    for (const auto& a : elements::launched(selected, asked)) out += a + '\0';
     out += '\0';
   };
   if (config.start.empty()) {
@@ -352,7 +353,8 @@ Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDi
   auto user = TRY(sys::resolve_user(rootfs, request.user.empty() ? config.user : request.user), "--user");
   oci::Process p;
   p.terminal = request.tty;
-  p.args = request.args;
+  auto selected = TRY(selected_elements(config));
+  p.args = elements::launched(selected, request.args);
   p.env = config.env;
   for (const auto& e : request.env) {
     std::string name = e.substr(0, e.find('=') + 1);
@@ -360,7 +362,7 @@ Result<oci::Process> build_exec(const ContainerConfig& config, const sys::RootDi
     p.env.push_back(e);
   }
   complete_env(p.env, config, user.home, request.tty);
-  elements::add_environment(TRY(selected_elements(config)), rootfs, p.env);
+  elements::add_environment(selected, rootfs, p.env);
   p.cwd = !request.cwd.empty() ? request.cwd : config.cwd.empty() ? "/"
                                                                   : config.cwd;
   p.user = {.uid = user.uid, .gid = user.gid, .umask = {}, .additional_gids = all_groups(user)};

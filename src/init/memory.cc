@@ -4,16 +4,30 @@
 
 extern "C" {
 
+// One instruction, which processors of the last ten years carry out in whole lines.
 void* memset(void* target, int value, size_t size) {
-  auto* t = static_cast<unsigned char*>(target);
-  for (size_t i = 0; i < size; ++i) t[i] = static_cast<unsigned char>(value);
+  void* t = target;
+  asm volatile("rep stosb"
+               : "+D"(t), "+c"(size)
+               : "a"(value)
+               : "memory");
   return target;
 }
 
 void* memcpy(void* target, const void* source, size_t size) {
+  void* t = target;
+  asm volatile("rep movsb"
+               : "+D"(t), "+S"(source), "+c"(size)
+               :
+               : "memory");
+  return target;
+}
+
+void* memmove(void* target, const void* source, size_t size) {
   auto* t = static_cast<unsigned char*>(target);
   const auto* s = static_cast<const unsigned char*>(source);
-  for (size_t i = 0; i < size; ++i) t[i] = s[i];
+  if (t <= s || t >= s + size) return memcpy(target, source, size);
+  while (size-- > 0) t[size] = s[size];
   return target;
 }
 }

@@ -68,4 +68,5 @@ struct Text {
 extern "C" {
 void* memset(void* target, int value, size_t size);
 void* memcpy(void* target, const void* source, size_t size);
+void* memmove(void* target, const void* source, size_t size);
 }

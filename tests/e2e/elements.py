@@ -5,7 +5,7 @@ import subprocess
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
-CASES = ("clock_cases", "resources_cases", "sockets_cases")
+CASES = ("clock_cases", "files_cases", "resources_cases", "sockets_cases")
 COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
 LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
 
@@ -65,6 +65,7 @@ def plant(fault, element, folder):
     assert good in text, "the fault is planted nowhere"
     (sources / name).write_text(text.replace(good, bad))
     library = folder / f"libcaisson-{element}.so"
+    more = ["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-Wl,-e,caisson_start", "-l:libsodium.a", "-l:libzstd.a"] if element == "files" else []
     flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
-    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", "-lgcc", "-o", library], check=True)
+    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", *more, "-lgcc", "-o", library], check=True)
     return library

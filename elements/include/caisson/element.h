@@ -51,6 +51,8 @@ struct caisson_element_page {
 
 #define CAISSON_ELEMENT_SOCKETS CAISSON_ELEMENT_FOLDER "/sockets" /* ADDRESS: where a container's sockets are met */
 
+#define CAISSON_ELEMENT_PACKAGE CAISSON_ELEMENT_FOLDER "/files/package" /* of the element "files" */
+
 #define CAISSON_ELEMENT_EXPORT __attribute__((visibility("default")))
 
 extern CAISSON_ELEMENT_EXPORT struct caisson_element_page* caisson_element;
