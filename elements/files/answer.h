@@ -30,7 +30,8 @@ R refuse(int code) {
 }
 
 /// What such a failure is called.
-inline int error_of(const Found& found, int code) { return found.what == What::whiteout ? ENOENT : found.what == What::no_folder ? ENOTDIR : code; }
+inline int error_of(const Found& found, int code) { return found.what == What::whiteout ? ENOENT : found.what == What::no_folder ? ENOTDIR
+                                                                                                                                 : code; }
 
 /// What only looks at a file: `native` does it, and is asked again once the file is there.
 template <class Native>
@@ -59,7 +60,7 @@ auto changing(int folder, const char* path, bool follow, Native native) {
   look(folder, path, follow, found);
   if (!found.inside()) {
     // The root itself.
-    return !tree.writable && below(path) ? refuse<R>(EROFS) : native();
+    return !tree.writable && is_root(path) ? refuse<R>(EROFS) : native();
   }
   if (found.what != What::real && found.what != What::pristine) return refuse<R>(error_of(found, ENOENT));
   if (!tree.writable) return refuse<R>(EROFS);

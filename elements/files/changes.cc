@@ -50,7 +50,7 @@ int removed(int folder, const char* path, bool folder_wanted, Native native) {
   Found found;
   look(folder, path, false, found);
   // rmdir("name/") is a folder's too.
-  if (!found.inside()) return !tree.writable && below(path) ? refuse<int>(EROFS) : native();
+  if (!found.inside()) return !tree.writable && is_root(path) ? refuse<int>(EROFS) : native();
   if (!tree.writable) return refuse<int>(EROFS);
   if (found.what != What::real && found.what != What::pristine) return refuse<int>(error_of(found, ENOENT));
   bool is_folder = found.what == What::real && S_ISDIR(found.stat.st_mode);
@@ -225,10 +225,10 @@ CAISSON_EXPORT int linkat(int from_folder, const char* from, int to_folder, cons
   return linked(from_folder, from, to_folder, to, (flags & AT_SYMLINK_FOLLOW) != 0, [&] { return next_linkat.get()(from_folder, from, to_folder, to, flags); });
 }
 
-#define MAKING(name, folder, parameters, arguments)                                     \
-  CAISSON_NEXT(name);                                                                   \
-  CAISSON_EXPORT int name parameters noexcept {                                         \
-    return making(folder, path, [&] { return next_##name.get() arguments; });           \
+#define MAKING(name, folder, parameters, arguments)                           \
+  CAISSON_NEXT(name);                                                         \
+  CAISSON_EXPORT int name parameters noexcept {                               \
+    return making(folder, path, [&] { return next_##name.get() arguments; }); \
   }
 MAKING(mkdir, AT_FDCWD, (const char* path, mode_t mode), (path, mode))
 MAKING(mkdirat, folder, (int folder, const char* path, mode_t mode), (folder, path, mode))
@@ -241,10 +241,10 @@ MAKING(mkfifoat, folder, (int folder, const char* path, mode_t mode), (folder, p
 
 // --- what a file is
 
-#define CHANGING(name, folder, follow, parameters, arguments)                                 \
-  CAISSON_NEXT(name);                                                                         \
-  CAISSON_EXPORT int name parameters noexcept {                                               \
-    return changing(folder, path, follow, [&] { return next_##name.get() arguments; });       \
+#define CHANGING(name, folder, follow, parameters, arguments)                           \
+  CAISSON_NEXT(name);                                                                   \
+  CAISSON_EXPORT int name parameters noexcept {                                         \
+    return changing(folder, path, follow, [&] { return next_##name.get() arguments; }); \
   }
 CHANGING(truncate, AT_FDCWD, true, (const char* path, off_t size), (path, size))
 CHANGING(truncate64, AT_FDCWD, true, (const char* path, off64_t size), (path, size))
@@ -260,12 +260,12 @@ CHANGING(removexattr, AT_FDCWD, true, (const char* path, const char* name), (pat
 CHANGING(lremovexattr, AT_FDCWD, false, (const char* path, const char* name), (path, name))
 
 // By a descriptor that was opened to be read: nothing else stops these.
-#define CHANGING_OPEN(name, parameters, arguments)                                                          \
-  CAISSON_NEXT(name);                                                                                       \
-  CAISSON_EXPORT int name parameters noexcept {                                                             \
-    struct stat st = {};                                                                                    \
+#define CHANGING_OPEN(name, parameters, arguments)                                                                          \
+  CAISSON_NEXT(name);                                                                                                       \
+  CAISSON_EXPORT int name parameters noexcept {                                                                             \
+    struct stat st = {};                                                                                                    \
     if (tree.active && !tree.writable && call(SYS_fstat, fd, &st) == 0 && id_of(st) != kNoEntry) return refuse<int>(EROFS); \
-    return next_##name.get() arguments;                                                                     \
+    return next_##name.get() arguments;                                                                                     \
   }
 CHANGING_OPEN(fchmod, (int fd, mode_t mode), (fd, mode))
 CHANGING_OPEN(fchown, (int fd, uid_t user, gid_t group), (fd, user, group))

@@ -176,17 +176,25 @@ long fill_folder(const char* path, bool below) {
     if (child == nullptr) return -EIO;
     char name[256];
     name_into(tree.package.name(*child), name);
-    if (is_regular(*child)) fill_path((int)fd.fd, name, false);
+    if (is_regular(*child))
+      if (long code = fill_path((int)fd.fd, name, false); code < 0) return code;
     if (below && is_folder(*child)) {
       Text<4096> deeper;
       deeper.add(path).add("/").add(name);
       char text[4096];
       memcpy(text, deeper.data(), deeper.size());
       text[deeper.size()] = 0;
-      fill_folder(text, true);
+      if (long code = fill_folder(text, true); code < 0 && code != -ENOENT && code != -ENOTDIR) return code;
     }
   }
   return 0;
+}
+
+void fill_all() {
+  struct stat st = {};
+  if (call(SYS_stat, tree.at, &st) < 0 || id_of(st) != 0 || is_complete(st) || fill_folder(tree.at, true) < 0) return;
+  struct timespec times[2] = {{kFirstId, 1}, {0, UTIME_OMIT}};
+  call(SYS_utimensat, AT_FDCWD, tree.at, times, 0);
 }
 
 long copy_of(uint32_t id, int flags) {

@@ -26,6 +26,9 @@ long fill_path(int folder, const char* path, bool follow = true, const Filling* 
 /// Everything directly in a folder, or below it: for what lists and opens past this element.
 long fill_folder(const char* path, bool below);
 
+/// The whole tree, once: for a program that no element can be part of.
+void fill_all();
+
 /// A copy in memory that only this process has: for who may read the file, but not write to its
 /// folder, or where the disk is full. The descriptor or a negative errno.
 long copy_of(uint32_t entry, int flags);

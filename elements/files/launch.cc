@@ -1,10 +1,10 @@
 // The library as a program: `libcaisson-files.so PROGRAM ARGUMENTS...`. The first program of a
 // container, and each that is started in it from outside, may lie in the tree itself: this one
 // makes the tree and what the program needs, and becomes that program.
+#include <asm/prctl.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <linux/limits.h>
-#include <asm/prctl.h>
 
 #include "core/sys.h"
 #include "core/text.h"
@@ -123,7 +123,7 @@ void caisson_launch(long* stack) {
     code = prepare_program(AT_FDCWD, name, true);
     if (code == 0) code = call(SYS_execve, name, args + 1, env);
   } else {
-    prepare_by_path(path, name);
+    prepare_by_path(path, name, prepare_program);
     code = -ENOENT;
     for (const char* p = path; *p != 0;) {
       const char* end = p;

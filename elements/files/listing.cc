@@ -225,25 +225,25 @@ CAISSON_EXPORT int closedir(DIR* stream) {
   return next_closedir.get()(stream);
 }
 
-#define READDIR(name, type)                                                                 \
-  CAISSON_NEXT(name);                                                                       \
-  CAISSON_EXPORT type* name(DIR* stream) {                                                  \
-    if (Listing* l = listing_of(stream)) return reinterpret_cast<type*>(next_record(*l));   \
-    return next_##name.get()(stream);                                                       \
+#define READDIR(name, type)                                                               \
+  CAISSON_NEXT(name);                                                                     \
+  CAISSON_EXPORT type* name(DIR* stream) {                                                \
+    if (Listing* l = listing_of(stream)) return reinterpret_cast<type*>(next_record(*l)); \
+    return next_##name.get()(stream);                                                     \
   }
 READDIR(readdir, struct dirent)
 READDIR(readdir64, struct dirent64)
 
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-#define READDIR_R(name, type)                                                                                      \
-  CAISSON_NEXT(name);                                                                                              \
-  CAISSON_EXPORT int name(DIR* __restrict stream, type* __restrict entry, type** __restrict result) {              \
-    Listing* l = listing_of(stream);                                                                               \
-    if (l == nullptr) return next_##name.get()(stream, entry, result);                                             \
-    Record* r = next_record(*l);                                                                                   \
-    if (r != nullptr) memcpy(entry, r, r->size);                                                                   \
-    *result = r != nullptr ? entry : nullptr;                                                                      \
-    return 0;                                                                                                      \
+#define READDIR_R(name, type)                                                                         \
+  CAISSON_NEXT(name);                                                                                 \
+  CAISSON_EXPORT int name(DIR* __restrict stream, type* __restrict entry, type** __restrict result) { \
+    Listing* l = listing_of(stream);                                                                  \
+    if (l == nullptr) return next_##name.get()(stream, entry, result);                                \
+    Record* r = next_record(*l);                                                                      \
+    if (r != nullptr) memcpy(entry, r, r->size);                                                      \
+    *result = r != nullptr ? entry : nullptr;                                                         \
+    return 0;                                                                                         \
   }
 READDIR_R(readdir_r, struct dirent)
 READDIR_R(readdir64_r, struct dirent64)
@@ -316,11 +316,11 @@ static int scanned(DIR* stream, T*** out, int (*wanted)(const T*), int (*order)(
   return (int)count;
 }
 
-#define SCANDIR(name, T)                                                                                                                              \
-  CAISSON_NEXT(name);                                                                                                                                 \
-  CAISSON_EXPORT int name(const char* __restrict path, T*** __restrict out, int (*wanted)(const T*), int (*order)(const T**, const T**)) {            \
-    if (!tree.active) return next_##name.get()(path, out, wanted, order);                                                                             \
-    return scanned(opendir(path), out, wanted, order, [&] { return next_##name.get()(path, out, wanted, order); });                                   \
+#define SCANDIR(name, T)                                                                                                                   \
+  CAISSON_NEXT(name);                                                                                                                      \
+  CAISSON_EXPORT int name(const char* __restrict path, T*** __restrict out, int (*wanted)(const T*), int (*order)(const T**, const T**)) { \
+    if (!tree.active) return next_##name.get()(path, out, wanted, order);                                                                  \
+    return scanned(opendir(path), out, wanted, order, [&] { return next_##name.get()(path, out, wanted, order); });                        \
   }
 SCANDIR(scandir, struct dirent)
 SCANDIR(scandir64, struct dirent64)
@@ -331,11 +331,11 @@ static DIR* opendir_at(int folder, const char* path) {
   if (fd >= 0 && stream == nullptr) call(SYS_close, fd);
   return stream;
 }
-#define SCANDIRAT(name, T)                                                                                                                                        \
-  CAISSON_NEXT(name);                                                                                                                                             \
-  CAISSON_EXPORT int name(int folder, const char* __restrict path, T*** __restrict out, int (*wanted)(const T*), int (*order)(const T**, const T**)) {            \
-    if (!tree.active) return next_##name.get()(folder, path, out, wanted, order);                                                                                 \
-    return scanned(opendir_at(folder, path), out, wanted, order, [&] { return next_##name.get()(folder, path, out, wanted, order); });                            \
+#define SCANDIRAT(name, T)                                                                                                                             \
+  CAISSON_NEXT(name);                                                                                                                                  \
+  CAISSON_EXPORT int name(int folder, const char* __restrict path, T*** __restrict out, int (*wanted)(const T*), int (*order)(const T**, const T**)) { \
+    if (!tree.active) return next_##name.get()(folder, path, out, wanted, order);                                                                      \
+    return scanned(opendir_at(folder, path), out, wanted, order, [&] { return next_##name.get()(folder, path, out, wanted, order); });                 \
   }
 SCANDIRAT(scandirat, struct dirent)
 SCANDIRAT(scandirat64, struct dirent64)
@@ -363,23 +363,23 @@ static void fill_pattern(const char* pattern) {
 GLOB(glob, glob_t)
 GLOB(glob64, glob64_t)
 
-#define WALK(name, parameters, arguments)                                      \
-  CAISSON_NEXT(name);                                                          \
-  CAISSON_EXPORT int name parameters {                                         \
-    if (tree.active && perhaps_below(path)) fill_folder(path, true);           \
-    return next_##name.get() arguments;                                        \
+#define WALK(name, parameters, arguments)                            \
+  CAISSON_NEXT(name);                                                \
+  CAISSON_EXPORT int name parameters {                               \
+    if (tree.active && perhaps_below(path)) fill_folder(path, true); \
+    return next_##name.get() arguments;                              \
   }
 WALK(ftw, (const char* path, __ftw_func_t use, int most), (path, use, most))
 WALK(ftw64, (const char* path, __ftw64_func_t use, int most), (path, use, most))
 WALK(nftw, (const char* path, __nftw_func_t use, int most, int flags), (path, use, most, flags))
 WALK(nftw64, (const char* path, __nftw64_func_t use, int most, int flags), (path, use, most, flags))
 
-#define FTS(name, stream, entry)                                                                                        \
-  CAISSON_NEXT(name);                                                                                                   \
-  CAISSON_EXPORT stream* name(char* const* paths, int options, int (*order)(const entry**, const entry**)) {            \
-    for (char* const* p = paths; tree.active && p != nullptr && *p != nullptr; ++p)                                     \
-      if (perhaps_below(*p)) fill_folder(*p, true);                                                                     \
-    return next_##name.get()(paths, options, order);                                                                    \
+#define FTS(name, stream, entry)                                                                             \
+  CAISSON_NEXT(name);                                                                                        \
+  CAISSON_EXPORT stream* name(char* const* paths, int options, int (*order)(const entry**, const entry**)) { \
+    for (char* const* p = paths; tree.active && p != nullptr && *p != nullptr; ++p)                          \
+      if (perhaps_below(*p)) fill_folder(*p, true);                                                          \
+    return next_##name.get()(paths, options, order);                                                         \
   }
 FTS(fts_open, FTS, FTSENT)
 FTS(fts64_open, FTS64, FTSENT64)

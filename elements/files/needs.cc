@@ -117,6 +117,15 @@ class Needs {
 
 }  // namespace
 
+bool is_static(int fd) {
+  Elf64_Ehdr header;
+  Elf64_Phdr segment;
+  if (!read_at(fd, 0, &header, sizeof header) || header.e_ident[0] != ELFMAG0 || header.e_ident[1] != 'E' || header.e_phentsize != sizeof segment) return false;
+  for (size_t i = 0; i < header.e_phnum && i < kMostSegments; ++i)
+    if (!read_at(fd, header.e_phoff + i * sizeof segment, &segment, sizeof segment) || segment.p_type == PT_INTERP) return false;
+  return true;
+}
+
 void fill_needs(int folder, int fd, const Filling& what) {
   char start[256] = {};
   if (call(SYS_pread64, fd, start, sizeof start - 1, 0) < 4) return;

@@ -51,7 +51,7 @@ int opened(int folder, const char* path, int flags, mode_t mode, Native native) 
   if (tree.writable ? makes : writes(flags) && perhaps_below(path)) {
     Found found;
     look(folder, path, follow, found);
-    if (!found.inside() && !tree.writable && below(path)) return refuse<int>(temporary ? EROFS : EISDIR);
+    if (!found.inside() && !tree.writable && is_root(path)) return refuse<int>(temporary ? EROFS : EISDIR);
     if (found.what == What::no_folder) return refuse<int>(ENOTDIR);
     if (found.inside()) {
       bool exists = found.what == What::real || found.what == What::pristine;
@@ -98,25 +98,25 @@ bool open_by_number(long number, const long (&a)[6], long& result) {
 using namespace caisson::element;
 
 // As open(2): the mode is there only where a file may be made.
-#define MODE(flags)                                                                  \
-  mode_t mode = 0;                                                                   \
-  if (((flags)&O_CREAT) != 0 || ((flags) & O_TMPFILE) == O_TMPFILE) { \
-    va_list arguments;                                                               \
-    va_start(arguments, flags);                                                      \
-    mode = va_arg(arguments, mode_t);                                                \
-    va_end(arguments);                                                               \
+#define MODE(flags)                                                 \
+  mode_t mode = 0;                                                  \
+  if (((flags)&O_CREAT) != 0 || ((flags)&O_TMPFILE) == O_TMPFILE) { \
+    va_list arguments;                                              \
+    va_start(arguments, flags);                                     \
+    mode = va_arg(arguments, mode_t);                               \
+    va_end(arguments);                                              \
   }
 
-#define OPEN(name)                                                                               \
-  CAISSON_NEXT(name);                                                                            \
-  CAISSON_EXPORT int name(const char* path, int flags, ...) {                                    \
-    MODE(flags)                                                                                  \
+#define OPEN(name)                                                                                    \
+  CAISSON_NEXT(name);                                                                                 \
+  CAISSON_EXPORT int name(const char* path, int flags, ...) {                                         \
+    MODE(flags)                                                                                       \
     return opened(AT_FDCWD, path, flags, mode, [&] { return next_##name.get()(path, flags, mode); }); \
   }
-#define OPENAT(name)                                                                                \
-  CAISSON_NEXT(name);                                                                               \
-  CAISSON_EXPORT int name(int folder, const char* path, int flags, ...) {                           \
-    MODE(flags)                                                                                     \
+#define OPENAT(name)                                                                                        \
+  CAISSON_NEXT(name);                                                                                       \
+  CAISSON_EXPORT int name(int folder, const char* path, int flags, ...) {                                   \
+    MODE(flags)                                                                                             \
     return opened(folder, path, flags, mode, [&] { return next_##name.get()(folder, path, flags, mode); }); \
   }
 OPEN(open)
@@ -129,14 +129,14 @@ extern "C" int __open_2(const char*, int);
 extern "C" int __open64_2(const char*, int);
 extern "C" int __openat_2(int, const char*, int);
 extern "C" int __openat64_2(int, const char*, int);
-#define OPEN_2(name)                                                                        \
-  CAISSON_NEXT(name);                                                                       \
-  CAISSON_EXPORT int name(const char* path, int flags) {                                    \
+#define OPEN_2(name)                                                                         \
+  CAISSON_NEXT(name);                                                                        \
+  CAISSON_EXPORT int name(const char* path, int flags) {                                     \
     return opened(AT_FDCWD, path, flags, 0, [&] { return next_##name.get()(path, flags); }); \
   }
-#define OPENAT_2(name)                                                                            \
-  CAISSON_NEXT(name);                                                                             \
-  CAISSON_EXPORT int name(int folder, const char* path, int flags) {                              \
+#define OPENAT_2(name)                                                                             \
+  CAISSON_NEXT(name);                                                                              \
+  CAISSON_EXPORT int name(int folder, const char* path, int flags) {                               \
     return opened(folder, path, flags, 0, [&] { return next_##name.get()(folder, path, flags); }); \
   }
 OPEN_2(__open_2)
@@ -144,9 +144,9 @@ OPEN_2(__open64_2)
 OPENAT_2(__openat_2)
 OPENAT_2(__openat64_2)
 
-#define CREAT(name)                                                                                                             \
-  CAISSON_NEXT(name);                                                                                                           \
-  CAISSON_EXPORT int name(const char* path, mode_t mode) {                                                                      \
+#define CREAT(name)                                                                                                   \
+  CAISSON_NEXT(name);                                                                                                 \
+  CAISSON_EXPORT int name(const char* path, mode_t mode) {                                                            \
     return opened(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode, [&] { return next_##name.get()(path, mode); }); \
   }
 CREAT(creat)
@@ -174,35 +174,35 @@ static FILE* stream(const char* path, const char* mode, Native native) {
   return result;
 }
 
-#define FOPEN(name)                                                                              \
-  CAISSON_NEXT(name);                                                                            \
-  CAISSON_EXPORT FILE* name(const char* __restrict path, const char* __restrict mode) {          \
-    return stream(path, mode, [&] { return next_##name.get()(path, mode); });                     \
+#define FOPEN(name)                                                                     \
+  CAISSON_NEXT(name);                                                                   \
+  CAISSON_EXPORT FILE* name(const char* __restrict path, const char* __restrict mode) { \
+    return stream(path, mode, [&] { return next_##name.get()(path, mode); });           \
   }
 FOPEN(fopen)
 FOPEN(fopen64)
-#define FREOPEN(name)                                                                                   \
-  CAISSON_NEXT(name);                                                                                   \
-  CAISSON_EXPORT FILE* name(const char* __restrict path, const char* __restrict mode, FILE* __restrict old) { \
-    if (tree.active && path != nullptr && perhaps_below(path)) {                                        \
+#define FREOPEN(name)                                                                                                                                     \
+  CAISSON_NEXT(name);                                                                                                                                     \
+  CAISSON_EXPORT FILE* name(const char* __restrict path, const char* __restrict mode, FILE* __restrict old) {                                             \
+    if (tree.active && path != nullptr && perhaps_below(path)) {                                                                                          \
       if (!tree.writable && mode != nullptr && mode[0] != 'r') return changing(AT_FDCWD, path, true, [&] { return next_##name.get()(path, mode, old); }); \
-      fill_path(AT_FDCWD, path);                                                                        \
-    }                                                                                                   \
-    return next_##name.get()(path, mode, old);                                                          \
+      fill_path(AT_FDCWD, path);                                                                                                                          \
+    }                                                                                                                                                     \
+    return next_##name.get()(path, mode, old);                                                                                                            \
   }
 FREOPEN(freopen)
 FREOPEN(freopen64)
 
 // Temporary files have names that the package does not have: they only may not be made.
-#define TEMPORARY(name, type, parameters, arguments)                                        \
-  CAISSON_NEXT(name);                                                                       \
-  CAISSON_EXPORT type name parameters {                                                     \
-    if (tree.active && !tree.writable && perhaps_below(path)) {                             \
-      Found found;                                                                          \
-      look(AT_FDCWD, path, false, found);                                                   \
-      if (found.inside()) return refuse<type>(EROFS);                                       \
-    }                                                                                       \
-    return next_##name.get() arguments;                                                     \
+#define TEMPORARY(name, type, parameters, arguments)            \
+  CAISSON_NEXT(name);                                           \
+  CAISSON_EXPORT type name parameters {                         \
+    if (tree.active && !tree.writable && perhaps_below(path)) { \
+      Found found;                                              \
+      look(AT_FDCWD, path, false, found);                       \
+      if (found.inside()) return refuse<type>(EROFS);           \
+    }                                                           \
+    return next_##name.get() arguments;                         \
   }
 TEMPORARY(mkstemp, int, (char* path), (path))
 TEMPORARY(mkstemp64, int, (char* path), (path))

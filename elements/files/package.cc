@@ -53,7 +53,8 @@ uint32_t crc_by_bits(const uint8_t* p, size_t size) {
 
 bool has_instruction() {
   uint32_t a = 1, b, c, d;
-  asm("cpuid" : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
+  asm("cpuid"
+      : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
   return (c & (1u << 20)) != 0;
 }
 

@@ -16,21 +16,37 @@
 
 namespace caisson::element {
 
-long prepare_program(int folder, const char* path, bool follow) {
+namespace {
+
+CAISSON_NEXT(getenv);
+
+/// Puts a program or library there, and what it needs.
+long prepare_file(int folder, const char* path, bool follow) {
   Found found;
-  if (!tree.active) return 0;
   look(folder, path, follow, found);
   if (found.what == What::pristine) return fill(found);
   // It is there; what it needs may have been removed, or not have come.
-  if (found.what != What::real || found.entry == kNoEntry || !S_ISREG(found.stat.st_mode)) return 0;
-  long fd = call(SYS_openat, found.folder, found.name, O_RDONLY | O_CLOEXEC, 0);
+  if (found.what != What::real || found.entry == kNoEntry) return 0;
+  long fd = call(SYS_openat, found.folder, found.name, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
   if (fd < 0) return 0;
   fill_needs(found.folder, (int)fd, Filling{found.entry, nullptr});
   call(SYS_close, fd);
   return 0;
 }
 
-void prepare_by_path(const char* path, const char* name) {
+}  // namespace
+
+long prepare_program(int folder, const char* path, bool follow) {
+  if (!tree.active) return 0;
+  if (long code = prepare_file(folder, path, follow); code < 0) return code;
+  long fd = call(SYS_openat, folder, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow ? 0 : O_NOFOLLOW), 0);
+  if (fd < 0) return 0;
+  if (is_static((int)fd)) fill_all();
+  call(SYS_close, fd);
+  return 0;
+}
+
+void prepare_by_path(const char* path, const char* name, Prepare prepare) {
   while (path != nullptr && *path != 0) {
     const char* end = path;
     while (*end != 0 && *end != ':') ++end;
@@ -41,14 +57,12 @@ void prepare_by_path(const char* path, const char* name) {
     whole[text.size()] = 0;
     // Elsewhere, the kernel finds it without help, or a link that leads here.
     struct stat st = {};
-    if (below(whole) || call(SYS_newfstatat, AT_FDCWD, whole, &st, AT_SYMLINK_NOFOLLOW) == 0) prepare_program(AT_FDCWD, whole, true);
+    if (below(whole) || call(SYS_newfstatat, AT_FDCWD, whole, &st, AT_SYMLINK_NOFOLLOW) == 0) prepare(AT_FDCWD, whole, true);
     path = *end == 0 ? end : end + 1;
   }
 }
 
 namespace {
-
-CAISSON_NEXT(getenv);
 
 bool has_slash(const char* name) {
   for (; *name != 0; ++name)
@@ -62,16 +76,16 @@ void prepare_named(const char* name) {
   if (has_slash(name))
     prepare_program(AT_FDCWD, name, true);
   else if (next_getenv.get() != nullptr)
-    prepare_by_path(next_getenv.get()("PATH"), name);
+    prepare_by_path(next_getenv.get()("PATH"), name, prepare_program);
 }
 
 /// A library: by its path, or along LD_LIBRARY_PATH.
 __attribute__((noinline)) void prepare_library(const char* name) {
   if (!tree.active || name == nullptr || *name == 0) return;
   if (has_slash(name))
-    prepare_program(AT_FDCWD, name, true);
+    prepare_file(AT_FDCWD, name, true);
   else if (next_getenv.get() != nullptr)
-    prepare_by_path(next_getenv.get()("LD_LIBRARY_PATH"), name);
+    prepare_by_path(next_getenv.get()("LD_LIBRARY_PATH"), name, prepare_file);
 }
 
 /// A program that may be read but not be put in its place: by a descriptor. A script is read
@@ -123,15 +137,15 @@ CAISSON_EXPORT int execvpe(const char* name, char* const args[], char* const env
 }
 
 // Those with their arguments one by one, which are a list for the others.
-#define LIST(first)                                                                       \
-  const char* list[kMostArguments] = {first};                                             \
-  va_list arguments;                                                                      \
-  va_start(arguments, first);                                                             \
-  for (size_t n = 1; list[0] != nullptr && n < kMostArguments; ++n)                        \
-    if ((list[n] = va_arg(arguments, const char*)) == nullptr) break;                     \
-  if (list[kMostArguments - 1] != nullptr) {                                              \
-    va_end(arguments);                                                                    \
-    return refuse<int>(E2BIG);                                                            \
+#define LIST(first)                                                   \
+  const char* list[kMostArguments] = {first};                         \
+  va_list arguments;                                                  \
+  va_start(arguments, first);                                         \
+  for (size_t n = 1; list[0] != nullptr && n < kMostArguments; ++n)   \
+    if ((list[n] = va_arg(arguments, const char*)) == nullptr) break; \
+  if (list[kMostArguments - 1] != nullptr) {                          \
+    va_end(arguments);                                                \
+    return refuse<int>(E2BIG);                                        \
   }
 CAISSON_EXPORT int execl(const char* path, const char* first, ...) noexcept {
   LIST(first)

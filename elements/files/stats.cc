@@ -48,8 +48,12 @@ int described(int folder, const char* path, bool follow, struct stat* out, Nativ
   return code;
 }
 
-struct stat* plain(struct stat* s) { return s; }
-struct stat* plain(struct stat64* s) { return reinterpret_cast<struct stat*>(s); }
+struct stat* plain(struct stat* s) {
+  return s;
+}
+struct stat* plain(struct stat64* s) {
+  return reinterpret_cast<struct stat*>(s);
+}
 
 void show_extended(const struct stat& st, struct statx& out) {
   auto time = [](const struct timespec& t) { return statx_timestamp{t.tv_sec, (uint32_t)t.tv_nsec, {}}; };
@@ -117,7 +121,7 @@ int permitted(int folder, const char* path, int mode, bool follow, Native native
     if (refused) return refuse<int>(EROFS);
     return (int)finish(may(*tree.package.entry(found.entry), mode));
   }
-  if (refused && (found.what == What::real || (!found.inside() && below(path))) && code == 0) return refuse<int>(EROFS);
+  if (refused && (found.what == What::real || (!found.inside() && is_root(path))) && code == 0) return refuse<int>(EROFS);
   if (code != 0) set_errno(error);
   return code;
 }
@@ -149,59 +153,59 @@ bool stat_by_number(long number, const long (&a)[6], long& result) {
 
 using namespace caisson::element;
 
-#define STAT(name, type, follow)                                                                              \
-  CAISSON_NEXT(name);                                                                                         \
-  CAISSON_EXPORT int name(const char* __restrict path, type* __restrict out) noexcept {                       \
-    return described(AT_FDCWD, path, follow, plain(out), [&] { return next_##name.get()(path, out); });       \
+#define STAT(name, type, follow)                                                                        \
+  CAISSON_NEXT(name);                                                                                   \
+  CAISSON_EXPORT int name(const char* __restrict path, type* __restrict out) noexcept {                 \
+    return described(AT_FDCWD, path, follow, plain(out), [&] { return next_##name.get()(path, out); }); \
   }
 STAT(stat, struct stat, true)
 STAT(stat64, struct stat64, true)
 STAT(lstat, struct stat, false)
 STAT(lstat64, struct stat64, false)
 
-#define FSTAT(name, type)                                      \
-  CAISSON_NEXT(name);                                          \
-  CAISSON_EXPORT int name(int fd, type* out) noexcept {        \
-    int code = next_##name.get()(fd, out);                     \
-    if (code == 0) show(*plain(out));                          \
-    return code;                                               \
+#define FSTAT(name, type)                               \
+  CAISSON_NEXT(name);                                   \
+  CAISSON_EXPORT int name(int fd, type* out) noexcept { \
+    int code = next_##name.get()(fd, out);              \
+    if (code == 0) show(*plain(out));                   \
+    return code;                                        \
   }
 FSTAT(fstat, struct stat)
 FSTAT(fstat64, struct stat64)
 
-#define FSTATAT(name, type)                                                                                                     \
-  CAISSON_NEXT(name);                                                                                                           \
-  CAISSON_EXPORT int name(int folder, const char* __restrict path, type* __restrict out, int flags) noexcept {                  \
+#define FSTATAT(name, type)                                                                                                                      \
+  CAISSON_NEXT(name);                                                                                                                            \
+  CAISSON_EXPORT int name(int folder, const char* __restrict path, type* __restrict out, int flags) noexcept {                                   \
     return described(folder, path, (flags & AT_SYMLINK_NOFOLLOW) == 0, plain(out), [&] { return next_##name.get()(folder, path, out, flags); }); \
   }
 FSTATAT(fstatat, struct stat)
 FSTATAT(fstatat64, struct stat64)
 
 // As programs that were linked with a glibc before 2.33 ask.
-#define XSTAT(name, type, follow)                                                                                   \
-  extern "C" int name(int, const char*, type*) noexcept;                                                            \
-  CAISSON_NEXT(name);                                                                                               \
-  CAISSON_EXPORT int name(int version, const char* path, type* out) noexcept {                                      \
-    return described(AT_FDCWD, path, follow, plain(out), [&] { return next_##name.get()(version, path, out); });    \
+#define XSTAT(name, type, follow)                                                                                \
+  extern "C" int name(int, const char*, type*) noexcept;                                                         \
+  CAISSON_NEXT(name);                                                                                            \
+  CAISSON_EXPORT int name(int version, const char* path, type* out) noexcept {                                   \
+    return described(AT_FDCWD, path, follow, plain(out), [&] { return next_##name.get()(version, path, out); }); \
   }
 XSTAT(__xstat, struct stat, true)
 XSTAT(__xstat64, struct stat64, true)
 XSTAT(__lxstat, struct stat, false)
 XSTAT(__lxstat64, struct stat64, false)
-#define FXSTAT(name, type)                                            \
-  extern "C" int name(int, int, type*) noexcept;                      \
-  CAISSON_NEXT(name);                                                 \
-  CAISSON_EXPORT int name(int version, int fd, type* out) noexcept {  \
-    int code = next_##name.get()(version, fd, out);                   \
-    if (code == 0) show(*plain(out));                                 \
-    return code;                                                      \
+#define FXSTAT(name, type)                                           \
+  extern "C" int name(int, int, type*) noexcept;                     \
+  CAISSON_NEXT(name);                                                \
+  CAISSON_EXPORT int name(int version, int fd, type* out) noexcept { \
+    int code = next_##name.get()(version, fd, out);                  \
+    if (code == 0) show(*plain(out));                                \
+    return code;                                                     \
   }
 FXSTAT(__fxstat, struct stat)
 FXSTAT(__fxstat64, struct stat64)
-#define FXSTATAT(name, type)                                                                                                     \
-  extern "C" int name(int, int, const char*, type*, int) noexcept;                                                               \
-  CAISSON_NEXT(name);                                                                                                            \
-  CAISSON_EXPORT int name(int version, int folder, const char* path, type* out, int flags) noexcept {                            \
+#define FXSTATAT(name, type)                                                                                                                              \
+  extern "C" int name(int, int, const char*, type*, int) noexcept;                                                                                        \
+  CAISSON_NEXT(name);                                                                                                                                     \
+  CAISSON_EXPORT int name(int version, int folder, const char* path, type* out, int flags) noexcept {                                                     \
     return described(folder, path, (flags & AT_SYMLINK_NOFOLLOW) == 0, plain(out), [&] { return next_##name.get()(version, folder, path, out, flags); }); \
   }
 FXSTATAT(__fxstatat, struct stat)
@@ -247,10 +251,10 @@ CAISSON_EXPORT char* canonicalize_file_name(const char* path) noexcept {
   return looking(AT_FDCWD, path, true, [&] { return next_canonicalize_file_name.get()(path); });
 }
 
-#define LOOKING(name, type, follow, parameters, arguments)                                       \
-  CAISSON_NEXT(name);                                                                            \
-  CAISSON_EXPORT type name parameters noexcept {                                                 \
-    return looking(AT_FDCWD, path, follow, [&] { return next_##name.get() arguments; });         \
+#define LOOKING(name, type, follow, parameters, arguments)                               \
+  CAISSON_NEXT(name);                                                                    \
+  CAISSON_EXPORT type name parameters noexcept {                                         \
+    return looking(AT_FDCWD, path, follow, [&] { return next_##name.get() arguments; }); \
   }
 LOOKING(statfs, int, true, (const char* path, struct statfs* out), (path, out))
 LOOKING(statfs64, int, true, (const char* path, struct statfs64* out), (path, out))

@@ -12,6 +12,7 @@ Tree tree;
 namespace {
 
 constexpr int kMostLinks = 40;
+constexpr off_t kFolderSize = 4096;  ///< however many files are on the disk
 
 /// `deep`: whether it is told where a file is in the way.
 void look_along(int folder, const char* path, bool follow, bool deep, Found& out);
@@ -83,9 +84,9 @@ void show_entry(uint32_t id, const struct stat& folder, struct stat& out) {
   out.st_nlink = is_folder(e) ? 2 : e.links;
   out.st_uid = e.uid;
   out.st_gid = e.gid;
-  out.st_size = (off_t)e.size;
+  out.st_size = is_folder(e) ? kFolderSize : (off_t)e.size;
   out.st_blksize = 4096;
-  out.st_blocks = (blkcnt_t)((e.size + 511) / 512);
+  out.st_blocks = (blkcnt_t)((out.st_size + 511) / 512);
   out.st_mtim = out.st_ctim = out.st_atim = {e.mtime, (long)e.mtime_nanoseconds};
 }
 
@@ -99,7 +100,9 @@ void show(struct stat& st) {
     return;
   }
   st.st_ino = kFirstInode + tree.package.entry(id)->link;
-  st.st_atim = st.st_mtim;
+  if (S_ISDIR(st.st_mode)) st.st_size = kFolderSize;
+  // What writes files out for the first time changes nothing that anybody has asked for.
+  st.st_atim = st.st_ctim = st.st_mtim;
 }
 
 Found::~Found() {
@@ -162,7 +165,8 @@ void look_along(int folder, const char* path, bool follow, bool deep, Found& out
     if (code == 0)
       out.what = is_whiteout(out.stat) ? What::whiteout : What::real;
     else if (code == -ENOENT)
-      out.what = out.entry == kNoEntry || !is_regular(*tree.package.entry(out.entry)) ? What::missing : folder_wanted ? What::no_folder : What::pristine;
+      out.what = out.entry == kNoEntry || !is_regular(*tree.package.entry(out.entry)) ? What::missing : folder_wanted ? What::no_folder
+                                                                                                                      : What::pristine;
     return;
   }
 }
@@ -181,8 +185,8 @@ Quick quick(const char* path) {
     while (*end != 0 && *end != '/') ++end;
     if (p[0] == '.' && (end - p == 1 || (end - p == 2 && p[1] == '.'))) return {};
     const PackageEntry& e = *tree.package.entry(id);
-    if (!is_folder(e)) return {};             // a symbolic link in between, or an error
-    if ((e.mode & 0001) == 0) return {};      // not everybody may go through it
+    if (!is_folder(e)) return {};         // a symbolic link in between, or an error
+    if ((e.mode & 0001) == 0) return {};  // not everybody may go through it
     id = tree.package.find(id, p, (size_t)(end - p));
     if (id == kNoEntry) return {end - p <= 255 && end - path < 4096, kNoEntry};
     p = end;

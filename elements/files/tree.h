@@ -45,8 +45,10 @@ constexpr uint64_t kFirstInode = 1ull << 40;  ///< the package's; a file system'
 /// What a file or folder was made from; kNoEntry.
 inline uint32_t id_of(const struct stat& st) {
   int64_t id = st.st_atim.tv_sec - kFirstId;
-  return id >= 0 && id < (int64_t)CAISSON_PACKAGE_MOST_ENTRIES && st.st_atim.tv_nsec == 0 && tree.package.entry((uint32_t)id) != nullptr ? (uint32_t)id : kNoEntry;
+  return id >= 0 && id < (int64_t)CAISSON_PACKAGE_MOST_ENTRIES && st.st_atim.tv_nsec <= 1 && tree.package.entry((uint32_t)id) != nullptr ? (uint32_t)id : kNoEntry;
 }
+/// The root of a tree of which everything is on the disk (a nanosecond more).
+inline bool is_complete(const struct stat& root) { return root.st_atim.tv_nsec == 1; }
 /// The times that say so.
 void times_of(uint32_t id, struct timespec out[2]);
 /// A removed file of the package: as overlayfs marks it.
@@ -95,6 +97,12 @@ inline bool below(const char* path) {
   for (size_t i = 0; i < tree.at_size; ++i)
     if (path[i] != tree.at[i]) return false;
   return path[tree.at_size] == '/' || path[tree.at_size] == 0;
+}
+/// The tree's own path.
+inline bool is_root(const char* path) {
+  if (!below(path)) return false;
+  for (path += tree.at_size; *path == '/';) ++path;
+  return *path == 0;
 }
 /// It may lead into the tree: below it, or relative.
 inline bool perhaps_below(const char* path) { return path != nullptr && (path[0] != '/' || below(path)); }

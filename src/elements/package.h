@@ -18,7 +18,7 @@ namespace caisson::elements {
 
 struct PackOptions {
   bool zstd = false;
-  std::string key;  ///< 64 digits; "" for a package that is not encrypted
+  std::string key;                                            ///< 64 digits; "" for a package that is not encrypted
   std::function<void(uint64_t done, uint64_t all)> progress;  ///< bytes of content; may be null
 };
 struct Packed {

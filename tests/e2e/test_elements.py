@@ -334,7 +334,7 @@ def test_the_example(caisson, roots, tmp_path):
 def test_the_libraries_stand_alone():
     """No library below them, and no symbol that is not weak: one file for every C library."""
     built = pathlib.Path(os.environ.get("CAISSON", PROJECT / "build/release/apps/caisson")).parents[1] / "src"
-    for name in "clock", "resources", "sockets":
+    for name in "clock", "files", "resources", "sockets":
         dynamic = subprocess.run(["readelf", "-d", built / f"libcaisson-{name}.so"], capture_output=True, text=True, check=True).stdout
         assert "NEEDED" not in dynamic and "TEXTREL" not in dynamic
         undefined = subprocess.run(["nm", "-D", "--undefined-only", built / f"libcaisson-{name}.so"], capture_output=True, text=True, check=True).stdout
@@ -343,6 +343,6 @@ def test_the_libraries_stand_alone():
 
 def test_the_list(caisson):
     assert "clock" in caisson("element", "ls").out
-    assert {e["name"] for e in json.loads(caisson("element", "ls", "--format", "json").out)} >= {"clock", "resources", "sockets"}
+    assert {e["name"] for e in json.loads(caisson("element", "ls", "--format", "json").out)} >= {"clock", "files", "resources", "sockets"}
     assert "is not running" in caisson("element", "inspect", caisson("create", "--name", "idle", "bb").out.strip(), code=1).err
     assert "write \"element ls\"" in caisson("element", "dance", code=1).err

@@ -26,12 +26,12 @@
 
 #ifndef __GLIBC__ /* by its number, then */
 #include <sys/syscall.h>
-static int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
+static int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) {
   return (int)syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
 }
 #endif
 
-extern char **environ;
+extern char** environ;
 
 #define T "/tree/"
 #define MTIME 1600000000L
@@ -42,23 +42,33 @@ static int writable;
 static unsigned char byte_at(int seed, long i) { return (unsigned char)((i * 7 + i / 251 + seed) & 0xff); }
 
 struct file {
-  const char *path;
+  const char* path;
   long size;
   int seed, mode, uid;
 };
 static const struct file files[] = {
-    {"empty", 0, 0, 0644, 0},          {"one", 1, 1, 0644, 0},           {"small", 100, 2, 0644, 0},
-    {"page", 4096, 3, 0600, 0},        {"chunk", 131072, 4, 0644, 0},    {"chunk1", 131073, 5, 0644, 0},
-    {"large", 1000000, 6, 0444, 0},    {"owned", 50, 7, 0640, 1000},     {"dir/inner", 200, 8, 0644, 0},
-    {"dir/sub/deep", 300, 9, 0644, 0}, {"with space", 10, 10, 0644, 0},  {"\xc3\xbc\xe2\x82\xac", 11, 11, 0644, 0},
-    {"hard1", 77, 12, 0644, 0},        {"dir/hard2", 77, 12, 0644, 0},   {"many/f3", 3, 3, 0644, 0},
+    {"empty", 0, 0, 0644, 0},
+    {"one", 1, 1, 0644, 0},
+    {"small", 100, 2, 0644, 0},
+    {"page", 4096, 3, 0600, 0},
+    {"chunk", 131072, 4, 0644, 0},
+    {"chunk1", 131073, 5, 0644, 0},
+    {"large", 1000000, 6, 0444, 0},
+    {"owned", 50, 7, 0640, 1000},
+    {"dir/inner", 200, 8, 0644, 0},
+    {"dir/sub/deep", 300, 9, 0644, 0},
+    {"with space", 10, 10, 0644, 0},
+    {"\xc3\xbc\xe2\x82\xac", 11, 11, 0644, 0},
+    {"hard1", 77, 12, 0644, 0},
+    {"dir/hard2", 77, 12, 0644, 0},
+    {"many/f3", 3, 3, 0644, 0},
 };
 #define FILES (int)(sizeof files / sizeof files[0])
 
-static char *full(const char *name) {
+static char* full(const char* name) {
   static char text[8][PATH_MAX];
   static int next;
-  char *out = text[next++ % 8];
+  char* out = text[next++ % 8];
   snprintf(out, PATH_MAX, "/tree/%s", name);
   return out;
 }
@@ -76,7 +86,7 @@ static int same_content(int fd, int seed, long size) {
   }
 }
 
-static int content_is(const char *path, const char *text) {
+static int content_is(const char* path, const char* text) {
   char buffer[256];
   int fd = open(path, O_RDONLY);
   ssize_t n = fd < 0 ? -1 : read(fd, buffer, sizeof buffer);
@@ -84,7 +94,7 @@ static int content_is(const char *path, const char *text) {
   return n == (ssize_t)strlen(text) && memcmp(buffer, text, (size_t)n) == 0;
 }
 
-static int write_text(const char *path, const char *text, int flags) {
+static int write_text(const char* path, const char* text, int flags) {
   int fd = open(path, flags, 0644);
   if (fd < 0) return -1;
   ssize_t n = write(fd, text, strlen(text));
@@ -92,27 +102,27 @@ static int write_text(const char *path, const char *text, int flags) {
   return n == (ssize_t)strlen(text) ? 0 : -1;
 }
 
-#define FAILS(call, code)                                                                                    \
-  do {                                                                                                       \
-    errno = 0;                                                                                               \
-    long result_ = (long)(call);                                                                             \
+#define FAILS(call, code)                                                                                          \
+  do {                                                                                                             \
+    errno = 0;                                                                                                     \
+    long result_ = (long)(call);                                                                                   \
     check(result_ == -1 && errno == (code), "%s fails with %s (%ld, %s)", #call, #code, result_, strerror(errno)); \
   } while (0)
-#define WORKS(call)                                                                       \
-  do {                                                                                    \
-    errno = 0;                                                                            \
-    long result_ = (long)(call);                                                          \
-    check(result_ >= 0, "%s works (%ld, %s)", #call, result_, strerror(errno));           \
+#define WORKS(call)                                                             \
+  do {                                                                          \
+    errno = 0;                                                                  \
+    long result_ = (long)(call);                                                \
+    check(result_ >= 0, "%s works (%ld, %s)", #call, result_, strerror(errno)); \
   } while (0)
 
-static int same_stat(const struct stat *a, const struct stat *b) {
+static int same_stat(const struct stat* a, const struct stat* b) {
   return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_mode == b->st_mode && a->st_nlink == b->st_nlink && a->st_uid == b->st_uid && a->st_gid == b->st_gid && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
 }
 
 static void each_file(void) {
   for (int i = 0; i < FILES; ++i) {
-    const struct file *f = &files[i];
-    const char *path = full(f->path);
+    const struct file* f = &files[i];
+    const char* path = full(f->path);
     struct stat before, st, at;
     memset(&before, 0, sizeof before);
     check(stat(path, &before) == 0 && before.st_size == f->size && S_ISREG(before.st_mode), "%s: size", f->path);
@@ -130,7 +140,7 @@ static void each_file(void) {
     check(fd >= 0 && same_content(fd, f->seed, f->size), "%s: content", f->path);
     check(stat(path, &st) == 0 && same_stat(&before, &st), "%s: stat says the same after it was opened", f->path);
     check(fcntl(fd, F_GETFD) == FD_CLOEXEC, "%s: O_CLOEXEC", f->path);
-    FILE *stream = fopen(path, "r");
+    FILE* stream = fopen(path, "r");
     check(stream != NULL && fseek(stream, 0, SEEK_END) == 0 && ftell(stream) == f->size, "%s: as a stream", f->path);
     if (stream != NULL) fclose(stream);
     close(fd);
@@ -151,7 +161,7 @@ static void descriptors(void) {
   int status;
   wait(&status);
   check(status == 0 && lseek(fd, 0, SEEK_CUR) == 120, "a child shares the offset");
-  unsigned char *map = mmap(NULL, 1000000, PROT_READ, MAP_SHARED, fd, 0);
+  unsigned char* map = mmap(NULL, 1000000, PROT_READ, MAP_SHARED, fd, 0);
   check(map != MAP_FAILED && map[999999] == byte_at(6, 999999), "a shared mapping");
   if (map != MAP_FAILED) munmap(map, 1000000);
   map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 4096);
@@ -282,20 +292,20 @@ static void names(void) {
   check(pathconf(T "small", _PC_NAME_MAX) >= 255, "pathconf");
 }
 
-static int name_is(const struct dirent *e) { return e->d_name[0] == 'f'; }
+static int name_is(const struct dirent* e) { return e->d_name[0] == 'f'; }
 static int walked;
-static int visit(const char *path, const struct stat *st, int type, struct FTW *w) {
+static int visit(const char* path, const struct stat* st, int type, struct FTW* w) {
   (void)path, (void)st, (void)type, (void)w;
   ++walked;
   return 0;
 }
 
 static void folders(void) {
-  DIR *d = opendir(T "many");
+  DIR* d = opendir(T "many");
   int count = 0, dots = 0, types = 1;
   long place = -1;
   char at_place[256] = "";
-  for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+  for (struct dirent* e; d != NULL && (e = readdir(d)) != NULL;) {
     if (e->d_name[0] == '.') {
       ++dots;
       continue;
@@ -305,7 +315,7 @@ static void folders(void) {
     if (count == 51) strcpy(at_place, e->d_name);
   }
   check(count == 100 && dots == 2 && types, "readdir shows everything once (%d)", count);
-  struct dirent *e;
+  struct dirent* e;
   seekdir(d, place);
   e = readdir(d);
   check(e != NULL && strcmp(e->d_name, at_place) == 0, "seekdir");
@@ -321,7 +331,7 @@ static void folders(void) {
   for (count = 0; d != NULL && readdir(d) != NULL;) ++count;
   check(count == 102, "fdopendir");
   closedir(d);
-  struct dirent **list;
+  struct dirent** list;
   check(scandir(T "many", &list, name_is, alphasort) == 100 && strcmp(list[0]->d_name, "f0") == 0 && strcmp(list[99]->d_name, "f99") == 0, "scandir in order");
   check(scandir(T "nothing", &list, NULL, NULL) == -1, "scandir of nothing");
   check(opendir(T "small") == NULL && errno == ENOTDIR, "opendir of a file");
@@ -337,8 +347,8 @@ static void folders(void) {
   check(inode, "the inode of a listing is stat's");
   closedir(d);
   glob_t g;
-  check(glob(T "many/f1*", 0, NULL, &g) == 0 && g.gl_pathc == 11 && strcmp(g.gl_pathv[0], "/tree/many/f1") == 0, "glob");
-  check(glob(T "*/deep*", 0, NULL, &g) == GLOB_NOMATCH, "glob without a match");
+  check(glob(T "threads/t1*", 0, NULL, &g) == 0 && g.gl_pathc == 11 && strcmp(g.gl_pathv[0], "/tree/threads/t1") == 0, "glob");
+  check(glob(T "threads/*deep*", 0, NULL, &g) == GLOB_NOMATCH, "glob without a match");
   int code = nftw(T "dir", visit, 10, FTW_PHYS);
   check(code == 0 && walked == 6, "nftw (%d)", walked);
   d = opendir("/tree/emptydir");
@@ -347,7 +357,7 @@ static void folders(void) {
   closedir(d);
 }
 
-static int run(char *const args[], int how) {
+static int run(char* const args[], int how) {
   pid_t pid;
   int status = -1;
   if (how == 0) {
@@ -370,18 +380,21 @@ static int run(char *const args[], int how) {
 }
 
 static void programs(void) {
-  const char *how[] = {"execve", "posix_spawn", "vfork and execv"};
+  char* linked[] = {"/tree/bin/linked", NULL};
+  check(run(linked, 0) == 44, "a program with libraries of its own");
+  const char* how[] = {"execve", "posix_spawn", "vfork and execv"};
   for (int i = 0; i < 3; ++i) {
     char program[32];
-    snprintf(program, sizeof program, "/tree/program%s", i == 0 ? "" : i == 1 ? "2" : "3");
-    char *args[] = {program, "exit", "42", NULL};
+    snprintf(program, sizeof program, "/tree/program%s", i == 0 ? "" : i == 1 ? "2"
+                                                                              : "3");
+    char* args[] = {program, "exit", "42", NULL};
     check(run(args, i) == 42, "a program of the tree by %s", how[i]);
   }
-  char *script[] = {"/tree/script", "7", NULL};
+  char* script[] = {"/tree/script", "7", NULL};
   check(run(script, 0) == 7, "a script");
-  char *own[] = {"/tree/ownscript", "23", NULL};
+  char* own[] = {"/tree/ownscript", "23", NULL};
   check(run(own, 0) == 23, "a script whose interpreter is in the tree");
-  char *none[] = {"/tree/small", NULL};
+  char* none[] = {"/tree/small", NULL};
   check(run(none, 0) == 99, "what is no program");
   setenv("PATH", "/tree/bin:/bin", 1);
   pid_t pid = fork();
@@ -394,21 +407,19 @@ static void programs(void) {
   check(WIFEXITED(status) && WEXITSTATUS(status) == 5, "execlp along PATH");
   check(system("named exit 6") == 6 << 8, "system");
   check(system("exec /tree/bin/named exit 8") == 8 << 8, "a shell's exec");
-  void *library = dlopen("/tree/lib/libouter.so", RTLD_NOW);
+  void* library = dlopen("/tree/lib/libouter.so", RTLD_NOW);
   int (*answer)(void) = library != NULL ? (int (*)(void))dlsym(library, "outer") : NULL;
   check(answer != NULL && answer() == 43, "dlopen, with a library beside it (%s)", library == NULL ? dlerror() : "");
   check(dlopen("/tree/lib/nothing.so", RTLD_NOW) == NULL, "dlopen of nothing");
-  char *linked[] = {"/tree/bin/linked", NULL};
-  check(run(linked, 0) == 44, "a program with libraries of its own");
 }
 
-static void *opener(void *seed) {
+static void* opener(void* seed) {
   for (int i = 0; i < 200; ++i) {
     char name[32];
     int n = (i * 7 + (int)(intptr_t)seed) % 100;
     snprintf(name, sizeof name, "/tree/threads/t%d", n);
     int fd = open(name, O_RDONLY);
-    if (fd < 0 || !same_content(fd, n, 1000 + n)) return (void *)1;
+    if (fd < 0 || !same_content(fd, n, 1000 + n)) return (void*)1;
     close(fd);
   }
   return NULL;
@@ -417,15 +428,15 @@ static void *opener(void *seed) {
 static void many_at_once(void) {
   pthread_t threads[8];
   int bad = 0;
-  for (int i = 0; i < 8; ++i) pthread_create(&threads[i], NULL, opener, (void *)(intptr_t)i);
+  for (int i = 0; i < 8; ++i) pthread_create(&threads[i], NULL, opener, (void*)(intptr_t)i);
   for (int i = 0; i < 8; ++i) {
-    void *result;
+    void* result;
     pthread_join(threads[i], &result);
     bad += result != NULL;
   }
   check(bad == 0, "eight threads");
   for (int i = 0; i < 8; ++i)
-    if (fork() == 0) _exit(opener((void *)(intptr_t)(i + 20)) == NULL ? 0 : 1);
+    if (fork() == 0) _exit(opener((void*)(intptr_t)(i + 20)) == NULL ? 0 : 1);
   for (int i = 0, status; i < 8; ++i) bad += wait(&status) < 0 || status != 0;
   check(bad == 0, "eight processes");
 }
@@ -470,10 +481,10 @@ static void refused(void) {
   check(content_is(T "one", "\x01"), "and everything is as it was");
 }
 
-static int listed(const char *folder, const char *name) {
-  DIR *d = opendir(folder);
+static int listed(const char* folder, const char* name) {
+  DIR* d = opendir(folder);
   int found = 0;
-  for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) found += strcmp(e->d_name, name) == 0;
+  for (struct dirent* e; d != NULL && (e = readdir(d)) != NULL;) found += strcmp(e->d_name, name) == 0;
   if (d != NULL) closedir(d);
   return found;
 }
@@ -613,7 +624,7 @@ static void changes(void) {
   check(read(watch, event, sizeof event) > 0, "inotify of a folder");
   close(watch);
   fd = open(T "many/f70", O_RDWR);
-  char *map = mmap(NULL, 70, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  char* map = mmap(NULL, 70, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   check(map != MAP_FAILED && (memcpy(map, "mapped", 6), pread(fd, a, 6, 0) == 6) && memcmp(a, "mapped", 6) == 0, "a shared mapping is written to");
   close(fd);
   char name[] = "/tree/tmpXXXXXX", folder[] = "/tree/dirXXXXXX";
@@ -624,7 +635,7 @@ static void changes(void) {
   fd = open("/tree", O_TMPFILE | O_RDWR, 0600);
   check(fd >= 0 && write(fd, "x", 1) == 1, "O_TMPFILE");
   close(fd);
-  FILE *f = fopen(T "many/f71", "r+");
+  FILE* f = fopen(T "many/f71", "r+");
   check(f != NULL && fputs("plus", f) >= 0 && fclose(f) == 0 && stat(T "many/f71", &st) == 0 && st.st_size == 71, "fopen r+");
   f = fopen(T "many/f72", "a");
   check(f != NULL && fputs("more", f) >= 0 && fclose(f) == 0 && stat(T "many/f72", &st) == 0 && st.st_size == 76, "fopen a");
@@ -641,13 +652,13 @@ static void changes(void) {
   FAILS(stat("/tree/dir/sub/deep", &st), ENOENT);
   chdir("/");
   int count = 0;
-  DIR *d = opendir("/tree/dir/sub");
+  DIR* d = opendir("/tree/dir/sub");
   while (d != NULL && readdir(d) != NULL) ++count;
   check(count == 2, "nothing is left in it");
   if (d != NULL) closedir(d);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (argc > 2 && strcmp(argv[1], "exit") == 0) return atoi(argv[2]);
   if (argc > 2 && strcmp(argv[1], "inherited") == 0) return inherited(atoi(argv[2]));
@@ -656,6 +667,8 @@ int main(int argc, char **argv) {
   names();
   links();
   each_file();
+  struct stat st;
+  check(stat(T "dir", &st) == 0 && st.st_mtim.tv_sec == MTIME, "a folder's time is the same after its files were opened");
   folders();
   programs();
   descriptors();
