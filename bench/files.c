@@ -61,9 +61,10 @@ int main(int argc, char **argv) {
     if (asprintf(&paths[count++], "%s/%s", argv[2], line) < 0) return 1;
   }
   if (count == 0) return 1;
+  int rounds = argc > 3 ? atoi(argv[3]) : 7;
   measure("open+read+close, first", reads, 1);
-  measure("stat", stats, 7);
-  measure("stat of nothing", missing, 7);
-  measure("open+read+close", reads, 7);
+  measure("stat", stats, rounds);
+  measure("stat of nothing", missing, rounds);
+  measure("open+read+close", reads, rounds);
   return 0;
 }

@@ -20,7 +20,7 @@ MAY_ENTER = {
     "build": {"base", "sys", "oci", "image", "http"},
     "network": {"base", "sys", "oci"},
     "volumes": {"base", "sys", "oci"},
-    "elements": {"base", "sys", "oci"},
+    "elements": {"base", "sys", "oci", "files"},  # elements/files: what reads packages in programs
     "capture": {"base", "sys", "oci", "image"},
     "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements"},
     "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements", "capture", "engine", "http", "registry"},
