@@ -37,6 +37,8 @@ Result<> expand_pattern(const Tree& tree, const std::string& folder, const std::
 
 /// Ignores, owners, modes; `prefix` is the folder's path in the tree.
 image::Take choose(const Tree& tree, const CopyTarget& target, const std::string& prefix, image::TarEntry& entry) {
+  if (tree.excluded != nullptr && tree.excluded->ignores(entry.path))
+    return tree.excluded->has_exceptions() && entry.type == image::EntryType::directory ? image::Take::only_below : image::Take::no;
   if (tree.ignored != nullptr && tree.ignored->ignores(prefix.empty() ? entry.path : prefix + "/" + entry.path))
     return tree.ignored->has_exceptions() && entry.type == image::EntryType::directory ? image::Take::only_below : image::Take::no;
   if (!tree.keep_owners) entry.uid = entry.gid = 0;
@@ -53,17 +55,41 @@ Result<Fd> open_file_of(const Tree& tree, const Piece& piece) {
   return fd;
 }
 
+/// The folders of COPY --parents, as they are in the tree.
+Result<> pack_folders_above(const Tree& tree, const Piece& piece, const CopyTarget& target, image::TarWriter& tar, bool with_times) {
+  std::string before = piece.folder ? piece.path : piece.path.substr(0, piece.path.rfind('/'));
+  for (size_t slash = 0; !piece.above.empty() && slash != std::string::npos;) {
+    slash = piece.above.find('/', slash == 0 ? 0 : slash + 1);
+    std::string above = piece.above.substr(0, slash), path = before.substr(0, before.size() - piece.above.size() + above.size());
+    Fd folder = TRY(tree.root.open_at("/" + path, O_PATH | O_DIRECTORY), tree.shown);
+    struct stat st;
+    if (::fstat(folder.get(), &st) < 0) return fail_errno(path);
+    image::TarEntry entry;
+    entry.path = above;
+    entry.type = image::EntryType::directory;
+    entry.mode = target.mode.value_or(st.st_mode & 07777);
+    if (tree.keep_owners) std::tie(entry.uid, entry.gid) = std::pair(st.st_uid, st.st_gid);
+    if (target.owner) std::tie(entry.uid, entry.gid) = *target.owner;
+    entry.mtime = with_times ? st.st_mtim.tv_sec : 0;
+    TRY(tar.add(entry));
+  }
+  return {};
+}
+
 Result<> pack(const Tree& tree, const Piece& piece, const std::string& name, const CopyTarget& target, image::TarWriter& tar, bool with_times) {
   auto finish = [&](image::TarEntry& entry, const std::string& prefix) {
     if (!with_times) entry.mtime = entry.mtime_ns = 0;
-    return choose(tree, target, prefix, entry);
+    auto take = choose(tree, target, prefix, entry);
+    if (!piece.above.empty()) entry.path = piece.above + "/" + entry.path;
+    return take;
   };
+  TRY(pack_folders_above(tree, piece, target, tar, with_times));
   if (piece.folder) {
     Fd folder = TRY(tree.root.open_at("/" + piece.path, O_PATH | O_DIRECTORY), tree.shown);
     return image::pack_folder(sys::fd_path(folder.get()), tar, {.choose = [&](image::TarEntry& entry) { return finish(entry, piece.path); }});
   }
   // A file that was named is taken, whatever it is called where it goes.
-  Tree plain{tree.root, nullptr, tree.keep_owners, tree.shown};
+  Tree plain{tree.root, nullptr, tree.keep_owners, tree.shown, nullptr};
   auto choose_file = [&](image::TarEntry& entry) {
     if (!with_times) entry.mtime = entry.mtime_ns = 0;
     if (piece.generated()) {
@@ -81,19 +107,12 @@ Result<> pack(const Tree& tree, const Piece& piece, const std::string& name, con
     return tar.add_file(entry, piece.content);
   }
   Fd file = TRY(open_file_of(tree, piece));
-  return image::pack_file(file.get(), name, tar, {.choose = choose_file});
+  return image::pack_file(file.get(), piece.above.empty() ? name : piece.above + "/" + name, tar, {.choose = choose_file});
 }
 
-/// Whether a file is an archive that ADD unpacks; forms that cannot be read are errors.
+/// Whether a file is an archive that ADD unpacks.
 Result<bool> is_archive(const Tree& tree, const Piece& piece) {
   Fd fd = TRY(open_file_of(tree, piece));
-  char magic[6] = {};
-  ssize_t n = ::pread(fd.get(), magic, sizeof magic, 0);
-  std::string_view begin(magic, static_cast<size_t>(std::max<ssize_t>(n, 0)));
-  if (begin.starts_with("\xfd"
-                        "7zXZ") ||
-      begin.starts_with("BZh"))
-    return fail("ADD: " + piece.path + " is compressed with " + (begin[0] == 'B' ? "bzip2" : "xz") + ", which is not supported: use gzip or zstd, or COPY it and unpack it with RUN", ENOTSUP);
   struct stat st;
   if (::fstat(fd.get(), &st) < 0) return fail_errno(piece.path);
   image::FdSource source(fd.get(), piece.path, 0, static_cast<uint64_t>(st.st_size));
@@ -125,7 +144,7 @@ Result<> repack(const Tree& tree, const Piece& piece, const CopyTarget& target, 
 
 }  // namespace
 
-Result<std::vector<Piece>> find_pieces(const Tree& tree, const std::vector<std::string>& patterns) {
+Result<std::vector<Piece>> find_pieces(const Tree& tree, const std::vector<std::string>& patterns, bool parents) {
   std::vector<Piece> out;
   for (const auto& pattern : patterns) {
     std::vector<std::string> found;
@@ -135,6 +154,8 @@ Result<std::vector<Piece>> find_pieces(const Tree& tree, const std::vector<std::
       bool hidden = tree.ignored != nullptr && !has_pattern(pattern) && tree.root.open_at(clean_path("/" + pattern), O_PATH);
       return fail("\"" + pattern + "\": not found in " + tree.shown + (hidden ? " (a rule of .dockerignore hides it)" : ""), ENOENT);
     }
+    size_t pivot = pattern.find("/./");
+    size_t left_out = pivot == std::string::npos ? 0 : split(clean_path("/" + pattern.substr(0, pivot)), '/', true).size();
     for (const auto& path : found) {
       Piece piece{.path = path};
       Fd node = TRY(tree.root.open_at("/" + path, O_PATH));
@@ -142,6 +163,13 @@ Result<std::vector<Piece>> find_pieces(const Tree& tree, const std::vector<std::
       if (::fstat(node.get(), &st) < 0) return fail_errno(path);
       piece.folder = S_ISDIR(st.st_mode);
       piece.name = std::string(base_name(path));
+      if (!piece.folder && tree.excluded != nullptr && tree.excluded->ignores(piece.name)) continue;
+      if (parents) {
+        auto names = split(path, '/', true);
+        if (!piece.folder) names.pop_back();
+        names.erase(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(std::min(left_out, names.size())));
+        piece.above = join(names, "/");
+      }
       out.push_back(std::move(piece));
     }
   }
@@ -167,7 +195,7 @@ Result<> copy_pieces(const Tree& tree, const std::vector<Piece>& pieces, const C
   std::vector<bool> archives;
   bool folder = target.is_folder || pieces.size() > 1;
   for (const auto& piece : pieces) {
-    archives.push_back(target.unpack && !piece.folder && !piece.generated() && TRY(is_archive(tree, piece)));
+    archives.push_back(target.unpack && !piece.folder && (!piece.generated() || (target.unpack_downloads && !piece.downloaded.empty())) && TRY(is_archive(tree, piece)));
     folder = folder || piece.folder || archives.back();
   }
   folder = folder || image.open_at(target.path, O_PATH | O_DIRECTORY);

@@ -82,8 +82,19 @@ Result<Piece> Builder::download(const Instruction& instruction, const std::strin
 
 Result<> Builder::copy_step(const Instruction& instruction, State& state, int stage) {
   bool add = instruction.name == "ADD";
-  for (const char* flag : {"parents", "exclude", "keep-git-dir", "unpack"})
+  for (const char* flag : {add ? "parents" : "unpack", "keep-git-dir"})
     if (instruction.flags.contains(flag)) return fail(instruction.name + ": --" + flag + " is not supported", ENOTSUP);
+  auto is_set = [&](const char* flag) -> Result<bool> {
+    auto value = instruction.flag(flag);
+    if (!value) return false;
+    if (*value != "" && *value != "true" && *value != "false") return fail("--" + std::string(flag) + "=" + *value + ": neither true nor false", EINVAL);
+    return *value != "false";
+  };
+  bool parents = TRY(is_set("parents"));
+  std::string exclude;
+  if (auto list = instruction.flags.find("exclude"); list != instruction.flags.end())
+    for (const auto& pattern : list->second) exclude += TRY(expand(pattern, state.lookup(), stages_.escape)) + "\n";
+  IgnoreRules excluded = IgnoreRules::parse(exclude);
   auto lookup = state.lookup();
   std::vector<std::string> words;
   if (instruction.list)
@@ -94,6 +105,8 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
   std::string to = words.back();
   words.pop_back();
   CopyTarget target{.path = state.absolute(to), .is_folder = to.ends_with("/") || to == "." || to.ends_with("/."), .owner = {}, .mode = {}, .unpack = add};
+  target.is_folder = target.is_folder || parents;
+  if (instruction.flag("unpack")) target.unpack = target.unpack_downloads = TRY(is_set("unpack"));
   std::string chown = instruction.flag("chown") ? TRY(expand(*instruction.flag("chown"), lookup, stages_.escape)) : "";
   if (auto chmod = instruction.flag("chmod"); chmod) {
     std::string mode = TRY(expand(*chmod, lookup, stages_.escape));
@@ -120,11 +133,12 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
   }
   if (words.size() > 1 && !target.is_folder) return fail("when using " + instruction.name + " with more than one source file, the destination must be a directory and end with a /", EINVAL);
 
-  return with_tree(instruction.flag("from"), stage, [&](const Tree& tree) -> Result<> {
-    auto pieces = TRY(find_pieces(tree, patterns));
+  return with_tree(instruction.flag("from"), stage, [&](const Tree& whole) -> Result<> {
+    Tree tree{whole.root, whole.ignored, whole.keep_owners, whole.shown, exclude.empty() ? nullptr : &excluded};
+    auto pieces = TRY(find_pieces(tree, patterns, parents));
     pieces.insert(pieces.end(), generated.begin(), generated.end());
     Writing writing;
-    writing.description = {{"copy", {TRY(digest_of(tree, pieces)), target.path, target.is_folder, chown, target.mode.value_or(010000), add}}};
+    writing.description = {{"copy", {TRY(digest_of(tree, pieces)), target.path, target.is_folder, chown, target.mode.value_or(010000), target.unpack, target.unpack_downloads}}};
     writing.created_by = instruction.str();
     writing.work = [&](Workspace& workspace) {
       return workspace.edit([&](const sys::RootDir& image) -> Result<> {

@@ -114,7 +114,7 @@ class GzipSink : public Sink {
   std::unique_ptr<State> state_;
 };
 
-/// Recognises gzip and zstd by their first bytes and decompresses; anything
+/// Recognises gzip, zstd, xz and bzip2 by their first bytes and decompresses; anything
 /// else passes through.
 [[nodiscard]] Result<std::unique_ptr<Source>> decompress(Source& inner);
 

@@ -321,7 +321,9 @@ def test_add_from_an_address(caisson, context, tmp_path):
     ("COPY --from=nosuch.invalid/x /a /b", "--from=nosuch.invalid/x"),
     ("COPY --chown=nobody busybox /x", "--chown=nobody"),
     ("COPY --chmod=u+x busybox /x", "only octal modes"),
-    ("COPY --parents a/b /x", "--parents is not supported"),
+    ("ADD --parents a/b /x", "unknown flag --parents"),
+    ("COPY --parents=maybe busybox /x", "neither true nor false"),
+    ("ADD --keep-git-dir busybox /x", "--keep-git-dir is not supported"),
     ("ADD git@example.org:x.git /x", "repositories are not supported"),
     ("RUN exit 3", "returned a non-zero code: 3"),
     ("RUN --network=mine true", 'network "mine" is not supported'),
@@ -349,6 +351,87 @@ def test_errors_say_where_and_leave_nothing(caisson, context, line, says):
 def test_bad_command_lines(caisson, context, argv, says):
     context.write(BASE)
     assert says in caisson("build", *argv, code=1, cwd=context.path).err
+
+
+@pytest.mark.parametrize("tool", ["xz", "bzip2", "gzip", "zstd"])
+def test_add_unpacks_what_tools_pack(caisson, context, tool):
+    """Several streams one after the other, as parallel packers write them; and damaged ones."""
+    (context.path / "folder").mkdir()
+    for i in range(50):
+        (context.path / f"folder/{i}").write_text(f"{i}\n" * 5000)
+    subprocess.run(["tar", "cf", context.path / "a.tar", "-C", context.path, "folder"], check=True)
+    plain = (context.path / "a.tar").read_bytes()
+    packed = b"".join(subprocess.run([tool, "-c"], input=part, capture_output=True, check=True).stdout for part in (plain[:100000], plain[100000:]))
+    (context.path / "archive").write_bytes(packed)
+    context.write(BASE + "ADD archive /d/\nADD --unpack=false archive /plain/\nRUN test \"$(cat /d/folder/* | md5sum)\" = \"$(for i in $(ls /d/folder); do cat /d/folder/$i; done | md5sum)\" && cat /d/folder/49 | wc -l && ls -l /plain/archive\n")
+    caisson("build", "--tag", "a", context.path)
+    assert caisson.run("--network", "none", "a", "sh", "-c", "cat /d/folder/7 | uniq -c; ls /d/folder | wc -l; cat /plain/archive | wc -c").out.split() == ["5000", "7", "50", str(len(packed))]
+    assert caisson("import", context.path / "archive", "imported").out
+    for bad in (packed[:-40], packed[: len(packed) // 2] + b"\0" * 64 + packed[len(packed) // 2 + 64 :]):
+        (context.path / "archive").write_bytes(bad)
+        failed = caisson("import", context.path / "archive", "bad", code=1)
+        assert "damaged" in failed.err or "ends early" in failed.err, failed.err
+
+
+def test_copy_leaves_out_and_takes_parents(caisson, context):
+    for name in ("a.txt", "a.md", "src/b.txt", "src/b.md", "src/deep/c.txt", "src/deep/c.md"):
+        path = context.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (context.path / "src/deep").chmod(0o700)
+    context.write(BASE + """FROM base
+COPY --exclude=*.md a.* /one/
+COPY --exclude=*.md --exclude=**/*.txt src /two/
+COPY --exclude=** --exclude=!deep/c.md src /three/
+COPY --parents src/deep/*.txt a.txt /four/
+COPY --parents src/./deep/c.md /five
+COPY --parents --chown=7:8 src/deep /six/
+COPY --from=base --parents /bin/busybox /seven/
+""")
+    caisson("build", "--tag", "c", context.path)
+    list_files = lambda folder: caisson.run("--network", "none", "c", "sh", "-c", f"cd {folder} && find . -type f | sort").out.split()  # noqa: E731
+    assert list_files("/one") == ["./a.txt"]
+    assert list_files("/two") == ["./deep/c.md"]
+    assert list_files("/three") == ["./deep/c.md"]
+    assert list_files("/four") == ["./a.txt", "./src/deep/c.txt"]
+    assert list_files("/five") == ["./deep/c.md"]
+    assert list_files("/six") == ["./src/deep/c.md", "./src/deep/c.txt"]
+    assert list_files("/seven") == ["./bin/busybox"]
+    assert caisson.run("--network", "none", "c", "stat", "-c", "%a %u:%g", "/four/src/deep", "/six/src").out.split() == ["700", "0:0", "755", "7:8"]
+    # What is left out makes no difference to the cache, what is not does.
+    (context.path / "a.md").write_text("other")
+    assert "CACHED" in caisson("build", context.path).err or caisson("build", "-q", context.path).out == caisson("build", "-q", context.path).out
+    first = caisson("build", "-q", context.path).out
+    (context.path / "src/b.md").write_text("other")
+    assert caisson("build", "-q", context.path).out == first, "no step copies it"
+    (context.path / "src/deep/c.md").write_text("other")
+    assert caisson("build", "-q", context.path).out != first
+
+
+def test_a_context_on_standard_input(caisson, context):
+    context.write(BASE + "COPY *.txt /t/\n", **{"a.txt": "a", "b.txt": "b", ".dockerignore": "b.txt\n", "Other": BASE + "RUN echo other > /other\n"})
+    feed = lambda data, *args, code=0: subprocess.run([*caisson.argv("build", *args, "-")], input=data, capture_output=True, timeout=100)  # noqa: E731
+    for pack in ([], ["--gzip"], ["--xz"]):
+        archive = subprocess.run(["tar", "c", *pack, "-C", context.path, "."], capture_output=True, check=True).stdout
+        done = feed(archive, "--tag", "piped")
+        assert done.returncode == 0, done.stderr
+        assert caisson.run("--network", "none", "piped", "ls", "/t").out == "a.txt\n"
+    assert feed(archive, "--tag", "other", "--file", "Other").returncode == 0
+    assert caisson.run("--network", "none", "other", "cat", "/other").out == "other\n"
+    # A Dockerfile alone.
+    alone = "FROM piped\nRUN echo alone > /alone\nCOPY <<E /here\ntext\nE\n"
+    assert feed(alone.encode(), "--tag", "alone").returncode == 0
+    assert caisson.run("--network", "none", "alone", "cat", "/alone", "/here").out == "alone\ntext\n"
+    assert b"not found in the build context" in feed(b"FROM piped\nCOPY a.txt /\n").stderr
+    # The archive's links lead nowhere outside of it.
+    (context.path / "Dockerfile").unlink()
+    (context.path / "Dockerfile").symlink_to("/etc/shadow")
+    failed = feed(subprocess.run(["tar", "c", "-C", context.path, "."], capture_output=True, check=True).stdout)
+    assert failed.returncode == 1 and b"root:" not in failed.stderr and b"Dockerfile of the archive" in failed.stderr
+    for args, data, says in ((("--file", "-"), b"x", b"cannot be the Dockerfile and the context"), (("--file", "Other"), b"FROM piped\n", b"no archive on standard input"), ((), b"\x1f\x8b\x08broken", b"gzip"), ((), b"", b"")):
+        failed = feed(data, *args)
+        assert failed.returncode == 1 and says in failed.stderr, failed.stderr
+    assert not list(caisson.root.glob("tmp.build.*"))
 
 
 def test_paths_do_not_leave_the_context_or_the_image(caisson, context, tmp_path):

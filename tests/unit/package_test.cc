@@ -83,7 +83,8 @@ TEST_F(Packages, EveryDamagedByteIsNoticed) {
     // up to seven bytes that mean nothing.
     uint64_t index;
     std::memcpy(&index, whole.data() + 24, sizeof index);
-    for (size_t at = 0; at < whole.size(); at += at < 128 || at >= index ? 1 : at + 997 < index - 8 ? 997 : index - at) {
+    for (size_t at = 0; at < whole.size(); at += at < 128 || at >= index ? 1 : at + 997 < index - 8 ? 997
+                                                                                                    : index - at) {
       std::string bad = whole;
       bad[at] = static_cast<char>(bad[at] ^ 4);
       ASSERT_TRUE(write_file_durably(package(), bad));
