@@ -6,6 +6,7 @@
 
 #include "base/event_loop.h"
 #include "base/strings.h"
+#include "registry/sources.h"
 
 namespace caisson::cli {
 
@@ -22,8 +23,23 @@ registry::Progress transfer_progress(bool quiet) {
 
 Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet) {
   oci::Reference reference = TRY(oci::parse_reference(name));
-  auto client = TRY(registry::Client::open(registry::registry_host(reference), options), "pull " + reference.str());
-  return registry::pull(store, client, reference, transfer_progress(quiet));
+  auto sources = TRY(registry::sources_of(reference, TRY(registry::read_rules())));
+  std::string failures;
+  for (const auto& source : sources) {
+    registry::Options how = options;
+    if (source.insecure) how.verify_tls = false;
+    bool last = &source == &sources.back();
+    // Credentials on the command line are for the registry, not for its mirrors.
+    if (!last) how.credentials.reset();
+    auto fetched = [&]() -> Result<image::Image> {
+      auto client = TRY(registry::Client::open(registry::registry_host(source.reference), how), "pull " + reference.str());
+      return registry::pull(store, client, source.reference, reference, transfer_progress(quiet));
+    }();
+    if (fetched) return fetched;
+    if (last) return fail(failures + fetched.error().message, fetched.error().code);
+    failures += "mirror " + source.reference.name() + ": " + fetched.error().message + "; ";
+  }
+  return fail("pull " + reference.str() + ": there is nowhere to pull it from", ENOENT);
 }
 
 Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy) {

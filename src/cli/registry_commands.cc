@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/pull.h"
 #include "engine/engine.h"
+#include "registry/sources.h"
 #include "registry/transfer.h"
 
 namespace caisson::cli {
@@ -51,16 +52,20 @@ Result<int> cmd_push(const Globals& globals, const Args& args) {
   auto image = TRY(store.find(args.rest()[0]));
   oci::Reference to = TRY(oci::parse_reference(args.rest().size() > 1 ? args.rest()[1] : args.rest()[0]));
   if (args.rest().size() == 1 && to.registry.empty()) return fail(args.rest()[0] + " names no registry: tag it, or say where it goes: caisson push " + args.rest()[0] + " registry.example/" + to.repository, EINVAL);
-  auto client = TRY(registry::Client::open(registry::registry_host(to), options), "push " + to.str());
-  auto digest = TRY(registry::push(store, client, image, to, transfer_progress(args.flag("quiet"))));
+  auto there = TRY(registry::place_of(to, options), "push " + to.str());
+  auto client = TRY(registry::Client::open(registry::registry_host(there), options), "push " + to.str());
+  auto digest = TRY(registry::push(store, client, image, there, transfer_progress(args.flag("quiet"))));
   std::printf("%s\n", digest.str().c_str());
   return 0;
 }
 
 Result<int> cmd_copy(const Globals&, const Args& args) {
   oci::Reference source = TRY(oci::parse_reference(args.rest()[0])), destination = TRY(oci::parse_reference(args.rest()[1]));
-  auto from = TRY(registry::Client::open(registry::registry_host(source), TRY(client_options(args, "src-"))), "copy " + source.str());
-  auto to = TRY(registry::Client::open(registry::registry_host(destination), TRY(client_options(args, "dest-"))), "copy to " + destination.str());
+  auto from_options = TRY(client_options(args, "src-")), to_options = TRY(client_options(args, "dest-"));
+  source = TRY(registry::place_of(source, from_options), "copy " + source.str());
+  destination = TRY(registry::place_of(destination, to_options), "copy to " + destination.str());
+  auto from = TRY(registry::Client::open(registry::registry_host(source), from_options), "copy " + source.str());
+  auto to = TRY(registry::Client::open(registry::registry_host(destination), to_options), "copy to " + destination.str());
   std::printf("%s\n", TRY(registry::copy(from, source, to, destination, transfer_progress(args.flag("quiet")))).str().c_str());
   return 0;
 }
@@ -68,7 +73,9 @@ Result<int> cmd_copy(const Globals&, const Args& args) {
 Result<int> cmd_manifest(const Globals&, const Args& args) {
   if (args.rest()[0] != "inspect" || args.rest().size() != 2) return fail("manifest: use inspect IMAGE", EINVAL);
   oci::Reference reference = TRY(oci::parse_reference(args.rest()[1]));
-  auto client = TRY(registry::Client::open(registry::registry_host(reference), TRY(client_options(args))), "inspect " + reference.str());
+  auto options = TRY(client_options(args));
+  reference = TRY(registry::place_of(reference, options), "inspect " + reference.str());
+  auto client = TRY(registry::Client::open(registry::registry_host(reference), options), "inspect " + reference.str());
   auto document = TRY(client.manifest(registry::repository_path(reference), reference.digest ? reference.digest->str() : reference.tag), "inspect " + reference.str());
   // As it is, so that its digest can be computed from it.
   std::fwrite(document.text.data(), 1, document.text.size(), stdout);
@@ -127,8 +134,9 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
   std::string format = args.get("format", "table");
   if (format != "table" && format != "json") return fail("--format: \"" + format + "\" is neither table nor json");
   oci::Reference reference = TRY(oci::parse_reference(args.rest()[0]));
-  auto client = TRY(registry::Client::open(registry::registry_host(reference), options));
-  auto tags = TRY(client.tags(registry::repository_path(reference)));
+  auto there = TRY(registry::place_of(reference, options));
+  auto client = TRY(registry::Client::open(registry::registry_host(there), options));
+  auto tags = TRY(client.tags(registry::repository_path(there)));
   if (format == "json") {
     std::printf("%s\n", json_text(Json{{"name", reference.name()}, {"tags", tags}}, 2).c_str());
     return 0;

@@ -182,9 +182,9 @@ std::string local_name(const oci::Reference& reference) {
 
 }  // namespace
 
-Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& reference, const Progress& progress) {
-  std::string repository = repository_path(reference);
-  auto document = TRY(manifest_for_here(client, repository, reference), "pull " + reference.str());
+Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Progress& progress) {
+  std::string repository = repository_path(there);
+  auto document = TRY(manifest_for_here(client, repository, there), "pull " + reference.str());
   oci::Manifest manifest = TRY(oci::parse_manifest(document.text, reference.str()));
   if (manifest.config.size > kLargestDocument) return fail("the configuration of " + reference.str() + " is larger than " + human_size(kLargestDocument), EFBIG);
   std::map<oci::Digest, oci::Descriptor> wanted{{manifest.config.digest, manifest.config}};

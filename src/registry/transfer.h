@@ -15,8 +15,8 @@ using Progress = std::function<void(const std::string& what, uint64_t done, uint
 
 /// Fetches what the store does not have of an image for this platform, checks it, and names it.
 /// What a broken or killed pull has fetched is gone on with; two pulls at once of the same layer
-/// fetch it once.
-[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& reference, const Progress& progress);
+/// fetch it once. `there`: what it is called at that registry; here it is called `reference`.
+[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Progress& progress);
 
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
 [[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);

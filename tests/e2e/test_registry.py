@@ -414,3 +414,32 @@ def test_a_full_disk(caisson, liar, tmp_path):
                                          (("pull", "--platform", "linux/arm64", "localhost:1/x"), "linux/amd64 only")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson(*args, code=1).err
+
+
+def test_mirrors(caisson, registry, liar, busybox_root, tmp_path, monkeypatch):
+    """registries.conf: mirrors first, whatever is wrong with them; other locations, blocked ones."""
+    conf = tmp_path / "registries.conf"
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+    conf.write_text("")
+    caisson("import", busybox_root, "here")
+    caisson("push", "here", f"{registry.host}/cache/team/web:1")
+    mirror = lambda host: f'[[registry.mirror]]\nlocation = "{host}"\n'  # noqa: E731
+    conf.write_text('[[registry]]\nlocation = "gone.invalid"\n' + mirror("127.0.0.1:1/cache") + mirror(f"{liar.host}/cache") + mirror(f"{registry.host}/cache"))
+    assert caisson("pull", "gone.invalid/team/web:1").out
+    assert caisson.run("--network", "none", "gone.invalid/team/web:1", "echo", "hello").out == "hello\n"
+    assert "/cache/team/web" not in caisson("images").out
+    caisson("rmi", "gone.invalid/team/web:1")
+    conf.write_text('[[registry]]\nlocation = "gone.invalid"\n' + mirror("127.0.0.1:1/cache"))
+    failed = caisson("pull", "gone.invalid/team/web:1", code=1).err
+    assert "mirror 127.0.0.1:1/cache/team/web" in failed and "gone.invalid" in failed
+    # Another place, for pushes too.
+    conf.write_text(f'[[registry]]\nprefix = "images.invalid"\nlocation = "{registry.host}/moved"\n[[registry]]\nprefix = "images.invalid/secret"\nblocked = true\n')
+    caisson("push", "here", "images.invalid/a:2")
+    assert caisson("tags", f"{registry.host}/moved/a").out == "2\n" and caisson("tags", "images.invalid/a").out == "2\n"
+    assert caisson("manifest", "inspect", "images.invalid/a:2").out
+    caisson("pull", "images.invalid/a:2")
+    assert "registries.conf blocks images.invalid/secret" in caisson("pull", "images.invalid/secret/x", code=1).err
+    conf.write_text("[[registry]\n")
+    assert f"{conf}:1" in caisson("pull", "images.invalid/a:2", code=1).err
+    conf.unlink()
+    assert "No such file" in caisson("pull", "images.invalid/a:2", code=1).err
