@@ -52,11 +52,17 @@ struct Listing {
 
 /// The listings of this process. Few are open at once.
 Listing* listings = nullptr;
-int lock = 0;
+uint32_t lock = 0;  ///< the process that holds it
 
 struct Locked {
   Locked() {
-    while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE) != 0) call(SYS_sched_yield);
+    uint32_t own = instance().process;
+    for (uint32_t free = 0; !__atomic_compare_exchange_n(&lock, &free, own, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);) {
+      // Another thread had it when this process was forked: nobody will give it back here.
+      if (free != 0 && free != own) continue;
+      free = 0;
+      call(SYS_sched_yield);
+    }
   }
   Locked(const Locked&) = delete;
   Locked& operator=(const Locked&) = delete;

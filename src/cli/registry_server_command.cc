@@ -32,7 +32,11 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.certificate = args.get("tls-cert");
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
-  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("audit-log")};
+  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.get("audit-log")};
+  if (args.has("upstream-fresh")) {
+    if (what.upstream.empty()) return fail("--upstream-fresh has no meaning without --upstream");
+    what.fresh_seconds = static_cast<int64_t>(TRY(parse_uint(args.get("upstream-fresh"), INT32_MAX), "--upstream-fresh"));
+  }
   // Before there are threads, so that all of them have it.
   sigset_t ends;
   sigemptyset(&ends);
@@ -65,7 +69,7 @@ Result<int> cmd_registry(const Globals& globals, const Args& args) {
     return {};
   };
   if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
-  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log"}));
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log", "upstream", "upstream-fresh"}));
   auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
   if (std::string file = args.get("policy"); !file.empty()) {
@@ -88,6 +92,8 @@ constexpr Option kOptions[] = {
     {"--policy", "FILE", "who may do what where, quotas, and how long tags live (docs/registries.md)"},
     {"--read-only", "", "nobody pushes or deletes"},
     {"--immutable-tags", "PATTERN", "tags that cannot be moved or deleted, such as v* (may be given several times)"},
+    {"--upstream", "REGISTRY[/PATH]", "show what another registry has, and keep what was asked for; nobody pushes here"},
+    {"--upstream-fresh", "SECONDS", "how long a tag is not asked for again (default: 60)"},
     {"--audit-log", "FILE", "a line of JSON for each request that is no read"},
     {"--older-than", "SECONDS", "gc: leave alone what is younger (default: 3600)"},
 };

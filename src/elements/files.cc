@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/fd.h"
 #include "base/strings.h"
 #include "caisson/element.h"
 #include "elements/elements.h"
@@ -17,9 +18,21 @@ constexpr const char* kBelongsTo = ".caisson.package";
 
 bool is_below(const std::string& path, const std::string& folder) { return folder == "/" || (path.starts_with(folder) && path.size() > folder.size() && path[folder.size()] == '/'); }
 
+/// Files appear whole (O_TMPFILE), and are told by times that are far ahead (elements/files/tree.h).
+Result<> check_file_system(const std::string& folder) {
+  constexpr time_t kAhead = 12'884'901'888;
+  Fd file = TRY(open_file(folder, O_TMPFILE | O_RDWR, 0600), "copy-on-write: its file system makes no files without a name");
+  struct timespec times[2] = {{kAhead, 0}, {0, UTIME_OMIT}};
+  struct stat st;
+  if (::futimens(file.get(), times) < 0 || ::fstat(file.get(), &st) < 0) return fail_errno("copy-on-write: " + folder);
+  if (st.st_atim.tv_sec != kAhead) return fail("copy-on-write: " + folder + ": its file system keeps no times of the year 2378, by which files are told; use another, such as ext4 with inodes of 256 bytes, xfs with bigtime, btrfs or tmpfs", ENOTSUP);
+  return {};
+}
+
 /// The folder with the changes, once it is known to be this package's.
 Result<> check_folder(const std::string& folder, const OpenPackage& package) {
   TRY(make_dirs(folder), "copy-on-write");
+  TRY(check_file_system(folder));
   std::string mark = folder + "/" + kBelongsTo;
   if (auto owner = read_file(mark, 4096)) {
     if (trim(*owner) != package.identity()) return fail("copy-on-write: " + folder + ": it has the changes to another package", EEXIST);

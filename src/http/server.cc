@@ -227,6 +227,12 @@ class OneExchange final : public Exchange {
     return stream_.send_file(fd, offset, size);
   }
 
+  Result<> send(int status, const Fields& more_fields, uint64_t size, const std::function<Result<>(const std::function<Result<>(std::string_view)>& write)>& produce) override {
+    TRY(head(status, more_fields, size));
+    if (method == "HEAD") return {};
+    return produce([&](std::string_view piece) { return stream_.write(piece); });
+  }
+
   /// Whether another request may follow on this connection.
   [[nodiscard]] bool keep() const { return parser_.is_done() && parser_.keep_alive(); }
   /// What is left of the body, so that the next request is found; not too much of it.

@@ -39,6 +39,8 @@ class Exchange {
   /// Exactly one of these answers. To HEAD no body is sent, but its length is told.
   [[nodiscard]] virtual Result<> reply(int status, const Fields& fields, std::string_view body) = 0;
   [[nodiscard]] virtual Result<> send_file(int status, const Fields& fields, int fd, uint64_t offset, uint64_t size) = 0;
+  /// A body of `size` bytes that `produce` hands over piece by piece; it is not called for HEAD.
+  [[nodiscard]] virtual Result<> send(int status, const Fields& fields, uint64_t size, const std::function<Result<>(const std::function<Result<>(std::string_view)>& write)>& produce) = 0;
   [[nodiscard]] int status() const { return status_; }  ///< 0: not answered yet
 
  protected:

@@ -256,6 +256,15 @@ Result<> Client::blob(const std::string& repository, const oci::Digest& digest, 
   }
 }
 
+Result<uint64_t> Client::blob_size(const std::string& repository, const oci::Digest& digest) {
+  std::string what = "blob " + digest.str();
+  auto response = TRY(send_persistently({.method = "HEAD", .url = at(repository + "/blobs/" + digest.str())}, "repository:" + repository + ":pull"));
+  if (response.status != 200) return detail::propagate(refusal(response, what));
+  auto size = parse_uint(response.field("content-length"));
+  if (!size) return fail(what + ": " + host_ + " does not say how large it is", EPROTO);
+  return *size;
+}
+
 Result<bool> Client::has_blob(const std::string& repository, const oci::Digest& digest) {
   auto response = TRY(send_persistently({.method = "HEAD", .url = at(repository + "/blobs/" + digest.str())}, "repository:" + repository + ":pull,push"));
   if (response.status == 200) return true;

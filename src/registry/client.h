@@ -46,6 +46,8 @@ class Client {
   /// Hands over a blob from `offset` on; goes on by itself where a connection broke. More
   /// than `size` bytes are an error. The caller checks the digest.
   [[nodiscard]] Result<> blob(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size, const std::function<Result<>(std::string_view)>& receive);
+  /// ENOENT where it is not there.
+  [[nodiscard]] Result<uint64_t> blob_size(const std::string& repository, const oci::Digest& digest);
   [[nodiscard]] Result<bool> has_blob(const std::string& repository, const oci::Digest& digest);
   /// `from`: another repository there that has it, to be mounted from; "": none. Returns whether it was.
   [[nodiscard]] Result<bool> put_blob(const std::string& repository, const oci::Digest& digest, uint64_t size, const std::string& from, const std::function<Result<>(const std::function<Result<>(std::string_view)>& write)>& produce);

@@ -71,7 +71,9 @@ Result<std::unique_ptr<Registry>> Registry::open(Shelf shelf, ServeOptions optio
   Fd audit;
   if (!options.audit_log.empty()) audit = TRY(open_file(options.audit_log, O_WRONLY | O_CREAT | O_APPEND, 0600), "the audit log");
   auto gate = TRY(Gate::open(options.htpasswd, options.policy));
-  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(gate), std::move(audit)));
+  std::unique_ptr<Upstream> upstream;
+  if (!options.upstream.empty()) upstream = TRY(Upstream::open(options.upstream, options.fresh_seconds));
+  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(gate), std::move(upstream), std::move(audit)));
 }
 
 void Registry::audit(const Exchange& exchange, const std::string& user) const {
@@ -98,6 +100,7 @@ Result<> Registry::answer(Exchange& exchange, const std::optional<Caller>& calle
   if (!gate_->lets_in(*caller, exchange.path)) return ask_who(exchange);
   bool reads = exchange.method == "GET" || exchange.method == "HEAD";
   if (options_.read_only && !reads) return refuse(exchange, 405, "UNSUPPORTED", "this registry is read-only");
+  if (upstream_ && !reads) return refuse(exchange, 405, "UNSUPPORTED", "this registry shows another one: push to " + options_.upstream);
   auto done = route(exchange, *caller);
   if (!done && exchange.status() == 0 && done.error().code == ENOSPC) return refuse(exchange, 507, "DENIED", "the registry's disk is full");
   if (!done && exchange.status() == 0 && done.error().code == EDQUOT) return refuse(exchange, 403, "DENIED", done.error().message);
@@ -106,6 +109,13 @@ Result<> Registry::answer(Exchange& exchange, const std::optional<Caller>& calle
 
 Result<> Registry::ask_who(Exchange& exchange, const std::string& scope) const {
   return refuse(exchange, 401, "UNAUTHORIZED", "say who you are", {{"WWW-Authenticate", gate_->challenge(exchange, options_.tls, scope)}});
+}
+
+Result<> Registry::pass_on(Exchange& exchange, const Error& error, const char* unknown) const {
+  if (error.code == ENOENT) return refuse(exchange, 404, unknown, "it is not there, nor upstream");
+  if (error.code == ENOSPC) return detail::propagate(Error(error));
+  log::warning("upstream: " + error.message);
+  return refuse(exchange, 502, "UNAVAILABLE", "upstream: " + error.message);
 }
 
 Result<> Registry::give_token(Exchange& exchange, const Caller& caller) const {
@@ -159,7 +169,9 @@ Result<> Registry::route(Exchange& exchange, const Caller& caller) const {
   if (rest.ends_with("/tags/list")) {
     std::string repository = rest.substr(0, rest.size() - 10);
     return named(repository, Right::kPull, [&]() -> Result<> {
-      auto tags = shelf_.tags(repository);
+      auto tags = upstream_ ? upstream_->tags(repository) : shelf_.tags(repository);
+      // Where it cannot be asked, what was fetched from it.
+      if (!tags && upstream_ && tags.error().code != ENOENT) tags = shelf_.tags(repository);
       if (!tags) return refuse(exchange, 404, "NAME_UNKNOWN", tags.error().message);
       return list(exchange, "tags", *tags, path, Json{{"name", repository}});
     });
@@ -209,12 +221,19 @@ Result<> Registry::blobs(Exchange& exchange, const std::string& repository, cons
     return exchange.reply(202, {}, "");
   }
   if (exchange.method != "GET" && exchange.method != "HEAD") return refuse(exchange, 405, "UNSUPPORTED", "a blob is read or deleted");
+  Fields fields{{"Content-Type", "application/octet-stream"}, {"Docker-Content-Digest", digest->str()}, {"Accept-Ranges", "bytes"}, {"ETag", "\"" + digest->str() + "\""}};
+  if (upstream_ && !shelf_.has_blob(repository, *digest)) {
+    Upstream::Tell tell;
+    if (exchange.method == "GET" && exchange.field("range").empty()) tell = [&](uint64_t size, const auto& produce) { return exchange.send(200, fields, size, produce); };
+    auto fetched = upstream_->blob(shelf_, repository, *digest, tell);
+    if (exchange.status() != 0) return fetched;
+    if (!fetched) return pass_on(exchange, fetched.error(), "BLOB_UNKNOWN");
+  }
   auto blob = shelf_.blob(repository, *digest);
   if (!blob && blob.error().code == ENOENT) return refuse(exchange, 404, "BLOB_UNKNOWN", "it is not there");
   if (!blob) return detail::propagate(std::move(blob).error());
   // Who asks whether it is there is about to push something that refers to it.
   if (exchange.method == "HEAD") shelf_.keep_blob(repository, *digest);
-  Fields fields{{"Content-Type", "application/octet-stream"}, {"Docker-Content-Digest", digest->str()}, {"Accept-Ranges", "bytes"}, {"ETag", "\"" + digest->str() + "\""}};
   if (std::string wanted = exchange.field("range"); !wanted.empty()) {
     auto range = byte_range(wanted, blob->size);
     if (!range) return refuse(exchange, 416, "RANGE_INVALID", "it has " + std::to_string(blob->size) + " bytes", {{"Content-Range", "bytes */" + std::to_string(blob->size)}});
@@ -344,6 +363,8 @@ Result<> Registry::manifests(Exchange& exchange, const std::string& repository, 
     return exchange.reply(202, {}, "");
   }
   if (exchange.method != "GET" && exchange.method != "HEAD") return refuse(exchange, 405, "UNSUPPORTED", "a manifest is read, put or deleted");
+  if (upstream_)
+    if (auto fetched = upstream_->manifest(shelf_, repository, reference); !fetched) return pass_on(exchange, fetched.error(), "MANIFEST_UNKNOWN");
   auto manifest = shelf_.manifest(repository, reference);
   if (!manifest && manifest.error().code == ENOENT) return refuse(exchange, 404, "MANIFEST_UNKNOWN", "it is not there");
   if (!manifest) return detail::propagate(std::move(manifest).error());

@@ -12,6 +12,7 @@
 #include "registry/gate.h"
 #include "registry/metrics.h"
 #include "registry/shelf.h"
+#include "registry/upstream.h"
 
 namespace caisson::registry {
 
@@ -22,7 +23,9 @@ struct ServeOptions {
   bool read_only = false;  ///< nobody writes
   /// Patterns (fnmatch(3)) of tags that mean for ever what they mean first.
   std::vector<std::string> immutable_tags;
-  std::string audit_log;  ///< a line of JSON for each request that is no read goes to its end; "": none
+  std::string upstream;        ///< shows what is there, and keeps it (registry/upstream.h); nobody pushes. "": none
+  int64_t fresh_seconds = 60;  ///< of what its tags mean
+  std::string audit_log;       ///< a line of JSON for each request that is no read goes to its end; "": none
 };
 
 /// Answers requests; thread-safe.
@@ -35,13 +38,15 @@ class Registry {
   [[nodiscard]] Result<> tidy() const;
 
  private:
-  Registry(Shelf shelf, ServeOptions options, std::unique_ptr<Gate> gate, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), gate_(std::move(gate)), audit_(std::move(audit)) {}
+  Registry(Shelf shelf, ServeOptions options, std::unique_ptr<Gate> gate, std::unique_ptr<Upstream> upstream, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), gate_(std::move(gate)), upstream_(std::move(upstream)), audit_(std::move(audit)) {}
   [[nodiscard]] Result<> answer(http::Exchange& exchange, const std::optional<Caller>& caller);
   [[nodiscard]] Result<> ask_who(http::Exchange& exchange, const std::string& scope = "") const;
   [[nodiscard]] Result<> give_token(http::Exchange& exchange, const Caller& caller) const;
   void audit(const http::Exchange& exchange, const std::string& user) const;
   [[nodiscard]] Result<> route(http::Exchange& exchange, const Caller& caller) const;
   [[nodiscard]] Result<> blobs(http::Exchange& exchange, const std::string& repository, const std::string& digest) const;
+  /// What upstream's failure is to who asked.
+  [[nodiscard]] Result<> pass_on(http::Exchange& exchange, const Error& error, const char* unknown) const;
   [[nodiscard]] Result<> begin_upload(http::Exchange& exchange, const std::string& repository, const Caller& caller) const;
   [[nodiscard]] bool has_room(const std::string& repository, uint64_t bytes) const;
   /// What comes goes to the end of the upload, as far as the repository may grow: beyond that the
@@ -55,6 +60,7 @@ class Registry {
   Shelf shelf_;
   ServeOptions options_;
   std::unique_ptr<Gate> gate_;
+  std::unique_ptr<Upstream> upstream_;
   Fd audit_;
   Metrics metrics_;
   /// Held from the look at an immutable tag until it is there.
