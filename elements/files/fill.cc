@@ -48,7 +48,7 @@ long write_content(long out, const PackageEntry& e) {
 /// Owner, mode and times. An owner that it may not give stays as it is.
 void dress(long fd, uint32_t id) {
   const PackageEntry& e = *tree.package.entry(id);
-  call(SYS_fchown, fd, e.uid, e.gid);
+  call(SYS_fchown, fd, uid_of(e), gid_of(e));
   call(SYS_fchmod, fd, e.mode & 07777);
   struct timespec times[2];
   times_of(id, times);
@@ -221,13 +221,13 @@ long may(const PackageEntry& e, int mask) {
   uint32_t user = (uint32_t)call(SYS_geteuid);
   if (user == 0) return (mask & X_OK) != 0 && (e.mode & 0111) == 0 && !is_folder(e) ? -EACCES : 0;
   int shift = 0;
-  if (user == e.uid) {
+  if (user == uid_of(e)) {
     shift = 6;
   } else {
-    bool member = (uint32_t)call(SYS_getegid) == e.gid;
+    bool member = (uint32_t)call(SYS_getegid) == gid_of(e);
     uint32_t groups[1024];
     long n = member ? 0 : call(SYS_getgroups, 1024, groups);
-    for (long i = 0; i < n && !member; ++i) member = groups[i] == e.gid;
+    for (long i = 0; i < n && !member; ++i) member = groups[i] == gid_of(e);
     if (member) shift = 3;
   }
   return ((e.mode >> shift) & mask) == mask ? 0 : -EACCES;
@@ -275,7 +275,7 @@ long make_skeleton() {
         long code = call(SYS_symlinkat, target, here.fd, name);
         if (code < 0 && code != -EEXIST) return code;
         if (code < 0) continue;
-        call(SYS_fchownat, here.fd, name, e->uid, e->gid, AT_SYMLINK_NOFOLLOW);
+        call(SYS_fchownat, here.fd, name, uid_of(*e), gid_of(*e), AT_SYMLINK_NOFOLLOW);
         call(SYS_utimensat, here.fd, name, times, AT_SYMLINK_NOFOLLOW);
       }
     }

@@ -175,6 +175,18 @@ CAISSON_EXPORT int posix_spawnp(pid_t* pid, const char* name, const posix_spawn_
   return next_posix_spawnp.get()(pid, name, actions, attributes, args, env);
 }
 
+// A shell that loads no element is to find everything.
+CAISSON_NEXT(system);
+CAISSON_EXPORT int system(const char* command) {
+  if (command != nullptr) prepare_program(AT_FDCWD, "/bin/sh", true);
+  return next_system.get()(command);
+}
+CAISSON_NEXT(popen);
+CAISSON_EXPORT FILE* popen(const char* command, const char* mode) {
+  prepare_program(AT_FDCWD, "/bin/sh", true);
+  return next_popen.get()(command, mode);
+}
+
 // The loader asks who has called: these end in a jump, and so are not seen.
 CAISSON_NEXT(dlopen);
 CAISSON_EXPORT void* dlopen(const char* name, int flags) noexcept {

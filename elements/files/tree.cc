@@ -66,6 +66,11 @@ void open_tree() {
   tree.device = st.st_dev;
   tree.writable = setting(text, "writable", 0) == 1;
   tree.quick = !tree.writable && setting(text, "mounts", 0) == 0;
+  if (int64_t owner = setting(text, "uid", 0); owner > 0) {
+    tree.owned = true;
+    tree.uid = (uint32_t)owner;
+    tree.gid = (uint32_t)setting(text, "gid", 0);
+  }
   tree.active = true;
 }
 
@@ -82,8 +87,8 @@ void show_entry(uint32_t id, const struct stat& folder, struct stat& out) {
   out.st_ino = kFirstInode + e.link;
   out.st_mode = e.mode;
   out.st_nlink = is_folder(e) ? 2 : e.links;
-  out.st_uid = e.uid;
-  out.st_gid = e.gid;
+  out.st_uid = uid_of(e);
+  out.st_gid = gid_of(e);
   out.st_size = is_folder(e) ? kFolderSize : (off_t)e.size;
   out.st_blksize = 4096;
   out.st_blocks = (blkcnt_t)((out.st_size + 511) / 512);

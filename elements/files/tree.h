@@ -24,6 +24,8 @@ struct Tree {
   bool active = false;
   bool writable = false;  ///< copy on write; otherwise changes are refused
   bool quick = false;     ///< read-only, and nothing is mounted in it: paths below `at` are the package's
+  bool owned = false;     ///< by a user that is not root: then all of it is that user's
+  uint32_t uid = 0, gid = 0;
   char at[1024] = {};
   size_t at_size = 0;
   char package_path[1024] = {};
@@ -49,6 +51,9 @@ inline uint32_t id_of(const struct stat& st) {
 }
 /// The root of a tree of which everything is on the disk (a nanosecond more).
 inline bool is_complete(const struct stat& root) { return root.st_atim.tv_nsec == 1; }
+/// Whose an entry is in this container.
+inline uint32_t uid_of(const PackageEntry& e) { return tree.owned ? tree.uid : e.uid; }
+inline uint32_t gid_of(const PackageEntry& e) { return tree.owned ? tree.gid : e.gid; }
 /// The times that say so.
 void times_of(uint32_t id, struct timespec out[2]);
 /// A removed file of the package: as overlayfs marks it.

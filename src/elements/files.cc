@@ -97,6 +97,9 @@ Result<std::string> add_files(const std::string& options, oci::Spec& spec) {
     tree = {asked.at, "bind", asked.folder, {"bind", "rw", "nosuid", "nodev"}, {}, {}};
     if (own_users) tree.options.emplace_back("idmap");
   }
+  // Who cannot give files away has them all.
+  std::string owner;
+  if (asked.folder.empty() && spec.process->user.uid != 0) owner = "uid " + std::to_string(spec.process->user.uid) + "\ngid " + std::to_string(spec.process->user.gid) + "\n";
   bool mounts = false;
   auto place = spec.mounts.end();
   for (auto m = spec.mounts.begin(); m != spec.mounts.end(); ++m) {
@@ -110,7 +113,7 @@ Result<std::string> add_files(const std::string& options, oci::Spec& spec) {
   spec.mounts.insert(place, std::move(tree));
   oci::Mount image{CAISSON_ELEMENT_PACKAGE, "bind", asked.package, {"bind", "ro", "nosuid", "nodev", "noexec"}, {}, {}};
   spec.mounts.push_back(std::move(image));
-  return "abi 1\nat " + asked.at + "\npackage " + CAISSON_ELEMENT_PACKAGE + "\nwritable " + (asked.copy_on_write ? "1" : "0") + "\nmounts " + (mounts ? "1" : "0") + "\n" + (key.empty() ? "" : "key " + key + "\n");
+  return "abi 1\nat " + asked.at + "\npackage " + CAISSON_ELEMENT_PACKAGE + "\nwritable " + (asked.copy_on_write ? "1" : "0") + "\nmounts " + (mounts ? "1" : "0") + "\n" + owner + (key.empty() ? "" : "key " + key + "\n");
 }
 
 }  // namespace caisson::elements

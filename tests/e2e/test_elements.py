@@ -293,7 +293,8 @@ def test_a_loader_that_loads_nothing(caisson, bundle, roots, busybox_root, tmp_p
 def test_environment_and_exec(caisson, roots):
     """Neither an empty environment nor a program that clears it is a way out; exec has them."""
     caisson("run", "-d", "--name", "e", *USR, "--element", "clock=2030-06-01", "machine", "env", "-i", "/usr/bin/sleep", "100")
-    assert {l["linked"] for l in json.loads(caisson("element", "inspect", "e", "--format", "json").out)} == {"full"}
+    # env itself has it, and then what it becomes.
+    wait_for(lambda: {l["linked"] for l in json.loads(caisson("element", "inspect", "e", "--format", "json").out)} == {"full"})
     assert caisson("exec", "e", "env", "-i", "/usr/bin/date", "+%Y").out == "2030\n"
     caisson("run", "-d", "--name", "m", "--element", "clock=2030-06-01", "musl", "/bin/sh", "-c", "while :; do sleep 1; done")
     assert int(caisson("exec", "m", "/bin/clock_cases", "now").out) > YEAR_2030 * 10**9

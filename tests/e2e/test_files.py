@@ -5,8 +5,10 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 
 import pytest
+from conftest import wait_for
 from elements import COMPILERS, HERE, judge, make_machine_root, make_root, plant
 
 MTIME = 1600000000
@@ -42,7 +44,7 @@ def make_tree(folder, libc):
     for name, target in {"link": "small", "dirlink": "dir", "absolute": "/tree/dir/sub/deep", "updown": "dir/sub/../../one", "outside": "/tmp", "dangling": "nowhere", "loop": "loop", "dir/toroot": ".."}.items():
         (root / name).symlink_to(target)
     compiler = COMPILERS[libc]
-    for name in ("program", "program2", "program3", "program4", "bin/named"):
+    for name in ("program", "program2", "program3", "program4", "program5", "bin/named"):
         if name == "program":
             subprocess.run([*compiler, "-O1", HERE / "files_cases.c", "-o", root / name], check=True)
         else:
@@ -51,6 +53,7 @@ def make_tree(folder, libc):
     (root / "ownscript").write_text("#!/tree/program4\n")
     for name in ("script", "ownscript"):
         (root / name).chmod(0o755)
+    (root / "lib/text").write_text("popen\n")
     source = root / "x.c"
     for text, args in {
         "int inner(void) { return 42; }": ["-shared", "-fPIC", "-o", root / "lib/libinner.so"],
@@ -115,6 +118,17 @@ def test_it_changes_as_the_kernels(caisson, place, tmp_path, libc, kind, where):
     judge(caisson.run(*source, libc, "/bin/files_cases", "rw", code=None).out, 200)
 
 
+@pytest.mark.parametrize("libc", ["glibc", "musl"])
+def test_for_a_user_that_is_not_root(caisson, place, libc):
+    """All of it is that user's, before a file is there and after. What only root may do it may not."""
+    expected = {"owner", "chown"}  # of one file of another user, of none of its own
+    for how, options in ("ro", ""), ("rw", ",copy-on-write"):
+        out = caisson.run("--user", "1000:1000", *element(place, libc, "plain", options), libc, "/bin/files_cases", how, code=None).out
+        bad = [l for l in out.splitlines() if l.startswith("not ok")]
+        assert all(any(word in l for word in expected) for l in bad) and len(bad) <= 20, bad
+        assert sum(l.startswith("ok") for l in out.splitlines()) > 250
+
+
 # Faults planted in the element: the suite must notice each.
 FAULTS = [
     ("files/tree.cc", "out.st_ino = kFirstInode + e.link;", "out.st_ino = kFirstInode + id;"),
@@ -123,7 +137,7 @@ FAULTS = [
     ("files/tree.cc", "(id == kNoEntry) return {end - p <= 255 &&", "(id == kNoEntry) return {true ||"),
     ("files/tree.cc", "if (fd == -ENOENT && deep && through_file", "if (false && through_file"),
     ("files/fill.cc", "call(SYS_fchmod, fd, e.mode & 07777);", "call(SYS_fchmod, fd, 0644);"),
-    ("files/fill.cc", "call(SYS_fchown, fd, e.uid, e.gid);", ""),
+    ("files/fill.cc", "call(SYS_fchown, fd, uid_of(e), gid_of(e));", ""),
     ("files/fill.cc", "at += (uint64_t)n;", ""),
     ("files/fill.cc", "if (e.links > 1) link_all(file.fd, found.entry);", ""),
     ("files/fill.cc", "if (code == 0) keep_time(found.folder, found.folder_stat);", ""),
@@ -139,6 +153,7 @@ FAULTS = [
     ("files/changes.cc", "long code = call(SYS_mknodat, found.folder, found.name, S_IFCHR, 0);", "long code = 0;"),
     ("files/changes.cc", "if ((flags & RENAME_NOREPLACE) != 0 && exists) return refuse<int>(EEXIST);", ""),
     ("files/programs.cc", "prepare_by_path(next_getenv.get()(\"PATH\"), name, prepare_program);", "(void)0;"),
+    ("files/programs.cc", 'if (command != nullptr) prepare_program(AT_FDCWD, "/bin/sh", true);', ""),
     ("files/package.cc", "if (crc32c(stored, chunk.stored) != chunk.crc) return -EIO;", "if (crc32c(stored, chunk.stored) == chunk.crc) return -EIO;"),
 ]
 NO_FAULT = ("core/sys.h", "#pragma once", "#pragma once")
@@ -258,6 +273,70 @@ def test_nginx_serves_it(caisson, place, texts):
     assert curl("/d0/").count("<a href") == 30
     counters = [l["counters"] for l in json.loads(caisson("element", "inspect", "web", "--format", "json").out)]
     assert sum(c["copied"] for c in counters) >= 200
+
+
+def test_databases_change_it(caisson, place, tmp_path):
+    """PostgreSQL and Redis on data that was packed: written, killed, started again, all there; a
+    second container on the same package begins anew."""
+    tmp_path.chmod(0o755)
+    postgres = next(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
+    as_postgres = "setpriv --reuid postgres --regid postgres --clear-groups"
+    package = tmp_path / "data.package"
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as parent:
+        os.chmod(parent, 0o755)
+        data = pathlib.Path(parent) / "data"
+        data.mkdir()
+        shutil.chown(data, "postgres", "postgres")
+        subprocess.run([*as_postgres.split(), postgres / "initdb", "-D", data, "-A", "trust"], check=True, capture_output=True, cwd="/tmp")
+        caisson("element", "files", "pack", data, "--output", package, "--compress", "zstd")
+    serve = f"exec {as_postgres} {postgres}/postgres -D /tree -k /tmp"
+    sql = lambda name, query: subprocess.run([*caisson.argv("exec", name, postgres / "psql", "-h", "/tmp", "-U", "postgres", "-Atc", query)], capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
+    folder = tmp_path / "changes"
+    for life in range(3):
+        caisson("run", "-d", "--name", f"pg{life}", *USR, *files(package, f"copy-on-write={folder}"), "--element-required", "machine", "sh", "-c", f"rm -f /tree/postmaster.pid; {serve}")
+        wait_for(lambda life=life: sql(f"pg{life}", "select 1") == "1", 40, "postgres")
+        if life == 0:
+            sql("pg0", "create table t as select i, md5(i::text) m from generate_series(1, 50000) i; create index on t(m)")
+        for query in (f"insert into t values ({-life}, 'life')", "checkpoint", "vacuum full t", f"insert into t values ({-life}, 'later')"):
+            sql(f"pg{life}", query)
+        assert sql(f"pg{life}", "select count(*), count(distinct m) from t") == f"{50000 + 2 * (life + 1)}|50002"
+        caisson("kill", f"pg{life}")
+        caisson("wait", f"pg{life}")
+    caisson("run", "-d", "--name", "fresh", *USR, *files(package, "copy-on-write"), "machine", "sh", "-c", serve)
+    wait_for(lambda: sql("fresh", "select 1") == "1", 40, "postgres")
+    assert sql("fresh", "select count(*) from pg_tables where tablename = 't'") == "0"
+
+    seed = tmp_path / "redis"
+    seed.mkdir()
+    (seed / "redis.conf").write_text('dir /tree\nappendonly yes\nbind 0.0.0.0\nprotected-mode no\nsave ""\n')
+    package, folder = pack(caisson, seed), tmp_path / "redis.changes"
+    ask = lambda name, *words: subprocess.run(["redis-cli", "-h", caisson.ip(name), *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
+    for life in range(2):
+        name = f"redis{life}"
+        caisson("run", "-d", "--name", name, *USR, *files(package, f"copy-on-write={folder}"), "machine", "redis-server", "/tree/redis.conf")
+        wait_for(lambda name=name: subprocess.run(["redis-cli", "-h", caisson.ip(name), "ping"], capture_output=True, text=True).stdout == "PONG\n")
+        assert ask(name, "get", "k") == ("" if life == 0 else "v")
+        ask(name, "set", "k", "v")
+        ask(name, "bgrewriteaof")
+        wait_for(lambda name=name: "aof_rewrite_in_progress:0" in ask(name, "info", "persistence"))
+        caisson("stop", name)
+
+
+def test_node_runs_its_modules_from_it(caisson, place, tmp_path):
+    """Modules, links between them, JSON, a program in node_modules/.bin."""
+    tmp_path.chmod(0o755)
+    tree = tmp_path / "app"
+    (tree / "node_modules/.bin").mkdir(parents=True)
+    for i in range(60):
+        module = tree / f"node_modules/m{i}"
+        module.mkdir()
+        (module / "package.json").write_text(json.dumps({"name": f"m{i}", "main": "lib.js"}))
+        (module / "lib.js").write_text(f"module.exports = {i} + (require('fs').existsSync(__dirname + '/none') ? 1000 : 0)" + (f" + require('m{i - 1}')" if i else "") + ";\n")
+    (tree / "node_modules/m3/cli.js").write_text("#!/usr/bin/env node\nconsole.log('cli', require('m3'), __filename)\n")
+    (tree / "node_modules/m3/cli.js").chmod(0o755)
+    (tree / "node_modules/.bin/tool").symlink_to("../m3/cli.js")
+    (tree / "index.js").write_text("console.log(require('m59'), require('./node_modules/m5/package.json').name, require('child_process').execFileSync(__dirname + '/node_modules/.bin/tool').toString().trim())\n")
+    assert caisson.run(*USR, *files(pack(caisson, tree)), "--element-required", "machine", "node", "/tree/index.js").out == "1770 m5 cli 6 /tree/node_modules/m3/cli.js\n"
 
 
 def test_many_at_once_each_with_its_own(caisson, place, texts):
