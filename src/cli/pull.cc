@@ -21,7 +21,7 @@ registry::Progress transfer_progress(bool quiet) {
   };
 }
 
-Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet) {
+Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet, const registry::Platform& platform) {
   oci::Reference reference = TRY(oci::parse_reference(name));
   auto sources = TRY(registry::sources_of(reference, TRY(registry::read_rules())));
   std::string failures;
@@ -33,7 +33,7 @@ Result<image::Image> pull_image(image::Store& store, const std::string& name, co
     if (!last) how.credentials.reset();
     auto fetched = [&]() -> Result<image::Image> {
       auto client = TRY(registry::Client::open(registry::registry_host(source.reference), how), "pull " + reference.str());
-      return registry::pull(store, client, source.reference, reference, transfer_progress(quiet));
+      return registry::pull(store, client, source.reference, reference, platform, transfer_progress(quiet));
     }();
     if (fetched) return fetched;
     if (last) return fail(failures + fetched.error().message, fetched.error().code);

@@ -35,11 +35,11 @@ Result<registry::Options> client_options(const Args& args, const std::string& si
 
 Result<int> cmd_pull(const Globals& globals, const Args& args) {
   auto options = TRY(client_options(args));
-  if (args.has("platform") && args.get("platform") != "linux/amd64") return fail("--platform: this runs linux/amd64 only", ENOTSUP);
+  auto platform = TRY(registry::parse_platform(args.get("platform", "linux/amd64")), "--platform");
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   for (const auto& name : args.rest()) {
-    auto image = TRY(pull_image(store, name, options, args.flag("quiet")));
+    auto image = TRY(pull_image(store, name, options, args.flag("quiet"), platform));
     std::printf("%s\n", image.id().str().c_str());
   }
   return 0;
@@ -149,7 +149,7 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
   {"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, \
   { "--creds", "USER:PASSWORD", "who you are, in place of what login has saved" }
 
-constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "linux/amd64", "accepted for that platform alone"}};
+constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "OS/ARCH[/VARIANT]", "of an image for several, which (default: linux/amd64)"}};
 constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}};
 constexpr Option kManifestOptions[] = {CAISSON_REGISTRY_OPTIONS};
 constexpr Option kCopyOptions[] = {{"--src-tls-verify", "true|false", "false: take any certificate of the source, and HTTP"}, {"--dest-tls-verify", "true|false", "the same for the destination"}, {"--src-creds", "USER:PASSWORD", "who you are there, in place of what login has saved"}, {"--dest-creds", "USER:PASSWORD", "the same for the destination"}, {"-q,--quiet", "", "show no progress"}};

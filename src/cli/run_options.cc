@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <set>
 
 #include "base/fd.h"
@@ -223,6 +224,9 @@ Result<engine::ContainerConfig> container_config(const Args& args) {
   c.cap_drop = args.all("cap-drop");
   c.elements = args.all("element");
   std::set<std::string> names;
+  std::error_code gone;  // then what is relative is not found
+  std::string here = std::filesystem::current_path(gone).string();
+  for (auto& text : c.elements) text = elements::with_whole_paths(text, here);
   for (const auto& text : c.elements)
     if (auto selection = TRY(elements::parse_selection(text), "--element"); !names.insert(selection.name).second) return fail("--element: " + selection.name + " is there twice");
   c.element_required = args.flag("element-required");

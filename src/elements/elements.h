@@ -93,6 +93,9 @@ struct FilesOptions {
   std::string size;    ///< of the memory; "": what the package can fill
 };
 [[nodiscard]] Result<FilesOptions> parse_files(const std::string& options);
+/// A request ("files=site.package,at=/srv") that means the same from everywhere: files that it names
+/// relative to `folder` are given their whole paths.
+[[nodiscard]] std::string with_whole_paths(const std::string& text, const std::string& folder);
 /// Folder of the packages that annotations may name.
 inline constexpr const char* kPackages = "/var/lib/caisson/packages";
 

@@ -75,6 +75,18 @@ Result<FilesOptions> parse_files(const std::string& options) {
   return out;
 }
 
+std::string with_whole_paths(const std::string& text, const std::string& folder) {
+  constexpr std::string_view kName = "files=", kKey = "key=";
+  if (!text.starts_with(kName)) return text;
+  auto words = split(text, ',');
+  for (auto& word : words) {
+    size_t value = word.starts_with(kName) ? kName.size() : word.starts_with(kKey) ? kKey.size()
+                                                                                    : 0;
+    if (value > 0 && value < word.size() && word[value] != '/') word.insert(value, folder + "/");
+  }
+  return join(words, ",");
+}
+
 Result<std::string> add_files(const std::string& options, oci::Spec& spec) {
   auto asked = TRY(parse_files(options));
   std::string key = asked.key.empty() ? "" : TRY(read_key(asked.key), "element files");

@@ -16,6 +16,7 @@ void read_descriptor(JsonReader& r, Descriptor& out) {
   r.object("platform", [&](JsonReader& p) {
     p.get("architecture", out.architecture);
     p.get("os", out.os);
+    p.get("variant", out.variant);
   });
 }
 
@@ -109,6 +110,7 @@ Result<ImageConfig> parse_image_config(std::string_view text, std::string_view n
 Json to_json(const Descriptor& d) {
   Json out{{"mediaType", d.media_type}, {"digest", d.digest.str()}, {"size", d.size}};
   if (!d.architecture.empty()) out["platform"] = {{"architecture", d.architecture}, {"os", d.os}};
+  if (!d.variant.empty()) out["platform"]["variant"] = d.variant;
   if (!d.annotations.empty()) out["annotations"] = d.annotations;
   return out;
 }

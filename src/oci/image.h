@@ -29,7 +29,7 @@ struct Descriptor {
   Digest digest;
   uint64_t size = 0;
   std::map<std::string, std::string> annotations;
-  std::string architecture, os;  ///< of `platform`, where given
+  std::string architecture, os, variant;  ///< of `platform`, where given
 };
 
 struct Manifest {

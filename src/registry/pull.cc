@@ -18,21 +18,21 @@ namespace {
 
 constexpr uint64_t kLargestDocument = 8u << 20;
 
-/// The manifest for this machine of an image that may have several.
-Result<Client::Document> manifest_for_here(Client& client, const std::string& repository, const oci::Reference& reference) {
+/// The manifest for that platform of an image that may have several.
+Result<Client::Document> manifest_for(Client& client, const std::string& repository, const oci::Reference& reference, const Platform& platform) {
   auto document = TRY(client.manifest(repository, reference.digest ? reference.digest->str() : reference.tag));
   constexpr int kMostLevels = 4;
   for (int level = 0; oci::is_index(document.media_type); ++level) {
     if (level == kMostLevels) return fail("image indexes are nested too deep");
     oci::Index index = TRY(oci::parse_index(document.text, reference.str()));
-    auto fits = [](const oci::Descriptor& d) { return d.os == "linux" && d.architecture == "amd64"; };
+    auto fits = [&](const oci::Descriptor& d) { return d.os == platform.os && d.architecture == platform.architecture && (platform.variant.empty() || d.variant == platform.variant); };
     auto found = std::find_if(index.manifests.begin(), index.manifests.end(), fits);
     if (found == index.manifests.end()) found = std::find_if(index.manifests.begin(), index.manifests.end(), [](const oci::Descriptor& d) { return d.os.empty() && d.architecture.empty(); });
     if (found == index.manifests.end()) {
       std::string others;
       for (const auto& d : index.manifests)
-        if (d.os != "unknown") others += (others.empty() ? "" : ", ") + d.os + "/" + d.architecture;
-      return fail(reference.str() + " is not there for linux/amd64, but for " + others, ENOENT);
+        if (d.os != "unknown") others += (others.empty() ? "" : ", ") + Platform{d.os, d.architecture, d.variant}.str();
+      return fail(reference.str() + " is not there for " + platform.str() + ", but for " + others, ENOENT);
     }
     oci::Descriptor wanted = *found;
     document = TRY(client.manifest(repository, wanted.digest.str()));
@@ -182,9 +182,19 @@ std::string local_name(const oci::Reference& reference) {
 
 }  // namespace
 
-Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Progress& progress) {
+Result<Platform> parse_platform(const std::string& text) {
+  auto parts = split(text, '/');
+  bool whole = parts.size() >= 2 && parts.size() <= 3 && std::none_of(parts.begin(), parts.end(), [](const std::string& p) { return p.empty(); });
+  if (!whole) return fail("\"" + text + "\": write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64", EINVAL);
+  Platform out{parts[0], parts[1], parts.size() > 2 ? parts[2] : ""};
+  if (out.architecture == "x86_64") out.architecture = "amd64";
+  if (out.architecture == "aarch64") out.architecture = "arm64";
+  return out;
+}
+
+Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress) {
   std::string repository = repository_path(there);
-  auto document = TRY(manifest_for_here(client, repository, there), "pull " + reference.str());
+  auto document = TRY(manifest_for(client, repository, there, platform), "pull " + reference.str());
   oci::Manifest manifest = TRY(oci::parse_manifest(document.text, reference.str()));
   if (manifest.config.size > kLargestDocument) return fail("the configuration of " + reference.str() + " is larger than " + human_size(kLargestDocument), EFBIG);
   std::map<oci::Digest, oci::Descriptor> wanted{{manifest.config.digest, manifest.config}};
@@ -198,6 +208,7 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   TRY(fetch.document(manifest.config), what);
   std::string config_path = fetch.path(manifest.config.digest);
   oci::ImageConfig config = TRY(oci::parse_image_config(TRY(read_file(config_path, kLargestDocument)), "image config " + manifest.config.digest.str()), what);
+  if (config.architecture != platform.architecture && !config.architecture.empty()) return fail(reference.str() + " is not there for " + platform.str() + ", but for " + config.os + "/" + config.architecture, ENOENT);
   if (config.diff_ids.size() != manifest.layers.size()) return fail(what + ": the manifest has " + std::to_string(manifest.layers.size()) + " layers and the config " + std::to_string(config.diff_ids.size()), EBADMSG);
   TRY(fetch.layers(manifest.layers, config.diff_ids), what);
   std::vector<image::Layer> layers;

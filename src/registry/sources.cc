@@ -35,8 +35,8 @@ Result<oci::Reference> at(const std::string& location, const std::string& rest, 
   return oci::parse_reference(text);
 }
 
-Result<Rule> rule_of(const toml::table& table, const std::string& where) {
-  Rule rule;
+Result<PlaceRule> rule_of(const toml::table& table, const std::string& where) {
+  PlaceRule rule;
   auto text = [&](const toml::table& from, const char* key, std::string& to) -> Result<> {
     if (!from.contains(key)) return {};
     auto value = from[key].value<std::string>();
@@ -75,8 +75,8 @@ Result<Rule> rule_of(const toml::table& table, const std::string& where) {
   return rule;
 }
 
-const Rule* rule_for(const std::string& name, const std::vector<Rule>& rules) {
-  const Rule* best = nullptr;
+const PlaceRule* rule_for(const std::string& name, const std::vector<PlaceRule>& rules) {
+  const PlaceRule* best = nullptr;
   for (const auto& rule : rules)
     if (covered(name, rule.prefix) > 0 && (best == nullptr || rule.prefix.size() > best->prefix.size())) best = &rule;
   return best;
@@ -92,12 +92,12 @@ std::string main_file() {
 
 }  // namespace
 
-Result<std::vector<Rule>> parse_rules(const std::string& text, const std::string& file) {
+Result<std::vector<PlaceRule>> parse_rules(const std::string& text, const std::string& file) {
   auto parsed = toml::parse(text, file);
   if (!parsed) return fail(file + ":" + std::to_string(parsed.error().source().begin.line) + ": " + std::string(parsed.error().description()), EINVAL);
   const toml::table& whole = parsed.table();
   if (whole.contains("registries")) return fail(file + ": it is in the form of version 1; write [[registry]] tables", ENOTSUP);
-  std::vector<Rule> out;
+  std::vector<PlaceRule> out;
   if (!whole.contains("registry")) return out;
   const auto* list = whole["registry"].as_array();
   if (list == nullptr) return fail(file + ": registry: write [[registry]]", EINVAL);
@@ -110,7 +110,7 @@ Result<std::vector<Rule>> parse_rules(const std::string& text, const std::string
   return out;
 }
 
-Result<std::vector<Rule>> read_rules() {
+Result<std::vector<PlaceRule>> read_rules() {
   std::vector<std::string> files{main_file()};
   if (std::getenv("CONTAINERS_REGISTRIES_CONF") == nullptr) {
     constexpr const char* kFolder = "/etc/containers/registries.conf.d";
@@ -121,20 +121,20 @@ Result<std::vector<Rule>> read_rules() {
   } else if (!exists(files[0])) {
     return fail("$CONTAINERS_REGISTRIES_CONF: " + files[0] + ": No such file or directory", ENOENT);
   }
-  std::vector<Rule> out;
+  std::vector<PlaceRule> out;
   for (const auto& file : files) {
     if (!exists(file)) continue;
     for (auto& rule : TRY(parse_rules(TRY(read_file(file)), file))) {
-      std::erase_if(out, [&](const Rule& old) { return old.prefix == rule.prefix; });
+      std::erase_if(out, [&](const PlaceRule& old) { return old.prefix == rule.prefix; });
       out.push_back(std::move(rule));
     }
   }
   return out;
 }
 
-Result<std::vector<Source>> sources_of(const oci::Reference& reference, const std::vector<Rule>& rules) {
+Result<std::vector<Source>> sources_of(const oci::Reference& reference, const std::vector<PlaceRule>& rules) {
   std::string name = whole_name(reference);
-  const Rule* rule = rule_for(name, rules);
+  const PlaceRule* rule = rule_for(name, rules);
   if (rule == nullptr) return std::vector<Source>{{reference, false}};
   if (rule->blocked) return fail(name + ": registries.conf blocks " + rule->prefix, EPERM);
   std::string rest = name.substr(covered(name, rule->prefix));

@@ -17,7 +17,7 @@ struct Mirror {
   std::string pulls = "all";  ///< "all", "digest-only" or "tag-only"
 };
 /// A [[registry]] table.
-struct Rule {
+struct PlaceRule {
   std::string prefix, location;
   bool insecure = false, blocked = false;
   std::vector<Mirror> mirrors;
@@ -25,11 +25,11 @@ struct Rule {
 
 /// Fails, and names the file and line, where it is no TOML or of version 1. Of what it does not
 /// know, nothing is kept.
-[[nodiscard]] Result<std::vector<Rule>> parse_rules(const std::string& text, const std::string& file);
+[[nodiscard]] Result<std::vector<PlaceRule>> parse_rules(const std::string& text, const std::string& file);
 /// $CONTAINERS_REGISTRIES_CONF, or the user's (not root's) ~/.config/containers/registries.conf, or
 /// /etc/containers/registries.conf; then the *.conf of /etc/containers/registries.conf.d, by name,
 /// whose rules come in place of those of the same prefix.
-[[nodiscard]] Result<std::vector<Rule>> read_rules();
+[[nodiscard]] Result<std::vector<PlaceRule>> read_rules();
 
 struct Source {
   oci::Reference reference;  ///< there
@@ -37,7 +37,7 @@ struct Source {
 };
 /// Where to ask for an image, one after the other: mirrors, and then the place itself. EPERM where
 /// it is blocked.
-[[nodiscard]] Result<std::vector<Source>> sources_of(const oci::Reference& reference, const std::vector<Rule>& rules);
+[[nodiscard]] Result<std::vector<Source>> sources_of(const oci::Reference& reference, const std::vector<PlaceRule>& rules);
 
 /// For all but pulls: the place itself. `options` gets what the rules say of it.
 [[nodiscard]] Result<oci::Reference> place_of(const oci::Reference& reference, Options& options);

@@ -13,10 +13,17 @@ namespace caisson::registry {
 /// How far a transfer is: `done` of `total` bytes of `what` ("layer 2 of 5"); done == total ends it.
 using Progress = std::function<void(const std::string& what, uint64_t done, uint64_t total)>;
 
-/// Fetches what the store does not have of an image for this platform, checks it, and names it.
+struct Platform {
+  std::string os = "linux", architecture = "amd64", variant;
+  [[nodiscard]] std::string str() const { return os + "/" + architecture + (variant.empty() ? "" : "/" + variant); }
+};
+/// "linux/arm64", "linux/arm/v7"; x86_64 and aarch64 are taken for what they are called here.
+[[nodiscard]] Result<Platform> parse_platform(const std::string& text);
+
+/// Fetches what the store does not have of an image for that platform, checks it, and names it.
 /// What a broken or killed pull has fetched is gone on with; two pulls at once of the same layer
 /// fetch it once. `there`: what it is called at that registry; here it is called `reference`.
-[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Progress& progress);
+[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress);
 
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
 [[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);

@@ -254,6 +254,7 @@ def test_a_python_application_is_run_from_it(caisson, place, tmp_path):
     caisson("run", "-d", "--name", "a", *USR, *element, "machine", "sleep", "1000")
     assert caisson("exec", "a", "/tree/main", "exec").out == "caisson 2.10 exec / /tree/main\n"
     assert caisson("exec", "-u", "33", "a", "/tree/main", "user").out.startswith("caisson 2.10 user")
+    assert caisson.run(*USR, "--element", f"files={(tree.parent / 'app.package').name},at=/tree", "machine", "/tree/main", "near", cwd=tree.parent).out == "caisson 2.10 near / /tree/main\n"
     assert "executable file not found in $PATH" in caisson("exec", "a", "nothing", code=127).err
     assert caisson.run(*USR, *element, "--init", "machine", "/tree/main", "init").out.startswith("caisson 2.10 init")
     assert caisson.run(*USR, *element, "--user", "1000", "machine", "/tree/main", "user").out.startswith("caisson 2.10 user")

@@ -240,14 +240,23 @@ def test_tls(caisson, certificate, tmp_path):
 
 def test_an_index_is_read_for_this_machine(caisson, liar):
     own = liar.image([layer("own")], "amd64")
-    arm = liar.image([layer("arm")], "arm")
+    arm = liar.image([layer("arm")], "arm", architecture="arm64")
+    seven = liar.image([layer("seven")], "seven", architecture="arm")
     entries = [{**arm, "platform": {"os": "linux", "architecture": "arm64"}}, {**own, "platform": {"os": "linux", "architecture": "amd64"}}]
     liar.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, "both", INDEX)
     liar.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries[:1]}, "other", INDEX)
     caisson("pull", f"{liar.host}/app:both")
     assert caisson.inspect(f"{liar.host}/app:both")["Digest"] == own["digest"]
-    assert "not there for linux/amd64, but for linux/arm64" in caisson("pull", f"{liar.host}/app:other", code=1).err
-    forget(caisson, f"{liar.host}/app:both")
+    for name in "other", "arm":
+        assert "not there for linux/amd64, but for linux/arm64" in caisson("pull", f"{liar.host}/app:{name}", code=1).err
+    # Or for another one, to be saved or pushed on.
+    variants = [{**own, "platform": {"os": "linux", "architecture": "arm", "variant": "v6"}}, {**seven, "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}]
+    liar.manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, *variants]}, "all", INDEX)
+    for platform, wanted in ("linux/aarch64", arm), ("linux/arm/v7", seven), ("linux/x86_64", own):
+        caisson("pull", "--platform", platform, f"{liar.host}/app:all")
+        assert caisson.inspect(f"{liar.host}/app:all")["Digest"] == wanted["digest"]
+    assert "not there for linux/riscv64, but for linux/arm64, linux/amd64, linux/arm/v6, linux/arm/v7" in caisson("pull", "--platform", "linux/riscv64", f"{liar.host}/app:all", code=1).err
+    forget(caisson, f"{liar.host}/app:both", f"{liar.host}/app:all")
 
 
 def test_what_is_not_what_it_says(caisson, liar):
@@ -411,7 +420,7 @@ def test_a_full_disk(caisson, liar, tmp_path):
 
 @pytest.mark.parametrize("args, error", [(("pull", "UPPER/case"), "lower case"), (("pull", "--tls-verify=maybe", "localhost:1/x"), "neither true nor false"), (("pull", "--creds", "alice", "localhost:1/x"), "USER:PASSWORD"),
                                          (("pull", "localhost:1/x"), "localhost:1"), (("push", "bb"), "names no registry"), (("push", "nothing", "localhost:1/x"), "nothing"), (("login", "localhost:1"), "who are you"),
-                                         (("pull", "--platform", "linux/arm64", "localhost:1/x"), "linux/amd64 only")])
+                                         (("pull", "--platform", "arm64", "localhost:1/x"), "write OS/ARCHITECTURE")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson(*args, code=1).err
 

@@ -130,6 +130,6 @@ def test_copy_takes_nothing_wrong(caisson, server, liar):  # noqa: F811
 
 
 @pytest.mark.parametrize("args, error", [(("copy", "localhost:1/x", "localhost:2/x"), "localhost:1"), (("copy", "--src-creds", "alice", "localhost:1/x", "localhost:2/x"), "--src-creds: write USER:PASSWORD"),
-                                         (("copy", "--dest-tls-verify", "maybe", "localhost:1/x", "localhost:2/x"), "localhost:1"), (("manifest", "inspect"), "use inspect IMAGE"), (("manifest", "create", "x"), "use inspect IMAGE")])
+                                         (("copy", "--dest-tls-verify", "maybe", "localhost:1/x", "localhost:2/x"), "neither true nor false"), (("manifest", "inspect"), "use inspect IMAGE"), (("manifest", "create", "x"), "use inspect IMAGE")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson(*args, code=1).err

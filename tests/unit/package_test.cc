@@ -29,6 +29,13 @@ TEST(FilesOptions, WhatIsNone) {
   EXPECT_FALSE(parse_files("p,at=/" + std::string(2000, 'x')));
 }
 
+TEST(FilesOptions, PathsAreWhole) {
+  EXPECT_EQ(with_whole_paths("files=p,at=/t,key=k,size=1m", "/here"), "files=/here/p,at=/t,key=/here/k,size=1m");
+  EXPECT_EQ(with_whole_paths("files=/p,key=/k,at=/t", "/here"), "files=/p,key=/k,at=/t");
+  EXPECT_EQ(with_whole_paths("clock=+1d", "/here"), "clock=+1d");
+  EXPECT_EQ(with_whole_paths("files=", "/here"), "files=");
+}
+
 class Packages : public testing::Test {
  protected:
   void SetUp() override {
