@@ -81,7 +81,7 @@ std::string with_whole_paths(const std::string& text, const std::string& folder)
   auto words = split(text, ',');
   for (auto& word : words) {
     size_t value = word.starts_with(kName) ? kName.size() : word.starts_with(kKey) ? kKey.size()
-                                                                                    : 0;
+                                                                                   : 0;
     if (value > 0 && value < word.size() && word[value] != '/') word.insert(value, folder + "/");
   }
   return join(words, ",");
