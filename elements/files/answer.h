@@ -47,6 +47,8 @@ auto looking(int folder, const char* path, bool follow, Native native) {
     if (filled == 0) return native();
     code = (int)-filled;
   }
+  // Another process has made it meanwhile.
+  if (found.what == What::real) return native();
   set_errno(code);
   return result;
 }

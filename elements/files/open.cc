@@ -76,6 +76,7 @@ int opened(int folder, const char* path, int flags, mode_t mode, Native native) 
     code = (int)-filled;
     if (copy_helps(filled) && !writes(flags)) return (int)finish(copy_of(found.entry, flags));
   }
+  if (found.what == What::real) return native();  // another process has made it meanwhile
   set_errno(code);
   return fd;
 }

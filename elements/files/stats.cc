@@ -44,6 +44,11 @@ int described(int folder, const char* path, bool follow, struct stat* out, Nativ
     show_entry(found.entry, found.folder_stat, *out);
     return 0;
   }
+  if (found.what == What::real) {  // another process has made it meanwhile
+    code = native();
+    if (code == 0) show(*out);
+    return code;
+  }
   set_errno(error_of(found, error));
   return code;
 }
@@ -122,6 +127,7 @@ int permitted(int folder, const char* path, int mode, bool follow, Native native
     return (int)finish(may(*tree.package.entry(found.entry), mode));
   }
   if (refused && (found.what == What::real || (!found.inside() && is_root(path))) && code == 0) return refuse<int>(EROFS);
+  if (code != 0 && found.what == What::real && error == ENOENT) return native();  // made meanwhile
   if (code != 0) set_errno(error);
   return code;
 }

@@ -1,4 +1,5 @@
 // The element "files": what is asked of it, and the mounts that carry it.
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -33,13 +34,16 @@ Result<> check_file_system(const std::string& folder) {
 Result<> check_folder(const std::string& folder, const OpenPackage& package) {
   TRY(make_dirs(folder), "copy-on-write");
   TRY(check_file_system(folder));
+  // Several containers may begin at once.
+  Fd held = TRY(open_file(folder, O_RDONLY | O_DIRECTORY), "copy-on-write");
+  if (::flock(held.get(), LOCK_EX) < 0) return fail_errno("copy-on-write: " + folder);
   std::string mark = folder + "/" + kBelongsTo;
   if (auto owner = read_file(mark, 4096)) {
     if (trim(*owner) != package.identity()) return fail("copy-on-write: " + folder + ": it has the changes to another package", EEXIST);
     return {};
   }
   for (const auto& name : TRY(list_dir(folder), "copy-on-write"))
-    if (name != "lost+found") return fail("copy-on-write: " + folder + ": it is neither empty nor a folder with the changes to a package", ENOTEMPTY);
+    if (name != "lost+found" && !name.starts_with(kBelongsTo)) return fail("copy-on-write: " + folder + ": it is neither empty nor a folder with the changes to a package", ENOTEMPTY);
   return write_file_durably(mark, package.identity() + "\n", 0444);
 }
 

@@ -381,6 +381,15 @@ def test_changes_stay_in_their_folder(caisson, place, texts):
     assert "neither empty nor" in caisson.run(*USR, *files(package, f"copy-on-write={texts}"), "machine", "true", code=None).err
 
 
+def test_many_begin_at_once_in_one_folder(caisson, place, texts):
+    """Each finds all of it, whoever writes a file out first."""
+    package, original = pack(caisson, texts), ("-v", f"{texts}:/original:ro")
+    for turn in range(3):
+        element = files(package, f"copy-on-write={texts.parent / f'changes{turn}'}")
+        several = [subprocess.Popen([*caisson.argv("run", "--rm", *USR, *original, *element, "machine", "sh", "-c", "diff -r /original /tree && echo same")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(6)]
+        assert [p.communicate(timeout=60)[0] for p in several] == ["same\n"] * 6
+
+
 def test_volumes_inside_it(caisson, place, texts):
     (texts / "d0/volume").mkdir()
     (texts / "d0/volume/hidden").write_text("hidden")
