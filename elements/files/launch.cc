@@ -109,7 +109,7 @@ void caisson_launch(long* stack) {
   if (tree.search_path == nullptr) tree.search_path = "";
   open_tree();
   if (!tree.active) {
-    say("element files: ", "the package or its folder", " cannot be used");
+    say("element files: ", tree.at[0] == 0 ? "its settings" : tree.at, " or its package cannot be used by this user: are they readable, and is the package as it was at the start?");
     leave(126);
   }
   long code = make_skeleton();

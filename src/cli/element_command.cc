@@ -137,6 +137,9 @@ Result<int> files_command(const Args& args, bool json) {
 Result<int> cmd_element(const Globals& globals, const Args& args) {
   bool json = TRY(wants_json(args));
   const auto& words = args.rest();
+  bool files = words[0] == "files", packs = files && words.size() > 1 && words[1] == "pack";
+  for (const auto& [option, has_meaning] : {std::pair("output", packs), std::pair("compress", packs), std::pair("key", files), std::pair("format", !packs && (words.size() < 2 || words[1] != "verify"))})
+    if (args.has(option) && !has_meaning) return fail("--" + std::string(option) + " has no meaning for \"element " + join(words, " ") + "\"", EINVAL);
   if (words[0] == "ls" && words.size() == 1) return list_elements(json);
   if (words[0] == "inspect" && words.size() == 2) return inspect_container(globals, words[1], json);
   if (words[0] == "files") return files_command(args, json);

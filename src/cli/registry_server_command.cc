@@ -33,6 +33,7 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
   registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.get("audit-log")};
+  if (!what.upstream.empty() && !what.immutable_tags.empty()) return fail("--immutable-tags and --upstream exclude each other: the other registry's tags mean what they mean there");
   if (args.has("upstream-fresh")) {
     if (what.upstream.empty()) return fail("--upstream-fresh has no meaning without --upstream");
     what.fresh_seconds = static_cast<int64_t>(TRY(parse_uint(args.get("upstream-fresh"), INT32_MAX), "--upstream-fresh"));

@@ -79,13 +79,13 @@ Result<OpenPackage> OpenPackage::open(const std::string& path, const std::string
   const auto& header = *reinterpret_cast<const PackageHeader*>(bytes);
   const void* index = bytes + header.index_offset;
   if ((header.flags & CAISSON_PACKAGE_ENCRYPTED) != 0) {
-    if (key.empty()) return fail(path + ": it is encrypted, and there is no key for it", EACCES);
+    if (key.empty()) return fail(path + ": it is encrypted, and there is no key for it (key=FILE of --element files, or --key FILE)", EACCES);
     if (!element::parse_key(key.data(), key.size(), state->key)) return fail(path + ": the key is not 64 hexadecimal digits", EINVAL);
     state->plain.resize((element::Package::plain_index_size(header) + 7) / 8);
     if (!element::Package::decrypt_index(header, index, state->key, state->plain.data())) return fail(path + ": the key is not this package's, or its index is damaged", EACCES);
     index = state->plain.data();
   } else {
-    if (!key.empty()) return fail(path + ": it is not encrypted, and there is a key for it", EINVAL);
+    if (!key.empty()) return fail(path + ": it is not encrypted, and there is a key for it: leave that away", EINVAL);
     if (element::crc32c(index, header.index_size) != header.index_crc) return fail(path + ": its index is damaged", EINVAL);
   }
   state->package.set(header, index);

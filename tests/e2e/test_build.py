@@ -399,11 +399,10 @@ COPY --from=base --parents /bin/busybox /seven/
     assert list_files("/seven") == ["./bin/busybox"]
     assert caisson.run("--network", "none", "c", "stat", "-c", "%a %u:%g", "/four/src/deep", "/six/src").out.split() == ["700", "0:0", "755", "7:8"]
     # What is left out makes no difference to the cache, what is not does.
-    (context.path / "a.md").write_text("other")
-    assert "CACHED" in caisson("build", context.path).err or caisson("build", "-q", context.path).out == caisson("build", "-q", context.path).out
     first = caisson("build", "-q", context.path).out
-    (context.path / "src/b.md").write_text("other")
-    assert caisson("build", "-q", context.path).out == first, "no step copies it"
+    for name in "a.md", "src/b.md":
+        (context.path / name).write_text("other")
+        assert caisson("build", "-q", context.path).out == first, "no step copies it"
     (context.path / "src/deep/c.md").write_text("other")
     assert caisson("build", "-q", context.path).out != first
 

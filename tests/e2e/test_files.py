@@ -489,6 +489,8 @@ def test_packing(caisson, place, texts, tmp_path):
     assert "not a folder" in caisson("element", "files", "pack", texts / "d0/0.txt", "-o", package, code=1).err
     assert "No such file" in caisson("element", "files", "pack", texts / "none", "-o", package, code=1).err
     assert "--output" in caisson("element", "files", "pack", texts, code=1).err
+    for args in (("files", "ls", package, "--compress", "zstd"), ("ls", "--key", "x"), ("files", "verify", package, "--format", "json"), ("inspect", "x", "--output", "y")):
+        assert "has no meaning for" in caisson("element", *args, code=1).err
     assert "neither none nor zstd" in caisson("element", "files", "pack", texts, "-o", package, "--compress", "lz4", code=1).err
     assert not [p for p in package.parent.iterdir() if p.name.startswith(package.name + ".")]
     # A disk that is too small.

@@ -137,6 +137,6 @@ def test_who_hangs_up_ends_nothing(tmp_path, liar):
         server.close()
 
 
-@pytest.mark.parametrize("args, says", [(["--upstream", "host"], "write HOST"), (["--upstream-fresh", "5"], "no meaning without"), (["--upstream", "docker.io", "--upstream-fresh", "soon"], "--upstream-fresh")])
+@pytest.mark.parametrize("args, says", [(["--upstream", "host"], "write HOST"), (["--upstream", "docker.io", "--immutable-tags", "v*"], "exclude each other"), (["--upstream-fresh", "5"], "no meaning without"), (["--upstream", "docker.io", "--upstream-fresh", "soon"], "--upstream-fresh")])
 def test_bad_requests(caisson, args, says):
     assert says in caisson("registry", "serve", "--listen", "127.0.0.1:0", *args, code=1).err
