@@ -36,7 +36,10 @@ class Deadline {
     if (shown == nullptr || !the_clock.covers(kind) || shown->tv_nsec < 0 || shown->tv_nsec >= kSecond) return;
     count(kWaits);
     int64_t now = real_now(id), due = the_clock.due(kind, nanoseconds(*shown), now);
-    if (waiter == Waiter::library && &gnu_get_libc_version == nullptr) due = the_clock.show(kind, now) + (due - now);
+    if (waiter == Waiter::library && &gnu_get_libc_version == nullptr) {
+      id_ = id, due_ = due;
+      due = the_clock.show(kind, now) + (due - now);
+    }
     own_ = timespec_of(due);
     // Long past is past; the kernel takes no negative times.
     if (own_.tv_sec < 0) own_ = {};
@@ -45,11 +48,30 @@ class Deadline {
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
   const struct timespec* get() const { return given_; }
+  /// Who reads a fast clock before it waits finds less time left than there is, by what passed since
+  /// the deadline was made: after such a wait the rest is waited for. Returns `code`.
+  int waited(int code, bool in_vain) const {
+    if (in_vain && due_ > 0) {
+      struct timespec due = timespec_of(due_);
+      while (call(SYS_clock_nanosleep, id_, TIMER_ABSTIME, &due, 0) == -EINTR) {}
+    }
+    return code;
+  }
 
  private:
   const struct timespec* given_;
   struct timespec own_ = {};
+  clockid_t id_ = 0;
+  int64_t due_ = 0;  ///< by the kernel's clock, where a library waits
 };
+
+/// What waits until a deadline by a C library, and returns `in_vain` when it is reached.
+template <class F>
+int wait_by_library(clockid_t id, const struct timespec* shown, int in_vain, F wait) {
+  Deadline deadline(id, shown, Waiter::library);
+  int code = wait(deadline.get());
+  return deadline.waited(code, code == in_vain);
+}
 
 /// A span of waiting; null, and spans that are none, stay as they are.
 class Span {
@@ -193,36 +215,64 @@ CAISSON_EXPORT int sigtimedwait(const sigset_t* set, siginfo_t* info, const stru
 
 // --- waiting for other threads; deadlines
 
+/// Semaphores tell by errno.
+template <class F>
+static int sem_wait_until(clockid_t id, const struct timespec* shown, F wait) {
+  Deadline deadline(id, shown, Waiter::library);
+  int code = wait(deadline.get());
+  return deadline.waited(code, code < 0 && last_errno() == ETIMEDOUT);
+}
+
 CAISSON_NEXT(sem_timedwait);
-CAISSON_EXPORT int sem_timedwait(sem_t* semaphore, const struct timespec* deadline) { return next_sem_timedwait.get()(semaphore, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int sem_timedwait(sem_t* semaphore, const struct timespec* deadline) {
+  return sem_wait_until(CLOCK_REALTIME, deadline, [&](const struct timespec* until) { return next_sem_timedwait.get()(semaphore, until); });
+}
 
 extern "C" int sem_clockwait(sem_t*, clockid_t, const struct timespec*) noexcept(false);
 CAISSON_NEXT(sem_clockwait);
-CAISSON_EXPORT int sem_clockwait(sem_t* semaphore, clockid_t id, const struct timespec* deadline) { return next_sem_clockwait.get()(semaphore, id, Deadline(id, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int sem_clockwait(sem_t* semaphore, clockid_t id, const struct timespec* deadline) {
+  return sem_wait_until(id, deadline, [&](const struct timespec* until) { return next_sem_clockwait.get()(semaphore, id, until); });
+}
 
 CAISSON_NEXT(pthread_mutex_timedlock);
-CAISSON_EXPORT int pthread_mutex_timedlock(pthread_mutex_t* mutex, const struct timespec* deadline) noexcept { return next_pthread_mutex_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_mutex_timedlock(pthread_mutex_t* mutex, const struct timespec* deadline) noexcept {
+  return wait_by_library(CLOCK_REALTIME, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_mutex_timedlock.get()(mutex, until); });
+}
 
 CAISSON_NEXT(pthread_mutex_clocklock);
-CAISSON_EXPORT int pthread_mutex_clocklock(pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_mutex_clocklock.get()(mutex, id, Deadline(id, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_mutex_clocklock(pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) noexcept {
+  return wait_by_library(id, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_mutex_clocklock.get()(mutex, id, until); });
+}
 
 CAISSON_NEXT(pthread_rwlock_timedrdlock);
-CAISSON_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedrdlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept {
+  return wait_by_library(CLOCK_REALTIME, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_rwlock_timedrdlock.get()(lock, until); });
+}
 
 CAISSON_NEXT(pthread_rwlock_timedwrlock);
-CAISSON_EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept { return next_pthread_rwlock_timedwrlock.get()(lock, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t* lock, const struct timespec* deadline) noexcept {
+  return wait_by_library(CLOCK_REALTIME, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_rwlock_timedwrlock.get()(lock, until); });
+}
 
 CAISSON_NEXT(pthread_rwlock_clockrdlock);
-CAISSON_EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockrdlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept {
+  return wait_by_library(id, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_rwlock_clockrdlock.get()(lock, id, until); });
+}
 
 CAISSON_NEXT(pthread_rwlock_clockwrlock);
-CAISSON_EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept { return next_pthread_rwlock_clockwrlock.get()(lock, id, Deadline(id, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t* lock, clockid_t id, const struct timespec* deadline) noexcept {
+  return wait_by_library(id, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_rwlock_clockwrlock.get()(lock, id, until); });
+}
 
 CAISSON_NEXT(pthread_timedjoin_np);
-CAISSON_EXPORT int pthread_timedjoin_np(pthread_t thread, void** result, const struct timespec* deadline) { return next_pthread_timedjoin_np.get()(thread, result, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_timedjoin_np(pthread_t thread, void** result, const struct timespec* deadline) {
+  return wait_by_library(CLOCK_REALTIME, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_timedjoin_np.get()(thread, result, until); });
+}
 
 CAISSON_NEXT(pthread_clockjoin_np);
-CAISSON_EXPORT int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t id, const struct timespec* deadline) { return next_pthread_clockjoin_np.get()(thread, result, id, Deadline(id, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t id, const struct timespec* deadline) {
+  return wait_by_library(id, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_clockjoin_np.get()(thread, result, id, until); });
+}
 
 CAISSON_NEXT(mq_timedsend);
 CAISSON_EXPORT int mq_timedsend(mqd_t queue, const char* message, size_t size, unsigned priority, const struct timespec* deadline) { return next_mq_timedsend.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
@@ -231,10 +281,14 @@ CAISSON_NEXT(mq_timedreceive);
 CAISSON_EXPORT ssize_t mq_timedreceive(mqd_t queue, char* message, size_t size, unsigned* priority, const struct timespec* deadline) { return next_mq_timedreceive.get()(queue, message, size, priority, Deadline(CLOCK_REALTIME, deadline).get()); }
 
 CAISSON_NEXT(mtx_timedlock);
-CAISSON_EXPORT int mtx_timedlock(mtx_t* mutex, const struct timespec* deadline) { return next_mtx_timedlock.get()(mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int mtx_timedlock(mtx_t* mutex, const struct timespec* deadline) {
+  return wait_by_library(CLOCK_REALTIME, deadline, thrd_timedout, [&](const struct timespec* until) { return next_mtx_timedlock.get()(mutex, until); });
+}
 
 CAISSON_NEXT(cnd_timedwait);
-CAISSON_EXPORT int cnd_timedwait(cnd_t* condition, mtx_t* mutex, const struct timespec* deadline) { return next_cnd_timedwait.get()(condition, mutex, Deadline(CLOCK_REALTIME, deadline, Waiter::library).get()); }
+CAISSON_EXPORT int cnd_timedwait(cnd_t* condition, mtx_t* mutex, const struct timespec* deadline) {
+  return wait_by_library(CLOCK_REALTIME, deadline, thrd_timedout, [&](const struct timespec* until) { return next_cnd_timedwait.get()(condition, mutex, until); });
+}
 
 // --- condition variables have a clock, which only their makers know
 
@@ -293,12 +347,12 @@ CAISSON_EXPORT int pthread_cond_destroy(pthread_cond_t* condition) noexcept {
 
 CAISSON_NEXT(pthread_cond_timedwait);
 CAISSON_EXPORT int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const struct timespec* deadline) {
-  return next_pthread_cond_timedwait.get()(condition, mutex, Deadline(is_monotonic(condition) ? CLOCK_MONOTONIC : CLOCK_REALTIME, deadline, Waiter::library).get());
+  return wait_by_library(is_monotonic(condition) ? CLOCK_MONOTONIC : CLOCK_REALTIME, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_cond_timedwait.get()(condition, mutex, until); });
 }
 
 CAISSON_NEXT(pthread_cond_clockwait);
 CAISSON_EXPORT int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t id, const struct timespec* deadline) {
-  return next_pthread_cond_clockwait.get()(condition, mutex, id, Deadline(id, deadline, Waiter::library).get());
+  return wait_by_library(id, deadline, ETIMEDOUT, [&](const struct timespec* until) { return next_pthread_cond_clockwait.get()(condition, mutex, id, until); });
 }
 
 // --- system calls by number: libstdc++, Java and Go's cgo wait for futexes so
