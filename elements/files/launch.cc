@@ -1,67 +1,20 @@
 // The library as a program: `libcaisson-files.so PROGRAM ARGUMENTS...`. The first program of a
 // container, and each that is started in it from outside, may lie in the tree itself: this one
 // makes the tree and what the program needs, and becomes that program.
-#include <asm/prctl.h>
-#include <elf.h>
 #include <fcntl.h>
 #include <linux/limits.h>
 
+#include "core/self_start.h"
 #include "core/sys.h"
 #include "core/text.h"
 #include "files/fill.h"
 #include "files/programs.h"
 
-extern "C" {
-extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
-extern Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
-[[noreturn]] void caisson_launch(long* stack);
-}
-
-// The kernel jumps here; a loader that loads the library never does.
-asm(R"(
-    .text
-    .globl caisson_start
-    .hidden caisson_start
-caisson_start:
-    xor %ebp, %ebp
-    mov %rsp, %rdi
-    and $-16, %rsp
-    call caisson_launch
-    hlt
-)");
+extern "C" [[noreturn]] void caisson_launch(long* stack);
+CAISSON_SELF_START(caisson_launch);
 
 namespace caisson::element {
 namespace {
-
-/// There is no loader: what it would have written into the library's tables.
-__attribute__((noinline)) void relocate() {
-  auto base = reinterpret_cast<uint64_t>(&__ehdr_start);
-  uint64_t table = 0, size = 0, jumps = 0, jumps_size = 0, symbols = 0;
-  for (const Elf64_Dyn* d = _DYNAMIC; d->d_tag != DT_NULL; ++d) {
-    if (d->d_tag == DT_RELA) table = base + d->d_un.d_ptr;
-    if (d->d_tag == DT_RELASZ) size = d->d_un.d_val;
-    if (d->d_tag == DT_JMPREL) jumps = base + d->d_un.d_ptr;
-    if (d->d_tag == DT_PLTRELSZ) jumps_size = d->d_un.d_val;
-    if (d->d_tag == DT_SYMTAB) symbols = base + d->d_un.d_ptr;
-  }
-  auto apply = [&](uint64_t at, uint64_t bytes) {
-    for (; bytes >= sizeof(Elf64_Rela); at += sizeof(Elf64_Rela), bytes -= sizeof(Elf64_Rela)) {
-      const auto& r = *reinterpret_cast<const Elf64_Rela*>(at);
-      auto* place = reinterpret_cast<uint64_t*>(base + r.r_offset);
-      const auto& symbol = reinterpret_cast<const Elf64_Sym*>(symbols)[ELF64_R_SYM(r.r_info)];
-      uint64_t value = symbol.st_value != 0 ? base + symbol.st_value : 0;
-      switch (ELF64_R_TYPE(r.r_info)) {
-        case R_X86_64_RELATIVE: *place = base + (uint64_t)r.r_addend; break;
-        case R_X86_64_64: *place = value + (uint64_t)r.r_addend; break;
-        case R_X86_64_GLOB_DAT:
-        case R_X86_64_JUMP_SLOT: *place = value; break;
-        default: break;
-      }
-    }
-  };
-  apply(table, size);
-  apply(jumps, jumps_size);
-}
 
 void say(const char* a, const char* b, const char* c) {
   Text<1024> text;
@@ -91,10 +44,7 @@ const char* reason(long code) {
 using namespace caisson::element;
 
 void caisson_launch(long* stack) {
-  relocate();
-  // What was compiled with a stack protector reads its canary there.
-  static char thread[256];
-  call(SYS_arch_prctl, ARCH_SET_FS, thread + 64);
+  relocate_self();
   auto** args = reinterpret_cast<char**>(stack + 1);
   char** env = args + stack[0] + 1;
   if (stack[0] < 2) {

@@ -10,6 +10,7 @@
 #include "cli/table.h"
 #include "engine/container_log.h"
 #include "engine/engine.h"
+#include "network/network.h"
 
 namespace caisson::cli {
 namespace {
@@ -142,6 +143,23 @@ Result<int> cmd_inspect(const Globals& globals, const Args& args) {
   return 0;
 }
 
+/// What has passed its interfaces.
+network::Traffic traffic_of(const Container& c) {
+  if (c.config.network == "host") return {};
+  if (auto tap = network::tap_traffic(c.config.id)) return *tap;
+  network::Traffic out;
+  auto dev = read_file("/proc/" + std::to_string(c.status.pid) + "/net/dev");
+  for (const auto& line : split(dev.value_or(""), '\n', true))
+    if (size_t colon = line.find(':'); colon != std::string::npos && trim(line.substr(0, colon)) != "lo") {
+      auto fields = split(line.substr(colon + 1), ' ', true);
+      if (fields.size() > 8) {
+        out.received += parse_uint(fields[0]).value_or(0);
+        out.sent += parse_uint(fields[8]).value_or(0);
+      }
+    }
+  return out;
+}
+
 Result<int> cmd_stats(const Globals& globals, const Args& args) {
   TRY(check_format(args));
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
@@ -178,21 +196,12 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       double elapsed = static_cast<double>(end.tv_sec - start.tv_sec) * 1e9 + static_cast<double>(end.tv_nsec - start.tv_nsec);
       double cpu = 100.0 * static_cast<double>(s->cpu_usage_ns - before[i]) / elapsed;
       uint64_t memory = s->memory.usage > s->memory_cache ? s->memory.usage - s->memory_cache : 0;
-      uint64_t received = 0, sent = 0;
-      if (auto dev = read_file("/proc/" + std::to_string(c.status.pid) + "/net/dev"); dev && c.config.network != "host")
-        for (const auto& line : split(*dev, '\n', true))
-          if (size_t colon = line.find(':'); colon != std::string::npos && trim(line.substr(0, colon)) != "lo") {
-            auto fields = split(line.substr(colon + 1), ' ', true);
-            if (fields.size() > 8) {
-              received += parse_uint(fields[0]).value_or(0);
-              sent += parse_uint(fields[8]).value_or(0);
-            }
-          }
+      network::Traffic traffic = traffic_of(c);
       char percent[32];
       std::snprintf(percent, sizeof percent, "%.2f%%", cpu);
-      table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory.limit == 0 ? "-" : human_size(s->memory.limit)), human_size(received) + " / " + human_size(sent),
+      table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory.limit == 0 ? "-" : human_size(s->memory.limit)), human_size(traffic.received) + " / " + human_size(traffic.sent),
                  human_size(s->total_io("Read")) + " / " + human_size(s->total_io("Write")), std::to_string(s->pids)});
-      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory.limit}, {"net_in", received}, {"net_out", sent}, {"block_read", s->total_io("Read")}, {"block_write", s->total_io("Write")}, {"pids", s->pids}});
+      out.push_back({{"id", c.config.id}, {"name", c.config.name}, {"cpu_percent", cpu}, {"cpu_ns", s->cpu_usage_ns}, {"memory_bytes", memory}, {"memory_limit", s->memory.limit}, {"net_in", traffic.received}, {"net_out", traffic.sent}, {"block_read", s->total_io("Read")}, {"block_write", s->total_io("Write")}, {"pids", s->pids}});
     }
     if (args.get("format") == "json") {
       std::printf("%s\n", json_text(out, 2).c_str());

@@ -24,16 +24,18 @@ std::string library_path(const std::string& element) { return std::string(CAISSO
 Result<> check_options(const Selection& selection) {
   if (selection.name == "clock") TRY(clock_settings(selection.options, this_moment(), {}));
   if (selection.name == "files") TRY(parse_files(selection.options));
+  if (selection.name == "network") TRY(network_settings(selection.options, {}));
   if (selection.name == "resources") TRY(resources_settings(selection.options, this_moment(), {}));
   if (selection.name == "sockets") TRY(sockets_settings(selection.options, ""));
   return {};
 }
 
 /// What the library reads; the spec gets what else it needs.
-Result<std::string> settings_of(const Selection& selection, const std::string& address, const Moment& now, oci::Spec& spec) {
+Result<std::string> settings_of(const Selection& selection, const Place& place, const Moment& now, oci::Spec& spec) {
   if (selection.name == "files") return add_files(selection.options, spec);
   if (selection.name == "clock") return clock_settings(selection.options, now, spec);
-  if (selection.name == "sockets") return sockets_settings(selection.options, address);
+  if (selection.name == "sockets") return sockets_settings(selection.options, place.address);
+  if (selection.name == "network") return network_settings(selection.options, place);
   return resources_settings(selection.options, now, spec);
 }
 
@@ -68,6 +70,7 @@ const std::vector<Element>& catalogue() {
   static const std::vector<Element> all{
       {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic][,files]"},
       {"files", "a directory tree out of one file, read-only or with changes beside it", "PACKAGE,at=FOLDER[,copy-on-write[=FOLDER]][,key=FILE][,size=BYTES]"},
+      {"network", "a TCP/IP stack of the container's own, in place of the kernel's", "[delay=MS][,loss=PERCENT]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
       {"sockets", "connections between containers of one network as unix sockets, in place of TCP", ""},
   };
@@ -105,9 +108,24 @@ Result<std::vector<Selection>> from_annotations(const oci::Spec& spec) {
   return out;
 }
 
+bool contains(const std::vector<Selection>& selections, std::string_view name) {
+  return std::any_of(selections.begin(), selections.end(), [&](const Selection& s) { return s.name == name; });
+}
+
+oci::Process stack_process() {
+  constexpr uint32_t kNobody = 65534;
+  oci::Process p;
+  p.args = {library_path("network")};
+  p.cwd = "/";
+  p.user = {.uid = kNobody, .gid = kNobody, .umask = {}, .additional_gids = {}};
+  p.no_new_privileges = true;
+  p.capabilities = oci::Capabilities{};
+  p.rlimits.clear();
+  return p;
+}
+
 std::vector<std::string> launched(const std::vector<Selection>& selections, std::vector<std::string> args) {
-  bool files = std::any_of(selections.begin(), selections.end(), [](const Selection& s) { return s.name == "files"; });
-  if (files) args.insert(args.begin(), library_path("files"));
+  if (contains(selections, "files")) args.insert(args.begin(), library_path("files"));
   return args;
 }
 
@@ -126,13 +144,14 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   if (selections.empty() || !spec.process) return {};
   std::string folder = where.settings + "/settings", preload;
   TRY(make_dirs(folder));
-  bool meets = false;
+  bool meets = contains(selections, "sockets"), has_stack = contains(selections, "network");
+  if (meets && has_stack) return fail("the elements network and sockets exclude each other: each takes the place of TCP", EINVAL);
   for (const auto& s : selections) {
-    TRY(replace_file(folder + "/" + s.name, TRY(settings_of(s, where.address, now, spec)), 0444));
+    bool placed = s.name == "sockets" || s.name == "network";
+    if (placed && where.place.address.empty()) return fail("element " + s.name + ": the container has no address of its own in one of Caisson's networks", ENOTSUP);
+    TRY(replace_file(folder + "/" + s.name, TRY(settings_of(s, where.place, now, spec)), 0444));
     preload += library_path(s.name) + "\n";
-    meets = meets || s.name == "sockets";
   }
-  if (meets && where.address.empty()) return fail("element sockets: the container has no address of its own in one of Caisson's networks", ENOTSUP);
   // What the image itself wants loaded comes after.
   if (auto own = root.open_at(kPreload, O_RDONLY | O_NONBLOCK); own) preload += TRY(read_fd(own->get(), kPreload));
   TRY(replace_file(where.settings + "/ld.so.preload", preload, 0444));
@@ -142,13 +161,14 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   spec.mounts.push_back(read_only_bind(where.settings + "/ld.so.preload", kPreload, false));
   if (meets) {
     // All see where the others are; each writes to its own folder.
-    std::string own = std::string(CAISSON_ELEMENT_SOCKETS) + "/" + where.address;
+    std::string own = std::string(CAISSON_ELEMENT_SOCKETS) + "/" + where.place.address;
     // A link there would lead a client to a socket of its own container.
     oci::Mount all = read_only_bind(where.meeting, CAISSON_ELEMENT_SOCKETS, false);
     all.options.emplace_back("nosymfollow");
     spec.mounts.push_back(std::move(all));
-    spec.mounts.push_back({own, "bind", where.meeting + "/" + where.address, {"bind", "rw", "nosuid", "nodev", "noexec", "nosymfollow"}, {}, {}});
+    spec.mounts.push_back({own, "bind", where.meeting + "/" + where.place.address, {"bind", "rw", "nosuid", "nodev", "noexec", "nosymfollow"}, {}, {}});
   }
+  if (has_stack) spec.mounts.push_back(read_only_bind(where.control, CAISSON_ELEMENT_NETWORK, false));
   add_environment(selections, root, spec.process->env);
   if (where.required && !spec.process->args.empty())
     if (std::string why = why_not_linkable(root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");

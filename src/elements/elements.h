@@ -42,11 +42,19 @@ struct Moment {
 };
 [[nodiscard]] Moment this_moment();
 
+/// A container's place in one of Caisson's networks.
+struct Place {
+  std::string address, address6, gateway, gateway6, mac;  ///< as text; "": none
+  int prefix = 24;
+};
+
 struct Injection {
   std::string libraries;  ///< folder for the libraries, which all containers share
   std::string settings;   ///< folder of this container's, of which the files here are replaced
   bool required = false;
-  std::string address, meeting;  ///< for "sockets": the container's address, and the folder where its network meets
+  Place place;          ///< for "sockets" and "network"; its address is empty where there is none
+  std::string meeting;  ///< for "sockets": the folder where its network meets
+  std::string control;  ///< for "network": the folder of the socket that its stack is asked on
 };
 /// Adds to the spec what loads the elements: mounts at /.caisson and /etc/ld.so.preload, and
 /// LD_PRELOAD where the root has musl. With `required`, a first program that cannot load
@@ -56,6 +64,13 @@ struct Injection {
 /// The command that starts a program: where it may lie in the tree of "files", one before it that
 /// makes it (elements/files/launch.cc).
 [[nodiscard]] std::vector<std::string> launched(const std::vector<Selection>& selections, std::vector<std::string> args);
+
+/// Whether one of that name is among them.
+[[nodiscard]] bool contains(const std::vector<Selection>& selections, std::string_view name);
+
+/// The stack of the element "network", as a process of the container: nobody's, without
+/// capabilities. Its descriptors 0 and 1 are the tap device and the socket it is asked on.
+[[nodiscard]] oci::Process stack_process();
 
 /// For one more process of such a container (exec): LD_PRELOAD where the root has musl.
 void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env);
@@ -102,6 +117,7 @@ inline constexpr const char* kPackages = "/var/lib/caisson/packages";
 /// Checks the package and adds its mounts. Returns the settings.
 [[nodiscard]] Result<std::string> add_files(const std::string& options, oci::Spec& spec);
 
+[[nodiscard]] Result<std::string> network_settings(const std::string& options, const Place& place);
 /// `address`: the container's; "" where it is not known yet.
 [[nodiscard]] Result<std::string> sockets_settings(const std::string& options, const std::string& address);
 

@@ -48,6 +48,13 @@ uint64_t load_address(const std::string& maps, const std::string& element) {
   return 0;
 }
 
+/// The library as a program of its own: the stack of a container (elements/network/stack).
+bool is_stack(pid_t pid) {
+  char path[256];
+  ssize_t n = ::readlink(("/proc/" + std::to_string(pid) + "/exe").c_str(), path, sizeof path);
+  return n > 0 && std::string_view(path, static_cast<size_t>(n)).ends_with("/libcaisson-network.so");
+}
+
 template <size_t kSize>
 std::string text(const char (&field)[kSize]) {
   return {field, ::strnlen(field, kSize)};
@@ -96,7 +103,7 @@ Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::funct
     std::erase_if(wanted, [&](const Selection& s) {
       return std::any_of(pids.begin(), pids.end(), [&](pid_t pid) {
         auto link = inspect(pid, s.name);
-        return link && (link->linkage == "full" || link->linkage == "control-only");
+        return link && !is_stack(pid) && (link->linkage == "full" || link->linkage == "control-only");
       });
     });
     if (wanted.empty()) return {};

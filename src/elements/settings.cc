@@ -111,6 +111,37 @@ Result<std::string> resources_settings(const std::string& options, const Moment&
   return "abi 1\nstarted " + std::to_string(now.boot + offset_of(spec, "boottime")) + "\nmemory " + std::to_string(memory) + "\ncpus " + std::to_string(cpus) + "\n";
 }
 
+Result<std::string> network_settings(const std::string& options, const Place& place) {
+  constexpr uint64_t kLongest = 10'000;
+  constexpr double kAllLost = 1'000'000;
+  uint64_t delay = 0;
+  double loss = 0;
+  for (const auto& word : split(options, ',', true)) {
+    if (word.starts_with("delay="))
+      delay = TRY(parse_uint(std::string_view(word).substr(6), kLongest), "network: delay, in milliseconds");
+    else if (word.starts_with("loss="))
+      loss = TRY(parse_decimal(word.substr(5)), "network: loss, in percent");
+    else
+      return fail("network: unknown option \"" + word + "\": write delay=MILLISECONDS, loss=PERCENT");
+  }
+  if (loss < 0 || loss > 100) return fail("network: loss is a part of 100");
+  std::string out = "abi 1\nprefix " + std::to_string(place.prefix) + "\ndelay " + std::to_string(delay) + "\nloss " + std::to_string(static_cast<uint64_t>(loss / 100 * kAllLost)) + "\n";
+  auto add = [&](const char* name, const std::string& text, int family, size_t size) -> Result<> {
+    if (text.empty()) return {};
+    unsigned char raw[16];
+    if (::inet_pton(family, text.c_str(), raw) != 1) return fail("network: \"" + text + "\" is no address");
+    out += std::string(name) + " " + to_hex(std::string_view(reinterpret_cast<char*>(raw), size)) + "\n";
+    return {};
+  };
+  TRY(add("address", place.address, AF_INET, 4));
+  TRY(add("gateway", place.gateway, AF_INET, 4));
+  TRY(add("address6", place.address6, AF_INET6, 16));
+  TRY(add("gateway6", place.gateway6, AF_INET6, 16));
+  std::string mac = place.mac;
+  std::erase(mac, ':');
+  return out + "mac " + mac + "\n";
+}
+
 Result<std::string> sockets_settings(const std::string& options, const std::string& address) {
   if (!options.empty()) return fail("sockets: unknown option \"" + options + "\": it has none");
   struct in_addr own = {};

@@ -32,6 +32,7 @@
 #include "engine/id_range.h"
 #include "engine/image_mount.h"
 #include "engine/meeting_folder.h"
+#include "engine/network_stack.h"
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
@@ -101,20 +102,24 @@ class Monitor {
       own = TRY(sys::make_user_namespace(ids_->map(), ids_->map(), !config.network.starts_with("container:")));
       netns_ = std::move(own.network);
     }
-    TRY(set_up_network());
+    auto wanted = TRY(selected_elements(config));
+    bool own_stack = elements::contains(wanted, "network");
+    TRY(set_up_network(own_stack));
     auto [rootfs, lowers] = TRY(mount_container_root({options_.root, options_.run_root}, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
     image_mount_ = std::move(lowers.mount);
     if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
-    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), {}};
-    auto wanted = TRY(selected_elements(config));
-    bool meets = std::any_of(wanted.begin(), wanted.end(), [](const elements::Selection& e) { return e.name == "sockets"; });
-    if (meets && !container_.endpoint.ip.empty()) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
+    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), place_, {}};
+    bool meets = elements::contains(wanted, "sockets"), placed = !container_.endpoint.ip.empty();
+    NetworkStack stack;
+    if (own_stack && placed) stack = TRY(NetworkStack::prepare(run_folder_, std::move(tap_)));
+    if (meets && placed) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
     oci::Spec spec = TRY(build_spec(inputs));
     runtime::LaunchOptions launch;
     launch.id = config.id;
     launch.bundle = run_folder_;
-    launch.start = true;
+    // Its stack is there before it asks anything of it, and before it can have ended.
+    launch.start = !own_stack;
     launch.rootfs_mount = std::move(rootfs);
     SocketPair console;
     Fd stdio[3];
@@ -130,6 +135,10 @@ class Monitor {
     auto launched = TRY(std::move(made));
     pid_ = launched.pid;
     pidfd_ = std::move(launched.pidfd);
+    if (own_stack) {
+      stack_ = TRY(std::move(stack).start(runtime_, config.id), "element network");
+      TRY(runtime_.start(config.id));
+    }
     if (config.element_required) TRY(await_elements());
     if (config.tty) {
       console.second.reset();
@@ -178,6 +187,7 @@ class Monitor {
 
   Result<> watch() {
     TRY(loop_.add(pidfd_.get(), EPOLLIN, [this](uint32_t) { ended(); }));
+    if (stack_.valid()) TRY(loop_.add(stack_.get(), EPOLLIN, [this](uint32_t) { stack_ended(); }));
     for (auto& [fd, type] : {std::pair<Fd&, char>(stdout_, kStdout), {stderr_, kStderr}, {pty_, kStdout}})
       if (fd.valid()) {
         int number = fd.get();
@@ -188,12 +198,22 @@ class Monitor {
     return {};
   }
 
+  /// The container goes on, as one whose cable is out.
+  void stack_ended() {
+    loop_.remove(stack_.get());
+    stack_.reset();
+    if (!runtime::process_alive(pid_, container_.status.start_time)) return;
+    std::string why(trim(read_file(runtime_.folder(container_.config.id) + "/network.log").value_or("")));
+    log_->write("stderr", "caisson: the stack of the element network has ended, and with it the container's network" + (why.empty() ? "" : " (" + why + ")") + "; restart the container\n");
+  }
+
   /// The host's id of the container's root.
   [[nodiscard]] uint32_t first_id() const { return ids_ ? ids_->first() : 0; }
 
   // --- network
 
-  Result<> set_up_network() {
+  /// `own_stack`: the container has the element "network", and no interface of the kernel's.
+  Result<> set_up_network(bool own_stack) {
     const ContainerConfig& config = container_.config;
     if (config.network == "host") return {};
     if (config.network.starts_with("container:")) {
@@ -215,7 +235,14 @@ class Monitor {
     // The lease may have been swept after a long time on another boot.
     if (container_.endpoint.ip.empty()) return fail("container " + config.name + " has no address in network " + config.network);
     TRY(network::bring_up(net));
-    TRY(network::connect(net, container_.endpoint, netns_.get(), "eth0", config.id, {config.limits.net_rate_in, config.limits.net_rate_out}));
+    const auto& e = container_.endpoint;
+    bool v6 = exists("/proc/sys/net/ipv6");
+    place_ = {e.ip, v6 ? e.ip6 : "", net.internal ? "" : e.gateway, v6 && !net.internal ? e.gateway6 : "", e.mac, e.prefix};
+    network::Rates rates{config.limits.net_rate_in, config.limits.net_rate_out};
+    if (own_stack)
+      tap_ = TRY(network::connect_tap(net, e, netns_.get(), config.id, rates));
+    else
+      TRY(network::connect(net, e, netns_.get(), "eth0", config.id, rates));
     return serve_network();
   }
 
@@ -546,6 +573,11 @@ class Monitor {
 
   /// Everything that a life of the container had, so that the next one can begin.
   void tear_down() {
+    if (stack_.valid()) {
+      loop_.remove(stack_.get());
+      stack_.reset();
+    }
+    tap_.reset();
     for (Fd* fd : {&stdout_, &stderr_, &pty_})
       if (fd->valid()) {
         loop_.remove(fd->get());
@@ -590,7 +622,10 @@ class Monitor {
   std::optional<FileLock> lock_;
   std::optional<ContainerLog> log_;
   Fd signals_, listener_, netns_, pidfd_, stdin_, stdout_, stderr_, pty_;
-  Fd image_mount_;  // others of the same image share it
+  Fd stack_;               ///< pidfd of the container's own stack
+  Fd tap_;                 ///< on its way to the container's own stack
+  elements::Place place_;  ///< in its network
+  Fd image_mount_;         // others of the same image share it
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;

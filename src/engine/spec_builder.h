@@ -16,6 +16,7 @@ struct SpecInputs {
   int netns = -1;                        ///< network namespace made for it; -1: the host's
   int user_namespace = -1;               ///< -1: the host's
   uint32_t first_id = 0;                 ///< the host's id of the container's root
+  elements::Place place;                 ///< in one of Caisson's networks
   std::string meeting;                   ///< where the containers of its network meet (engine/meeting_folder.h)
 };
 /// Makes the spec, and the files in the run folder that it mounts.

@@ -4,10 +4,12 @@
 #include <linux/if_addr.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
+#include <linux/if_tun.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -112,6 +114,11 @@ Result<> limit_rate(NetlinkSocket& route, unsigned index, uint64_t rate) {
 /// "csn" and eleven digits of the container's id: unique and at most 15 characters.
 std::string host_side_name(const std::string& container) { return "csn" + container.substr(0, 11); }
 
+/// One left by a monitor that was killed before its namespace, or the last descriptor, went away.
+void remove_stale(NetlinkSocket& route, const std::string& name) {
+  if (unsigned stale = ::if_nametoindex(name.c_str()); stale != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(stale)), "remove a stale interface");
+}
+
 Result<> enable_forwarding() {
   // Written only where it is off: these are the host's own settings.
   for (const char* file : {"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"}) {
@@ -167,8 +174,7 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
   auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
   unsigned bridge = TRY(index_of(network.bridge));
   std::string outside = host_side_name(container);
-  // One left by a monitor that was killed before its namespace went away.
-  if (unsigned stale = ::if_nametoindex(outside.c_str()); stale != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(stale)), "remove a stale interface");
+  remove_stale(route, outside);
   NetlinkMessage pair(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
   pair.header(link(0, IFF_UP)).text(IFLA_IFNAME, outside).number<uint32_t>(IFLA_MASTER, bridge).nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
     info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
@@ -209,6 +215,47 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
   TRY(std::move(configured));
   undo.keep();
   return {};
+}
+
+Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, Rates rates) {
+  if (rates.out != 0) return fail("--net-rate-out: not with the element network, whose stack is the container's own", ENOTSUP);
+  auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+  unsigned bridge = TRY(index_of(network.bridge));
+  std::string outside = host_side_name(container);
+  remove_stale(route, outside);
+  Fd tap = TRY(open_file("/dev/net/tun", O_RDWR), "element network");
+  struct ifreq request = {};
+  outside.copy(request.ifr_name, sizeof request.ifr_name - 1);
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL);
+  if (::ioctl(tap.get(), TUNSETIFF, &request) < 0) return fail_errno("create the tap device " + outside);
+  if (::ioctl(tap.get(), TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6) < 0) return fail_errno("set the offloads of " + outside);
+  // With the Ethernet header a frame must fit into what the stack counts in 16 bits.
+  constexpr uint32_t kLargestFrame = 61440;
+  unsigned index = TRY(index_of(outside));
+  TRY(route.request(NetlinkMessage(RTM_NEWLINK, 0).header(link(index, IFF_UP)).number<uint32_t>(IFLA_MASTER, bridge).number<uint32_t>(IFLA_GSO_MAX_SIZE, kLargestFrame), "connect the tap device"));
+  if (rates.in != 0) TRY(limit_rate(route, index, rates.in), "--net-rate-in");
+  auto inside = sys::in_network_namespace(netns, [&]() -> Result<> {
+    auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+    TRY(set_up(in, 1));
+    TRY(add_address(in, 1, endpoint.ip, 32));
+    if (exists("/proc/sys/net/ipv6"))
+      if (auto ok = add_address(in, 1, endpoint.ip6, 128); !ok) log::debug(ok.error().message);
+    // As many datagrams as a socket may well hold, not ten.
+    if (auto ok = write_file("/proc/sys/net/unix/max_dgram_qlen", "512"); !ok) log::debug(ok.error().message);
+    return {};
+  });
+  TRY(std::move(inside));
+  return tap;
+}
+
+std::optional<Traffic> tap_traffic(const std::string& container) {
+  std::string folder = "/sys/class/net/" + host_side_name(container);
+  if (!exists(folder + "/tun_flags")) return {};
+  auto counter = [&](const char* name) -> uint64_t {
+    auto text = read_file(folder + "/statistics/" + name);
+    return text ? parse_uint(trim(*text)).value_or(0) : 0;
+  };
+  return Traffic{counter("tx_bytes"), counter("rx_bytes")};
 }
 
 }  // namespace caisson::network

@@ -82,6 +82,16 @@ struct Rates {
 /// Connects the network namespace `netns` (fd) to the bridge: interface
 /// `name` inside with the endpoint's addresses and a default route, loopback up.
 [[nodiscard]] Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, Rates rates);
+/// For a container whose own stack does the rest (the element "network"): a tap device on the
+/// bridge, and the namespace with its loopback alone, on which the endpoint's addresses are too, so
+/// that who asks the kernel for them finds them. The device goes when its descriptor is closed.
+/// `rates.out` is refused: the kernel sees only what comes out.
+[[nodiscard]] Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, Rates rates);
+struct Traffic {
+  uint64_t received = 0, sent = 0;  ///< bytes, as the container sees it
+};
+/// Through the tap device of such a container; none where it has another kind of interface.
+[[nodiscard]] std::optional<Traffic> tap_traffic(const std::string& container);
 /// Loopback only (--network none).
 [[nodiscard]] Result<> loopback_up(int netns);
 

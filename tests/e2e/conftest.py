@@ -187,3 +187,17 @@ def block_device(tmp_path):
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     yield subprocess.run(["findmnt", "-no", "SOURCE", folder], check=True, capture_output=True, text=True).stdout.strip(), folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def containers(caisson):
+    """Starts some, and removes them with the test."""
+    names = []
+
+    def start(*args):
+        names.append(caisson("run", "-d", *args).out.strip())
+        return names[-1]
+
+    yield start
+    for name in names:
+        caisson("rm", "-fv", name, code=None)

@@ -5,7 +5,7 @@ import subprocess
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
-CASES = ("clock_cases", "files_cases", "resources_cases", "sockets_cases")
+CASES = ("clock_cases", "files_cases", "network_cases", "resources_cases", "sockets_cases")
 COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
 LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
 
@@ -48,6 +48,14 @@ def make_machine_root(folder):
     return root
 
 
+def import_roots(caisson, busybox, base):
+    """Images: the suites under "glibc" and "musl", and this "machine"."""
+    for libc in "glibc", "musl":
+        caisson("import", make_root(base / libc, libc, busybox), libc)
+    caisson("import", make_machine_root(base / "machine"), "machine")
+    return base
+
+
 def judge(output, least=150):
     """Every case of a suite passed, and there were enough of them."""
     lines = [l for l in output.splitlines() if l.startswith(("ok ", "not ok "))]
@@ -56,7 +64,18 @@ def judge(output, least=150):
     assert len(lines) >= least, f"{len(lines)} cases: {output[-500:]}"
 
 
-def plant(fault, element, folder):
+def lwip(folder, flags):
+    """lwIP's objects, for stacks with a fault."""
+    source, stack = PROJECT / "build/libraries/lwip", PROJECT / "elements/network/stack"
+    files = [*source.glob("core/*.c"), *source.glob("core/ipv4/*.c"), *source.glob("core/ipv6/*.c"), source / "netif/ethernet.c"]
+    subprocess.run(["gcc", *flags, "-c", "-ffunction-sections", "-fdata-sections", f"-I{source}/include", f"-I{stack}", f"-I{stack.parent}", *files], cwd=folder, check=True)
+    return sorted(folder.glob("*.o"))
+
+
+FREESTANDING = "-O2 -fno-asynchronous-unwind-tables -ffreestanding -fPIC -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-tree-loop-distribute-patterns -w".split()
+
+
+def plant(fault, element, folder, objects=()):
     """The library of an element with a fault: (source, good text, bad text)."""
     sources = folder / "elements"
     shutil.copytree(PROJECT / "elements", sources)
@@ -65,7 +84,14 @@ def plant(fault, element, folder):
     assert good in text, "the fault is planted nowhere"
     (sources / name).write_text(text.replace(good, bad))
     library = folder / f"libcaisson-{element}.so"
-    more = ["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-Wl,-e,caisson_start", "-l:libsodium.a", "-l:libzstd.a"] if element == "files" else []
-    flags = "-std=c++23 -O2 -ffreestanding -fPIC -shared -nostdlib -fno-exceptions -fno-rtti -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-threadsafe-statics -fno-tree-loop-distribute-patterns -w -Wl,-Bsymbolic".split()
-    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc", "-iquote", PROJECT / "src", *more, "-lgcc", "-o", library], check=True)
+    more = ["-Wl,--gc-sections", "-Wl,-e,caisson_start"] if element in ("files", "network") else []
+    if element == "files":
+        more += ["-Wl,--exclude-libs,ALL", "-l:libsodium.a", "-l:libzstd.a"]
+    files = [*(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc"]
+    if element == "network":
+        stack = sources / "network/stack"
+        files += stack.glob("*.cc")
+        more += [f"-I{PROJECT}/build/libraries/lwip/include", f"-I{stack}", f"-I{stack.parent}", *objects]
+    flags = [*FREESTANDING, *"-std=c++23 -shared -nostdlib -fno-exceptions -fno-rtti -fno-threadsafe-statics -Wl,-Bsymbolic -s".split()]
+    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *files, "-iquote", PROJECT / "src", *more, "-lgcc", "-o", library], check=True)
     return library

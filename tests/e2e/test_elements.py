@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import wait_for
-from elements import PROJECT, judge, make_machine_root, make_root, plant
+from elements import PROJECT, import_roots, judge, make_root, plant
 
 USR = ("-v", "/usr:/usr:ro")
 YEAR_2030 = calendar.timegm((2030, 1, 1, 0, 0, 0))
@@ -17,11 +17,7 @@ YEAR_2030 = calendar.timegm((2030, 1, 1, 0, 0, 0))
 
 @pytest.fixture(scope="module")
 def roots(caisson, busybox_root, tmp_path_factory):
-    base = tmp_path_factory.mktemp("elements")
-    for libc in "glibc", "musl":
-        caisson("import", make_root(base / libc, libc, busybox_root), libc)
-    caisson("import", make_machine_root(base / "machine"), "machine")
-    return base
+    return import_roots(caisson, busybox_root, tmp_path_factory.mktemp("elements"))
 
 
 def date(caisson, *args, image="glibc", **kwargs):

@@ -12,46 +12,15 @@ import subprocess
 
 import pytest
 from conftest import wait_for
-from elements import judge, make_machine_root, make_root, plant
+from elements import import_roots, judge, plant
+from talkers import CLIENTS, PYTHON, USR, answers, counters
 
-USR = ("-v", "/usr:/usr:ro")
 WITH = ("--element", "sockets")
 
 
 @pytest.fixture(scope="module")
 def roots(caisson, busybox_root, tmp_path_factory):
-    base = tmp_path_factory.mktemp("sockets")
-    for libc in "glibc", "musl":
-        caisson("import", make_root(base / libc, libc, busybox_root), libc)
-    caisson("import", make_machine_root(base / "machine"), "machine")
-    return base
-
-
-@pytest.fixture
-def containers(caisson):
-    """Starts some, and removes them with the test."""
-    names = []
-
-    def start(*args):
-        names.append(caisson("run", "-d", *args).out.strip())
-        return names[-1]
-
-    yield start
-    for name in names:
-        caisson("rm", "-fv", name, code=None)
-
-
-def counters(caisson, name):
-    """Of all its processes together."""
-    total = {}
-    for link in json.loads(caisson("element", "inspect", name, "--format", "json").out):
-        for counter, value in link["counters"].items():
-            total[counter] = total.get(counter, 0) + value
-    return total
-
-
-def answers(caisson, ip, port):
-    return wait_for(lambda: socket.create_connection((ip, port), 1).close() is None, 30, f"port {port}")
+    return import_roots(caisson, busybox_root, tmp_path_factory.mktemp("sockets"))
 
 
 # --- the behaviour suite, three ways
@@ -104,135 +73,6 @@ def test_the_suite_notices_a_fault(caisson, roots, known_address, tmp_path, faul
         judge(done.out, 600)  # or what follows would prove nothing
     else:
         assert "not ok" in done.out or done.code not in (0, 1), "the suite has noticed nothing"
-
-
-# --- real applications, between containers
-
-NGINX = "user root; daemon off; pid /tmp/pid; error_log stderr; worker_processes 2; events {} http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; %s }"
-SITE = "server { listen 80; location / { return 200 \"$remote_addr $server_port\\n\"; } }"
-POSTGRES = "set -e; D=/tmp/data; B=$(echo /usr/lib/postgresql/*/bin); $B/initdb -D $D -A trust >/dev/null; echo 'host all all 0.0.0.0/0 trust' >> $D/pg_hba.conf; exec $B/postgres -D $D -c listen_addresses='*' -c unix_socket_directories=/tmp"
-
-
-def nginx(start, tmp_path, config, *args):
-    (tmp_path / "conf").write_text(NGINX % config)
-    return start(*USR, *args, "-v", f"{tmp_path}:/conf:ro", "machine", "nginx", "-c", "/conf/conf")
-
-
-def test_nginx_and_many_clients(caisson, roots, containers, tmp_path):
-    server = nginx(containers, tmp_path, SITE, *WITH)
-    ip = caisson.ip(server)
-    answers(caisson, ip, 80)
-    plain = caisson.run(*USR, "machine", "curl", "-s", f"http://{ip}/").out
-    assert re.fullmatch(r"10\.\S+ 80\n", plain) and counters(caisson, server)["accepted"] == 0, "one without the element is served by TCP"
-    client = containers(*USR, *WITH, "machine", "sleep", "1000")
-    assert caisson("exec", client, "curl", "-s", f"http://{ip}/").out == f"{caisson.ip(client)} 80\n", "the server sees the client's address"
-    assert counters(caisson, server)["accepted"] == 1
-    out = caisson("exec", client, "ab", "-q", "-n", "3000", "-c", "20", f"http://{ip}/").out
-    assert re.search(r"Complete requests:\s+3000", out) and re.search(r"Failed requests:\s+0", out)
-    out = caisson("exec", client, "ab", "-q", "-k", "-n", "20000", "-c", "20", f"http://{ip}/").out
-    assert re.search(r"Complete requests:\s+20000", out) and re.search(r"Failed requests:\s+0", out)
-    assert counters(caisson, server)["accepted"] > 3000
-    # nginx asks another nginx: it waits for its connection before that is made.
-    (tmp_path / "second").mkdir()
-    front = nginx(containers, tmp_path / "second", f"upstream u {{ server {ip}; keepalive 8; }} server {{ listen 80; location / {{ proxy_pass http://u; }} }}", *WITH)
-    answers(caisson, caisson.ip(front), 80)
-    for _ in range(5):
-        assert caisson("exec", client, "curl", "-s", f"http://{caisson.ip(front)}/").out == f"{caisson.ip(front)} 80\n"
-    assert counters(caisson, front)["connected"] >= 5
-
-
-def test_redis_and_postgresql(caisson, roots, containers):
-    redis = containers(*USR, *WITH, "machine", "redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", "/tmp")
-    database = containers(*USR, *WITH, "--user", "postgres", "machine", "sh", "-c", POSTGRES)
-    client = containers(*USR, *WITH, "machine", "sleep", "1000")
-    answers(caisson, caisson.ip(redis), 6379)
-    cli = lambda *words: caisson("exec", client, "redis-cli", "-h", caisson.ip(redis), *words).out  # noqa: E731
-    assert cli("set", "k", "v" * 100000) == "OK\n" and len(cli("get", "k")) == 100001
-    assert f"addr={caisson.ip(client)}:" in cli("client", "list")
-    assert re.search(r"GET: [\d.]+ requests", caisson("exec", client, "redis-benchmark", "-h", caisson.ip(redis), "-q", "-t", "get,set", "-n", "20000", "-c", "30").out)
-    assert counters(caisson, redis)["accepted"] > 60
-    answers(caisson, caisson.ip(database), 5432)
-    tool = f"$(echo /usr/lib/postgresql/*/bin)/{{}} -h {caisson.ip(database)} -U postgres"
-    sql = lambda query: caisson("exec", client, "sh", "-c", tool.format("psql") + f' -Atc "{query}"', code=None).out.strip()  # noqa: E731
-    wait_for(lambda: sql("select 1") == "1", 30)
-    assert sql("select inet_client_addr(), inet_server_addr(), inet_server_port()") == f"{caisson.ip(client)}|{caisson.ip(database)}|5432"
-    assert sql("select count(*), sum(length(repeat(md5(i::text), 100))) from generate_series(1, 20000) i") == "20000|64000000"
-    caisson("exec", client, "sh", "-c", tool.format("pgbench") + " -q -i -s 1 postgres")
-    out = caisson("exec", client, "sh", "-c", tool.format("pgbench") + " -n -c 4 -j 2 -t 200 postgres").out
-    assert "actually processed: 800/800" in out and "failed transactions: 0 " in out
-    assert counters(caisson, database)["accepted"] > 0
-
-
-PYTHON = """
-import asyncio
-async def serve(reader, writer):
-    data = await reader.read(100000)
-    writer.write(("%s %d " % writer.get_extra_info("peername")).encode() + data); await writer.drain(); writer.close()
-async def main():
-    server = await asyncio.start_server(serve, "0.0.0.0", 7000)
-    async with server: await server.serve_forever()
-asyncio.run(main())
-"""
-NODE = "require('net').createServer(s => s.once('data', d => s.end(s.remoteAddress.replace('::ffff:', '') + ' ' + s.remotePort + ' ' + d))).listen(7000)"
-JAVA = """
-import java.net.*; import java.nio.*; import java.nio.channels.*;
-public class Main {
-  public static void main(String[] a) throws Exception {
-    if (a.length > 0) {
-      SocketChannel c = SocketChannel.open(); c.configureBlocking(false); Selector s = Selector.open();
-      c.connect(new InetSocketAddress(a[0], 7000)); c.register(s, SelectionKey.OP_CONNECT); s.select(); c.finishConnect();
-      c.write(ByteBuffer.wrap("java".getBytes())); c.keyFor(s).interestOps(SelectionKey.OP_READ);
-      ByteBuffer b = ByteBuffer.allocate(1000); while (true) { s.select(); s.selectedKeys().clear(); if (c.read(b) < 0) break; }
-      System.out.print(((InetSocketAddress) c.getLocalAddress()).getPort() + "|" + new String(b.array(), 0, b.position())); return;
-    }
-    ServerSocket l = new ServerSocket(7000);
-    while (true) { Socket s = l.accept(); byte[] b = new byte[1000]; int n = s.getInputStream().read(b); if (n < 0) n = 0;
-      s.getOutputStream().write((s.getInetAddress().getHostAddress() + " " + s.getPort() + " " + new String(b, 0, n)).getBytes()); s.close(); }
-  }
-}
-"""
-CLIENTS = {"python": ["python3", "-c", "import socket,sys\ns=socket.create_connection((sys.argv[1],7000)); p=s.getsockname()[1]; s.sendall(b'python'); d=b''\nwhile True:\n x=s.recv(100)\n if not x: break\n d+=x\nprint(p,d.decode(),sep='|',end='')"],
-           "node": ["node", "-e", "const s=require('net').connect(7000,process.argv[1],()=>{s.write('node')}); let p,d=''; s.on('connect',()=>p=s.localPort); s.on('data',x=>d+=x); s.on('close',()=>process.stdout.write(p+'|'+d))"],
-           "perl": ["perl", "-MIO::Socket::INET", "-e", "my $s=IO::Socket::INET->new(PeerAddr=>$ARGV[0],PeerPort=>7000) or die; print $s 'perl'; $s->flush; my $d=join '',<$s>; print $s->sockport,'|',$d"],
-           "java": ["java", "-Xint", "/src/Main.java"]}
-
-
-def test_languages(caisson, roots, containers, tmp_path):
-    """Each asks each, and is told its own address and port."""
-    (tmp_path / "Main.java").write_text(JAVA)
-    source = ("-v", f"{tmp_path}:/src:ro")
-    servers = {"python": ["python3", "-c", PYTHON], "node": ["node", "-e", NODE], "java": ["java", "-Xint", "/src/Main.java"]}
-    started = {name: containers(*USR, *source, *WITH, "machine", *argv) for name, argv in servers.items()}
-    client = containers(*USR, *source, *WITH, "machine", "sleep", "1000")
-    for server, name in started.items():
-        ip = caisson.ip(name)
-        answers(caisson, ip, 7000)
-        before = counters(caisson, name)["accepted"]
-        for kind, argv in CLIENTS.items():
-            port, answer = caisson("exec", client, *argv, ip).out.split("|")
-            assert answer == f"{caisson.ip(client)} {port} {kind}", (server, kind)
-        assert counters(caisson, name)["accepted"] - before == len(CLIENTS), server
-
-
-def test_twenty_at_once(caisson, roots, containers):
-    """Ten servers, ten clients, each with an instance of its own; beside them two without."""
-    servers = [containers(*USR, *WITH, "machine", "python3", "-c", PYTHON) for _ in range(10)]
-    clients = [containers(*USR, *WITH, "machine", "sleep", "1000") for _ in range(10)]
-    plain_server, plain_client = containers(*USR, "machine", "python3", "-c", PYTHON), containers(*USR, "machine", "sleep", "1000")
-    for server in (*servers, plain_server):
-        answers(caisson, caisson.ip(server), 7000)
-
-    def ask(pair):
-        client, server = pair
-        port, answer = caisson("exec", client, *CLIENTS["python"], caisson.ip(server)).out.split("|")
-        return answer == f"{caisson.ip(client)} {port} python"
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        pairs = [(c, s) for c in clients for s in servers] + [(plain_client, s) for s in servers] + [(c, plain_server) for c in clients]
-        assert all(pool.map(ask, pairs))
-    assert [counters(caisson, s)["accepted"] for s in servers] == [10] * 10, "those without the element go by TCP"
-    instances = {l["instance"] for s in servers for l in json.loads(caisson("element", "inspect", s, "--format", "json").out)}
-    assert len(instances) == 10
 
 
 # --- who may meet whom

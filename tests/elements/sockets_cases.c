@@ -1,7 +1,8 @@
 /* What programs expect of TCP sockets between two ends on one host.
  *
- * Usage: sockets_cases ADDRESS kernel|element
- * ADDRESS: the container's own. With "element", connections must not be the kernel's TCP. */
+ * Usage: sockets_cases ADDRESS kernel|element|network
+ * ADDRESS: the container's own. With "element" (sockets) and "network", connections must not be
+ * the kernel's TCP. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -25,7 +26,7 @@
 #include "cases.h"
 
 static struct in_addr own;
-static int with_element;
+static int with_element, with_network;
 static const char* self;
 
 struct name {
@@ -236,7 +237,10 @@ static void much_data(void) {
   pair_of(p);
   fcntl(p[0], F_SETFL, O_NONBLOCK);
   size_t filled = 0;
-  while ((n = send(p[0], sent, 65536, 0)) > 0) filled += (size_t)n;
+  /* A stack beside the program may take some more of it in the next moment. */
+  do
+    while ((n = send(p[0], sent + filled % 65536, 65536 - filled % 65536, 0)) > 0) filled += (size_t)n;
+  while (with_network && wait_for(p[0], POLLOUT, 100) != 0);
   check(n == -1 && errno == EAGAIN && filled > 10000, "a nonblocking writer is stopped");
   check(wait_for(p[0], POLLOUT, 0) == 0, "not writable while nobody reads");
   have = 0;
@@ -332,14 +336,14 @@ static void epolls(int before, unsigned mode) {
   check(epoll_wait(e, seen, 4, 1000) == 1 && seen[0].data.u64 == 0x1234567890ull && (seen[0].events & EPOLLOUT), "epoll %s, added %s: writable", text, before ? "before" : "after");
   int s = accept(l, NULL, NULL);
   check((kernels_family(c) == AF_UNIX) == with_element, "epoll %s, added %s: whose connection", text, before ? "before" : "after");
-  check(send(s, "data", 4, 0) == 4 && epoll_wait(e, seen, 4, 1000) == 1 && (seen[0].events & EPOLLIN), "epoll %s, added %s: readable", text, before ? "before" : "after");
+  check(send(s, "data", 4, 0) == 4 && (wait_for(c, POLLIN, 1000) & POLLIN) && epoll_wait(e, seen, 4, 1000) == 1 && (seen[0].events & EPOLLIN), "epoll %s, added %s: readable", text, before ? "before" : "after");
   int again = epoll_wait(e, seen, 4, 30);
   check(mode & EPOLLET ? again == 0 : again == 1, "epoll %s, added %s: said %s", text, before ? "before" : "after", mode & EPOLLET ? "once" : "again");
   event.events = EPOLLIN | mode;
   check(epoll_ctl(e, EPOLL_CTL_MOD, c, &event) == 0, "epoll %s, added %s: changed", text, before ? "before" : "after");
   check(got(c, "data"), "epoll %s, added %s: read", text, before ? "before" : "after");
   close(s);
-  check(epoll_wait(e, seen, 4, 1000) == 1 && (seen[0].events & EPOLLIN) && ended(c), "epoll %s, added %s: the end", text, before ? "before" : "after");
+  check((wait_for(c, POLLIN, 1000) & POLLIN) && epoll_wait(e, seen, 4, 1000) == 1 && (seen[0].events & EPOLLIN) && ended(c), "epoll %s, added %s: the end", text, before ? "before" : "after");
   check(epoll_ctl(e, EPOLL_CTL_DEL, c, NULL) == 0 && epoll_wait(e, seen, 4, 0) == 0, "epoll %s, added %s: taken out", text, before ? "before" : "after");
   close(c);
   close(e);
@@ -348,6 +352,7 @@ static void epolls(int before, unsigned mode) {
 
 static void listeners_in_epoll(void) {
   int l = listener(AF_INET, "0.0.0.0", 0, 0), e = epoll_create1(0);
+  check((fcntl(l, F_GETFD) & FD_CLOEXEC) != 0, "a listener keeps its flags");
   fcntl(l, F_SETFL, O_NONBLOCK);
   check(accept(l, NULL, NULL) == -1 && errno == EAGAIN, "nobody has connected: EAGAIN");
   struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = l}, seen[4];
@@ -477,7 +482,7 @@ static void those_who_leave(void) {
   close(c), close(l);
 
   l = listener(AF_INET, "0.0.0.0", 0, 0), port = listening_port(l);
-  if (with_element) {
+  if (with_element && !with_network) {
     /* One that was about to connect, and thought better of it. */
     struct sockaddr_un there = {.sun_family = AF_UNIX}, here = there;
     snprintf(there.sun_path, sizeof there.sun_path, "/.caisson/sockets/%s/4.%d", own_text(), port);
@@ -525,6 +530,15 @@ static void refused(void) {
   check(getsockname(0, (struct sockaddr*)&there.address, &there.size) == -1 && errno == ENOTSOCK, "no socket");
 }
 
+static void two_listeners(int l) {
+  int l2 = listener(AF_INET, "0.0.0.0", listening_port(l), 1), c = connected(AF_INET, listening_port(l));
+  struct pollfd either[2] = {{l, POLLIN, 0}, {l2, POLLIN, 0}};
+  poll(either, 2, 500);
+  int s = accept(either[0].revents ? l : l2, NULL, NULL);
+  check(kernels_family(s) == AF_INET && send(s, "port", 4, 0) == 4 && got(c, "port"), "SO_REUSEPORT is the kernel's");
+  close(s), close(c), close(l), close(l2);
+}
+
 static void other_listeners(void) {
   int l = listener(AF_INET, "127.0.0.1", 0, 0), c = socket(AF_INET, SOCK_STREAM, 0);
   struct name there = name_of(AF_INET, "127.0.0.1", listening_port(l));
@@ -540,13 +554,15 @@ static void other_listeners(void) {
   close(s), close(c), close(l);
 
   l = listener(AF_INET, "0.0.0.0", 0, 1);
-  int l2 = listener(AF_INET, "0.0.0.0", listening_port(l), 1);
-  c = connected(AF_INET, listening_port(l));
-  struct pollfd either[2] = {{l, POLLIN, 0}, {l2, POLLIN, 0}};
-  poll(either, 2, 500);
-  s = accept(either[0].revents ? l : l2, NULL, NULL);
-  check(kernels_family(s) == AF_INET && send(s, "port", 4, 0) == 4 && got(c, "port"), "SO_REUSEPORT is the kernel's");
-  close(s), close(c), close(l), close(l2);
+  if (with_network) { /* which has no such thing, and says so */
+    int second = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+    setsockopt(second, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    there = name_of(AF_INET, "0.0.0.0", listening_port(l));
+    check(bind(second, (struct sockaddr*)&there.address, there.size) == -1 && errno == EADDRINUSE, "two listeners of one port are refused");
+    close(second), close(l);
+  } else {
+    two_listeners(l);
+  }
 
   l = listener(AF_INET, "0.0.0.0", 0, 0);
   check(listen(l, 5) == 0, "listen once more");
@@ -659,7 +675,8 @@ int main(int argc, char** argv) {
   if (argc == 4 && strcmp(argv[1], "child") == 0) return child_with_connection(atoi(argv[2]), argv[3]);
   if (argc == 4 && strcmp(argv[1], "accepts") == 0) return child_with_listener(atoi(argv[2]), strcmp(argv[3], "element") == 0);
   if (argc != 3 || inet_pton(AF_INET, argv[1], &own) != 1) return 2;
-  with_element = strcmp(argv[2], "element") == 0;
+  with_network = strcmp(argv[2], "network") == 0;
+  with_element = with_network || strcmp(argv[2], "element") == 0;
   setvbuf(stdout, NULL, _IOLBF, 0);
   alarm(60);
   static const int families[] = {AF_INET, AF_INET6};

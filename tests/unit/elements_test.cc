@@ -39,6 +39,16 @@ TEST(ClockSettings, WhatIsNone) {
   for (const char* text : {"tomorrow", "+", "+d", "+5", "+5q", "-99999y", "@", "@-5", "2027-13-01", "3000-01-01", "rate=0", "rate=1001", "rate=x", "fixed,rate=2", "+1s,+2s", "+1s,,fixed", "rate=2,2027-01-01", "-60y"}) EXPECT_EQ(clock(text), "-") << text;
 }
 
+TEST(NetworkSettings, AreAddressesInDigits) {
+  Place place{"10.88.0.5", "fd00::5", "10.88.0.1", "", "02:aa:bb:cc:dd:ee", 16};
+  std::string text = network_settings("delay=20,loss=0.5", place).value_or("");
+  for (const char* line : {"address 0a580005", "gateway 0a580001", "address6 fd000000000000000000000000000005", "mac 02aabbccddee", "prefix 16", "delay 20", "loss 5000"}) EXPECT_TRUE(has(text, line)) << line;
+  EXPECT_FALSE(has(text, "gateway6 ")) << "an internal network has none";
+  for (const char* bad : {"fast", "delay=", "delay=-1", "delay=10001", "delay=1ms", "loss=101", "loss=-1", "loss=x"}) EXPECT_FALSE(network_settings(bad, place)) << bad;
+  place.address = "10.88.0";
+  EXPECT_FALSE(network_settings("", place));
+}
+
 TEST(Selections, AreCheckedWhenTheyAreRead) {
   EXPECT_EQ(parse_selection("clock=+1d").value_or(Selection{}).options, "+1d");
   EXPECT_EQ(parse_selection("resources").value_or(Selection{}).name, "resources");

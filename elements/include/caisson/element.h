@@ -49,6 +49,7 @@ struct caisson_element_page {
 #define CAISSON_ELEMENT_LIBRARIES CAISSON_ELEMENT_FOLDER "/lib"     /* libcaisson-NAME.so */
 #define CAISSON_ELEMENT_SETTINGS CAISSON_ELEMENT_FOLDER "/settings" /* NAME: lines of "key value" */
 
+#define CAISSON_ELEMENT_NETWORK CAISSON_ELEMENT_FOLDER "/network" /* control: where a container's own stack is asked */
 #define CAISSON_ELEMENT_SOCKETS CAISSON_ELEMENT_FOLDER "/sockets" /* ADDRESS: where a container's sockets are met */
 
 #define CAISSON_ELEMENT_PACKAGE CAISSON_ELEMENT_FOLDER "/files/package" /* of the element "files" */

@@ -1,0 +1,313 @@
+// UDP: a datagram socket of the program's, whose name the stack knows. What comes is sent to it in
+// the name of whoever it came from; what it sends to an address goes to the stack's common socket,
+// with a header; a connected one has a socket of the stack's for itself.
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include "core/sys.h"
+#include "stack/stack.h"
+
+namespace caisson::element::stack {
+
+struct Datagram : Watched {
+  Datagram() : Watched(Type::datagram) {}
+  uint64_t id = 0;
+  Datagram* next = nullptr;
+  struct udp_pcb* pcb = nullptr;
+  Inode app_inode;
+  Address peer;
+  int sender = -1;       ///< of a connected one: what the program's is connected to
+  int loopback_fd = -1;  ///< the same port of the kernel's loopback, or for sending there
+  Loopback<Datagram> loopback{Type::datagram_loopback, *this};
+  bool v6 = false, v6only = false, bound = false, broadcast = false;
+};
+
+namespace {
+
+constexpr size_t kBuckets = 1024, kLargest = 65536;
+Datagram* datagrams[kBuckets];
+int common = -1;
+constinit Watched commons(Watched::Type::commons);  // nobody runs constructors here
+char buffer[kLargest + sizeof(DatagramHeader)];
+
+/// Sockets that send in the name of a remote address; the one that was used longest ago goes.
+struct Remote {
+  Address address;
+  int fd = -1;
+  uint64_t used = 0;
+};
+constexpr int kRemotes = 128;
+constinit Remote remotes[kRemotes];
+uint64_t uses = 0;
+
+bool same_address(const Address& a, const Address& b) { return a.port == b.port && memcmp(a.ip, b.ip, sizeof a.ip) == 0; }
+
+/// -1 where there can be none.
+int sender_for(const Address& remote) {
+  Remote* oldest = &remotes[0];
+  for (auto& r : remotes) {
+    if (r.fd >= 0 && same_address(r.address, remote)) {
+      r.used = ++uses;
+      return r.fd;
+    }
+    if (r.used < oldest->used) oldest = &r;
+  }
+  close_descriptor(oldest->fd);
+  struct sockaddr_un name;
+  socklen_t size = remote_name(remote, 0, name);
+  long fd = bound_socket(SOCK_DGRAM, name, size);
+  *oldest = {remote, (int)(fd < 0 ? -1 : fd), ++uses};
+  return oldest->fd;
+}
+
+void end(Datagram& d) {
+  for (Datagram** p = &datagrams[d.id % kBuckets]; *p != nullptr; p = &(*p)->next)
+    if (*p == &d) {
+      *p = d.next;
+      break;
+    }
+  udp_remove(d.pcb);
+  d.pcb = nullptr;
+  close_descriptor(d.sender);
+  close_descriptor(d.loopback_fd);
+  d.sender = d.loopback_fd = -1;
+  bury(&d);
+}
+
+/// To the program, in the name of `from`. What it has no room for is lost, as ever.
+void deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t count) {
+  bool connected = d.peer.given != 0;
+  if (connected && !same_address(d.peer, from)) return;
+  struct sockaddr_un name;
+  struct msghdr message = {};
+  message.msg_name = &name;
+  message.msg_namelen = identity_name({Kind::datagram, d.v6, d.id}, name);
+  message.msg_iov = pieces;
+  message.msg_iovlen = count;
+  int fd = connected ? d.sender : sender_for(from);
+  if (fd >= 0) call(SYS_sendmsg, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+void on_received(void* arg, struct udp_pcb* pcb, struct pbuf* p, const ip_addr_t* ip, u16_t port) {
+  (void)pcb;
+  auto& d = *static_cast<Datagram*>(arg);
+  constexpr int kPieces = 64;
+  struct iovec pieces[kPieces];
+  int n = 0;
+  const struct pbuf* q = p;
+  for (; q != nullptr && n < kPieces; q = q->next) pieces[n++] = {q->payload, q->len};
+  if (q == nullptr) deliver(d, from_lwip(*ip, port), pieces, (size_t)n);
+  pbuf_free(p);
+}
+
+/// A negative errno, which nobody hears of: UDP is like that.
+long send_out(Datagram& d, const Address& to, const char* data, size_t size) {
+  if (is_loopback(to)) {
+    if (d.loopback_fd < 0) {
+      long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.bound ? d.pcb->local_port : 0);
+      if (fd < 0) return fd;
+      if (!watch((int)fd, EPOLLIN, &d.loopback)) return close_descriptor((int)fd), -ENOBUFS;
+      d.loopback_fd = (int)fd;
+    }
+    struct sockaddr_in6 address = {};
+    socklen_t length = sizeof address;
+    give(to, d.v6, &address, &length);
+    return call(SYS_sendto, d.loopback_fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, &address, length);
+  }
+  ip_addr_t ip = to_lwip(to, d.v6);
+  if (int error = reachable(ip); error != 0) return -error;
+  if (size > (is_mapped(to) ? kLargestDatagram4 : kLargestDatagram6)) return -EMSGSIZE;
+  struct pbuf* p = pbuf_alloc(PBUF_TRANSPORT, (u16_t)size, PBUF_RAM);
+  if (p == nullptr) return -ENOBUFS;
+  memcpy(p->payload, data, size);
+  // lwIP cuts what is larger than this; it is TCP alone whose packets the device cuts.
+  device.mtu = kMtu;
+  err_t error = udp_sendto(d.pcb, p, &ip, to.port);
+  device.mtu = 65535;
+  pbuf_free(p);
+  return -errno_of(error);
+}
+
+void read_connected(Datagram& d) {
+  for (;;) {
+    long n = call(SYS_recvfrom, d.sender, buffer, sizeof buffer, MSG_DONTWAIT, 0, 0);
+    if (n < 0) return;
+    if (d.peer.given != 0) send_out(d, d.peer, buffer, (size_t)n);
+  }
+}
+
+void read_loopback(Datagram& d) {
+  for (;;) {
+    struct sockaddr_in6 from = {};
+    socklen_t size = sizeof from;
+    long n = call(SYS_recvfrom, d.loopback_fd, buffer, sizeof buffer, MSG_DONTWAIT, &from, &size);
+    if (n == -ECONNREFUSED) continue;  // of an earlier one that nobody wanted
+    if (n < 0) return;
+    Address address;
+    struct iovec piece = {buffer, (size_t)n};
+    if (address_of(&from, size, address)) deliver(d, address, &piece, 1);
+  }
+}
+
+void read_common() {
+  for (;;) {
+    struct sockaddr_un from = {};
+    socklen_t size = sizeof from;
+    long n = call(SYS_recvfrom, common, buffer, sizeof buffer, MSG_DONTWAIT, &from, &size);
+    if (n < 0) return;
+    Identity who = parse_identity(from, size);
+    Datagram* d = who.kind == Kind::datagram ? find_datagram(who.id) : nullptr;
+    DatagramHeader header;
+    if (d == nullptr || n < (long)sizeof header) continue;
+    memcpy(&header, buffer, sizeof header);
+    send_out(*d, header.to, buffer + sizeof header, (size_t)n - sizeof header);
+  }
+}
+
+}  // namespace
+
+void open_commons() {
+  struct sockaddr_un name;
+  socklen_t size = common_name(name);
+  long fd = bound_socket(SOCK_DGRAM, name, size);
+  if (fd < 0) fail("its datagram socket", fd);
+  common = (int)fd;
+  if (!watch(common, EPOLLIN, &commons)) fail("its datagram socket");
+}
+
+long create_datagram(bool v6, uint64_t& id) {
+  auto* d = make<Datagram>();
+  if (d == nullptr) return -ENOBUFS;
+  d->id = next_id();
+  d->v6 = v6;
+  d->pcb = udp_new_ip_type(v6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
+  struct sockaddr_un name;
+  socklen_t size = identity_name({Kind::datagram, v6, d->id}, name);
+  long fd = d->pcb == nullptr ? -ENOBUFS : bound_socket(SOCK_DGRAM, name, size);
+  if (fd < 0) {
+    if (d->pcb != nullptr) udp_remove(d->pcb);
+    release(d);
+    return fd;
+  }
+  call(SYS_fcntl, fd, F_SETFL, O_RDWR);
+  d->app_inode = inode_of((int)fd);
+  udp_recv(d->pcb, on_received, d);
+  d->next = datagrams[d->id % kBuckets];
+  datagrams[d->id % kBuckets] = d;
+  id = d->id;
+  return fd;
+}
+
+Datagram* find_datagram(uint64_t id) {
+  for (Datagram* d = datagrams[id % kBuckets]; d != nullptr; d = d->next)
+    if (d->id == id) return d;
+  return nullptr;
+}
+
+bool owns(const Datagram& d, int fd) { return fd >= 0 && inode_of(fd) == d.app_inode; }
+
+int bind_datagram(Datagram& d, const Address& a) {
+  if (d.bound) return EINVAL;
+  if (!d.v6 && !is_mapped(a) && !is_any(a)) return EAFNOSUPPORT;
+  ip_addr_t ip = to_lwip(a, d.v6);
+  if (!is_any(a) && !is_own(ip)) return EADDRNOTAVAIL;
+  if (is_any(a) && d.v6) ip = d.v6only ? *IP6_ADDR_ANY : *IP_ANY_TYPE;
+  // Whoever had the port may be gone.
+  if (a.port != 0) sweep_datagrams();
+  if (int error = errno_of(udp_bind(d.pcb, &ip, a.port)); error != 0) return error;
+  d.bound = true;
+  if (!is_any(a)) return 0;
+  long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.pcb->local_port);
+  if (fd < 0) return 0;  // there it is another's
+  if (watch((int)fd, EPOLLIN, &d.loopback))
+    d.loopback_fd = (int)fd;
+  else
+    close_descriptor((int)fd);
+  return 0;
+}
+
+int connect_datagram(Datagram& d, const Address& a) {
+  close_descriptor(d.sender);
+  d.sender = -1;
+  d.peer = {};
+  udp_disconnect(d.pcb);
+  if (a.given == 0) return 0;
+  if (!d.v6 && !is_mapped(a)) return EAFNOSUPPORT;
+  ip_addr_t ip = to_lwip(a, d.v6);
+  if (int error = reachable(ip); error != 0) return error;
+  if (!d.broadcast && IP_IS_V4_VAL(ip) && ip4_addr_isbroadcast(ip_2_ip4(&ip), &device)) return EACCES;
+  struct sockaddr_un name;
+  socklen_t size = remote_name(a, d.id, name);
+  long fd = bound_socket(SOCK_DGRAM, name, size);
+  if (fd < 0) return ENOBUFS;
+  if (err_t error = udp_connect(d.pcb, &ip, a.port); error != ERR_OK || !watch((int)fd, EPOLLIN, &d)) {
+    close_descriptor((int)fd);
+    return error != ERR_OK ? errno_of(error) : ENOBUFS;
+  }
+  d.bound = true;
+  d.sender = (int)fd;
+  d.peer = a;
+  return 0;
+}
+
+void name_datagram(const Datagram& d, Reply& out) {
+  out.local = from_lwip(d.pcb->local_ip, d.pcb->local_port);
+  // As the kernel: with the address that packets would have.
+  if (d.peer.given != 0 && ip_addr_isany(&d.pcb->local_ip)) out.local = from_lwip(is_mapped(d.peer) ? own.ip4 : own.ip6, d.pcb->local_port);
+  out.peer = d.peer;
+  out.v6only = d.v6only;
+}
+
+int set_datagram_option(Datagram& d, const Request& r) {
+  bool on = r.value != 0;
+  if (r.level == SOL_SOCKET) {
+    if (r.name == SO_BROADCAST) d.broadcast = on;
+    int which = r.name == SO_BROADCAST ? SOF_BROADCAST : r.name == SO_REUSEADDR ? SOF_REUSEADDR
+                                                                                : 0;
+    if (on)
+      ip_set_option(d.pcb, which);
+    else
+      ip_reset_option(d.pcb, which);
+    return 0;
+  }
+  if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) {
+    if (d.bound) return EINVAL;
+    d.v6only = on;
+    return 0;
+  }
+  if (r.level == IPPROTO_IP && r.name == IP_TTL) return d.pcb->ttl = (u8_t)(r.value < 0 ? 64 : r.value), 0;
+  if (r.level == IPPROTO_IP && r.name == IP_TOS) return d.pcb->tos = (u8_t)r.value, 0;
+  return ENOPROTOOPT;
+}
+
+int get_datagram_option(const Datagram& d, const Request& r, int& value) {
+  if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) return value = d.v6only, 0;
+  if (r.level == IPPROTO_IP && r.name == IP_TTL) return value = d.pcb->ttl, 0;
+  if (r.level == IPPROTO_IP && r.name == IP_TOS) return value = d.pcb->tos, 0;
+  return ENOPROTOOPT;
+}
+
+void on_datagram_event(Watched& who) {
+  if (who.type == Watched::Type::commons) return read_common();
+  if (who.type == Watched::Type::datagram) return read_connected(static_cast<Datagram&>(who));
+  read_loopback(static_cast<Loopback<Datagram>&>(who).of);
+}
+
+void sweep_datagrams() {
+  long probe = -1;
+  for (Datagram* bucket : datagrams)
+    for (Datagram *d = bucket, *next; d != nullptr; d = next) {
+      next = d->next;
+      // A datagram socket cannot see the other's end, but a name without a socket refuses.
+      if (probe < 0) probe = call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+      if (probe < 0) return;
+      struct sockaddr_un name;
+      socklen_t size = identity_name({Kind::datagram, d->v6, d->id}, name);
+      if (call(SYS_connect, probe, &name, size) == -ECONNREFUSED) end(*d);
+    }
+  if (probe >= 0) close_descriptor((int)probe);
+}
+
+}  // namespace caisson::element::stack
