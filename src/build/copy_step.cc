@@ -4,14 +4,12 @@
 
 #include "base/strings.h"
 #include "build/builder_internal.h"
-#include "http/client.h"
+#include "build/download.h"
+#include "build/git.h"
 #include "sys/user_db.h"
 
 namespace caisson::build {
 namespace {
-
-bool is_address(const std::string& text) { return text.starts_with("http://") || text.starts_with("https://"); }
-bool is_repository(const std::string& text) { return text.starts_with("git@") || text.starts_with("git://") || text.starts_with("ssh://") || (is_address(text) && (text.ends_with(".git") || text.find(".git#") != std::string::npos)); }
 
 /// "user", "user:group", numbers or names of the image.
 Result<std::pair<uint32_t, uint32_t>> owner_of(const sys::RootDir& image, const std::string& text) {
@@ -25,12 +23,6 @@ Result<std::pair<uint32_t, uint32_t>> owner_of(const sys::RootDir& image, const 
   }
   auto uid = user.empty() ? Result<uint64_t>(0) : number(user);
   return std::pair(uid ? static_cast<uint32_t>(*uid) : TRY(sys::resolve_user(image, user)).uid, TRY(sys::resolve_group(image, text.substr(colon + 1))));
-}
-
-/// Seconds of "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT"; 0 where it is not one.
-int64_t http_time(const std::string& text) {
-  struct tm time = {};
-  return ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S", &time) == nullptr ? 0 : static_cast<int64_t>(::timegm(&time));
 }
 
 }  // namespace
@@ -49,32 +41,13 @@ Result<> Builder::with_tree(const std::optional<std::string>& from, int before, 
 }
 
 Result<Piece> Builder::download(const Instruction& instruction, const std::string& address, const std::string& checksum) {
-  constexpr int kRedirects = 10;
-  if (is_repository(address)) return fail("ADD: " + address + ": repositories are not supported: clone it in a RUN", ENOTSUP);
-  http::Client client([](const http::Url&) { return http::TlsOptions(); });
-  auto url = TRY(http::parse_url(address), "ADD");
   Piece piece;
   piece.downloaded = worker_.scratch() + "/download." + std::to_string(files_++);
   Fd file = TRY(open_file(piece.downloaded, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  oci::Hasher hash;
-  std::string target = url.target;
-  for (int hops = 0;; ++hops) {
-    auto response = TRY(client.send({.url = url, .fields = {}, .body = {}, .produce = {}}, [&](const http::Response&, std::string_view bytes) {
-      hash.update(bytes);
-      return write_all(file.get(), bytes);
-    }),
-                        "ADD " + address);
-    if (response.status / 100 == 2) {
-      piece.mtime = http_time(response.field("last-modified"));
-      break;
-    }
-    if (response.status / 100 != 3 || response.field("location").empty()) return fail("ADD " + address + ": the server answered " + std::to_string(response.status), ENOENT);
-    if (hops == kRedirects) return fail("ADD " + address + ": too many redirects", ELOOP);
-    url = TRY(http::resolve(url, response.field("location")), "ADD " + address);
-  }
-  auto digest = hash.finish();
-  if (!checksum.empty() && checksum != digest.str()) return fail("ADD " + address + ": has the digest " + digest.str() + ", and --checksum says " + checksum, EBADMSG);
-  piece.name = std::string(base_name(target.substr(0, target.find_first_of("?#"))));
+  auto done = TRY(build::download(address, file.get()), "ADD");
+  if (!checksum.empty() && checksum != done.digest.str()) return fail("ADD " + address + ": has the digest " + done.digest.str() + ", and --checksum says " + checksum, EBADMSG);
+  piece.name = done.name;
+  piece.mtime = done.mtime;
   if (piece.name.empty() && instruction.text.ends_with("/")) return fail("ADD " + address + ": the address names no file: give the destination's name", EINVAL);
   if (piece.name.empty()) piece.name = "download";
   return piece;
@@ -82,8 +55,8 @@ Result<Piece> Builder::download(const Instruction& instruction, const std::strin
 
 Result<> Builder::copy_step(const Instruction& instruction, State& state, int stage) {
   bool add = instruction.name == "ADD";
-  for (const char* flag : {add ? "parents" : "unpack", "keep-git-dir"})
-    if (instruction.flags.contains(flag)) return fail(instruction.name + ": --" + flag + " is not supported", ENOTSUP);
+  for (const char* flag : {"parents", "unpack", "keep-git-dir"})
+    if (instruction.flags.contains(flag) && add == (std::string_view(flag) == "parents")) return fail(instruction.name + ": --" + flag + " is not supported", ENOTSUP);
   auto is_set = [&](const char* flag) -> Result<bool> {
     auto value = instruction.flag(flag);
     if (!value) return false;
@@ -118,6 +91,8 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
 
   std::vector<Piece> generated;
   std::vector<std::string> patterns;
+  std::optional<GitSource> repository;
+  bool keep_git_dir = TRY(is_set("keep-git-dir"));
   for (const auto& word : words) {
     auto heredoc = std::find_if(instruction.heredocs.begin(), instruction.heredocs.end(), [&](const Heredoc& h) { return word.starts_with("<<") && word.ends_with(h.name); });
     if (heredoc != instruction.heredocs.end() && !instruction.list) {
@@ -125,7 +100,10 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
       if (heredoc->expand) piece.content = TRY(expand_plain(heredoc->content, lookup, stages_.escape));
       piece.mtime = options_.epoch.value_or(0);
       generated.push_back(std::move(piece));
-    } else if (add && (is_address(word) || is_repository(word))) {
+    } else if (add && git_source(word)) {
+      repository = git_source(word);
+      if (words.size() > 1) return fail("ADD " + word + ": a repository is added alone", EINVAL);
+    } else if (add && is_web_address(word)) {
       generated.push_back(TRY(download(instruction, word, checksum)));
     } else {
       patterns.push_back(word);
@@ -133,7 +111,17 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
   }
   if (words.size() > 1 && !target.is_folder) return fail("when using " + instruction.name + " with more than one source file, the destination must be a directory and end with a /", EINVAL);
 
-  return with_tree(instruction.flag("from"), stage, [&](const Tree& whole) -> Result<> {
+  if (keep_git_dir && !repository) return fail("ADD: --keep-git-dir has no meaning without a repository", EINVAL);
+  std::optional<sys::RootDir> checked_out;
+  if (repository) {
+    if (!checksum.empty()) return fail("ADD: --checksum of a repository is not supported: name a commit (" + repository->url + "#COMMIT)", ENOTSUP);
+    checked_out = TRY(sys::RootDir::open(TRY(check_out(*repository, worker_.scratch() + "/repository." + std::to_string(files_++), keep_git_dir), "ADD")));
+    patterns.emplace_back(".");
+    // Archives in it are files of it.
+    target.unpack = false;
+  }
+
+  auto copy = [&](const Tree& whole) -> Result<> {
     Tree tree{whole.root, whole.ignored, whole.keep_owners, whole.shown, exclude.empty() ? nullptr : &excluded};
     auto pieces = TRY(find_pieces(tree, patterns, parents));
     pieces.insert(pieces.end(), generated.begin(), generated.end());
@@ -147,7 +135,9 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
       });
     };
     return write_layer(std::move(writing), state);
-  });
+  };
+  if (checked_out) return copy({*checked_out, nullptr, false, repository->url});
+  return with_tree(instruction.flag("from"), stage, copy);
 }
 
 Result<> Builder::workdir_step(const Instruction& instruction, State& state) {

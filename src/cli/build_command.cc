@@ -1,4 +1,5 @@
 // caisson build.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -6,6 +7,8 @@
 
 #include "base/strings.h"
 #include "build/builder.h"
+#include "build/download.h"
+#include "build/git.h"
 #include "cli/build_worker.h"
 #include "cli/commands.h"
 #include "image/layer.h"
@@ -70,40 +73,62 @@ Result<std::optional<int64_t>> source_date_epoch(const std::map<std::string, std
   return std::optional<int64_t>(static_cast<int64_t>(TRY(parse_uint(text, INT64_MAX), "SOURCE_DATE_EPOCH")));
 }
 
-/// Standard input, unpacked below `scratch`: an archive is the context, anything else a
+/// The Dockerfile of a context that others have made, who may have put links in it.
+Result<> read_within(const Args& args, build::BuildOptions& options, const std::string& what) {
+  auto root = TRY(sys::RootDir::open(options.context));
+  auto read_in = [&](const std::string& name) -> Result<std::string> { return read_fd(TRY(root.open_at(name, O_RDONLY | O_NONBLOCK)).get(), name); };
+  options.file = args.get("file", "Dockerfile");
+  if (options.file == "-") {
+    options.file = "Dockerfile (standard input)";
+    options.text = TRY(read_fd(STDIN_FILENO, "standard input"));
+  } else {
+    if (!args.has("file") && !root.open_at(options.file, O_PATH) && root.open_at("Containerfile", O_PATH)) options.file = "Containerfile";
+    options.text = TRY(read_in(options.file), "build: " + options.file + " of " + what);
+  }
+  for (const auto& rules : {options.file + ".dockerignore", std::string(".dockerignore")})
+    if (root.open_at(rules, O_PATH)) {
+      options.ignore = TRY(read_in(rules), "build");
+      break;
+    }
+  return {};
+}
+
+/// What came from `fd`, unpacked below `scratch`: an archive is the context, anything else a
 /// Dockerfile without one. As Docker's.
-Result<> read_context(const Args& args, const std::string& scratch, build::BuildOptions& options) {
-  if (args.get("file") == "-") return fail("build: standard input cannot be the Dockerfile and the context", EINVAL);
+Result<> read_context(const Args& args, int fd, const std::string& name, const std::string& scratch, build::BuildOptions& options) {
   options.context = scratch + "/context";
   TRY(make_dirs(options.context));
   Fd kept = TRY(open_file(scratch, O_TMPFILE | O_RDWR, 0600));
-  image::FdSource input(STDIN_FILENO, "standard input");
+  image::FdSource input(fd, name);
   image::FdSink sink(kept.get());
   auto plain = TRY(image::decompress(input));
   uint64_t size = TRY(image::copy(*plain, sink), "build");
-  image::FdSource whole(kept.get(), "standard input", 0, size), again(kept.get(), "standard input", 0, size);
+  image::FdSource whole(kept.get(), name, 0, size), again(kept.get(), name, 0, size);
   image::TarReader tar(whole);
   image::TarEntry entry;
   if (auto first = tar.next(entry); first && *first) {
     TRY(image::unpack_layer(again, options.context, {.whiteouts = false}), "build: the context");
-    // Looked up within: whoever made the archive may have put links in it.
-    auto root = TRY(sys::RootDir::open(options.context));
-    auto read_in = [&](const std::string& name) -> Result<std::string> { return read_fd(TRY(root.open_at(name, O_RDONLY | O_NONBLOCK)).get(), name); };
-    options.file = args.get("file", "Dockerfile");
-    if (!args.has("file") && !root.open_at(options.file, O_PATH) && root.open_at("Containerfile", O_PATH)) options.file = "Containerfile";
-    options.text = TRY(read_in(options.file), "build: " + options.file + " of the archive");
-    for (const auto& rules : {options.file + ".dockerignore", std::string(".dockerignore")})
-      if (root.open_at(rules, O_PATH)) {
-        options.ignore = TRY(read_in(rules), "build");
-        break;
-      }
-    return {};
+    return read_within(args, options, "the archive");
   }
-  if (args.has("file")) return fail("build: there is no archive on standard input for --file to be in", EINVAL);
-  options.file = "Dockerfile (standard input)";
+  if (args.has("file")) return fail("build: " + name + " is no archive for --file to be in", EINVAL);
+  options.file = "Dockerfile (" + name + ")";
   if (::lseek(kept.get(), 0, SEEK_SET) < 0) return fail_errno("build");
-  options.text = TRY(read_fd(kept.get(), "standard input"));
+  options.text = TRY(read_fd(kept.get(), name));
   return {};
+}
+
+/// A context that is not on this host: a repository, an archive or a Dockerfile at an address.
+Result<> fetch_context(const Args& args, const std::string& scratch, build::BuildOptions& options) {
+  std::string address = options.context;
+  if (auto repository = build::git_source(address, true); repository) {
+    options.context = TRY(build::check_out(*repository, scratch + "/repository", ::getenv("BUILDKIT_CONTEXT_KEEP_GIT_DIR") != nullptr), "build");
+    return read_within(args, options, "the repository");
+  }
+  std::string file = scratch + "/fetched";
+  Fd written = TRY(open_file(file, O_RDWR | O_CREAT | O_EXCL, 0600));
+  TRY(build::download(address, written.get()), "build");
+  if (::lseek(written.get(), 0, SEEK_SET) < 0) return fail_errno("build");
+  return read_context(args, written.get(), address, scratch, options);
 }
 
 /// The Dockerfile: --file, or that of the context. As its name is said in errors.
@@ -136,10 +161,12 @@ Result<int> cmd_build(const Globals& globals, const Args& args) {
   auto engine = TRY(engine::Engine::open(globals.root, globals.run_root));
   build::BuildOptions options;
   options.context = args.rest()[0];
-  if (options.context.find("://") != std::string::npos) return fail("build: \"" + options.context + "\" is not supported as a context: give a folder, or an archive on standard input", ENOTSUP);
+  bool remote = build::git_source(options.context, true) || build::is_web_address(options.context);
+  if (!remote && options.context.find("://") != std::string::npos) return fail("build: \"" + options.context + "\" is not supported as a context: give a folder, a repository, an address of http or https, or an archive on standard input", ENOTSUP);
   while (options.context.size() > 1 && options.context.ends_with('/')) options.context.pop_back();
   bool piped = options.context == "-";
-  if (!piped) TRY(read_dockerfile(args, options));
+  if (piped && args.get("file") == "-") return fail("build: standard input cannot be the Dockerfile and the context", EINVAL);
+  if (!piped && !remote) TRY(read_dockerfile(args, options));
   for (const auto& name : args.all("tag")) options.names.push_back(TRY(image::normal_name(name), "--tag"));
   options.build_args = TRY(named_values(args, "build-arg", true));
   options.labels = TRY(named_values(args, "label", false));
@@ -150,7 +177,8 @@ Result<int> cmd_build(const Globals& globals, const Args& args) {
   BuildWorker::Options how{.pull = args.flag("pull") ? "always" : "missing", .add_hosts = args.all("add-host"), .memory = {}};
   if (args.has("memory")) how.memory = static_cast<int64_t>(TRY(parse_size(args.get("memory")), "--memory"));
   auto worker = TRY(BuildWorker::make(engine, how));
-  if (piped) TRY(read_context(args, worker->scratch(), options));
+  if (piped) TRY(read_context(args, STDIN_FILENO, "standard input", worker->scratch(), options));
+  if (remote) TRY(fetch_context(args, worker->scratch(), options));
   options.secrets = TRY(secrets(args, worker->scratch()));
   bool quiet = args.flag("quiet");
   auto say = [quiet](const std::string& line) {
@@ -183,6 +211,6 @@ constexpr Option kBuildOptions[] = {
 
 }  // namespace
 
-const Command kBuildCommand{"build", "DIR|-", "build an image from a Dockerfile", "caisson build --tag web:1.0 .", kBuildOptions, 1, 1, false, false, cmd_build};
+const Command kBuildCommand{"build", "DIR|ADDRESS|-", "build an image from a Dockerfile", "caisson build --tag web:1.0 .", kBuildOptions, 1, 1, false, false, cmd_build};
 
 }  // namespace caisson::cli

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import threading
@@ -323,8 +324,10 @@ def test_add_from_an_address(caisson, context, tmp_path):
     ("COPY --chmod=u+x busybox /x", "only octal modes"),
     ("ADD --parents a/b /x", "unknown flag --parents"),
     ("COPY --parents=maybe busybox /x", "neither true nor false"),
-    ("ADD --keep-git-dir busybox /x", "--keep-git-dir is not supported"),
-    ("ADD git@example.org:x.git /x", "repositories are not supported"),
+    ("ADD --keep-git-dir busybox /x", "--keep-git-dir has no meaning without a repository"),
+    ("COPY --keep-git-dir busybox /x", "--keep-git-dir is not supported"),
+    ("ADD git://127.0.0.1:1/x.git busybox /x/", "a repository is added alone"),
+    ("ADD git://127.0.0.1:1/x.git /x/", "git://127.0.0.1:1/x.git: git fetch: "),
     ("RUN exit 3", "returned a non-zero code: 3"),
     ("RUN --network=mine true", 'network "mine" is not supported'),
     ("USER nosuch\nRUN true", "nosuch"),
@@ -342,7 +345,10 @@ def test_errors_say_where_and_leave_nothing(caisson, context, line, says):
 
 @pytest.mark.parametrize("argv, says", [
     (["--platform", "linux/arm64", "."], "linux/arm64 is not supported"),
-    (["https://example.org/x.git"], "not supported as a context"),
+    (["ftp://example.org/x.tar"], "not supported as a context"),
+    (["git://127.0.0.1:1/x.git"], "git://127.0.0.1:1/x.git: git fetch: "),
+    (["http://127.0.0.1:1/x.tar"], "127.0.0.1"),
+    (["git://127.0.0.1:1/x.git#--upload-pack=touch /tmp/x"], "is no name of a branch, tag or commit"),
     (["--secret", "src=/etc/passwd", "."], "has no id"),
     (["--tag", "UPPER CASE", "."], "--tag"),
     (["--file", "/nosuch", "."], "/nosuch"),
@@ -427,10 +433,133 @@ def test_a_context_on_standard_input(caisson, context):
     (context.path / "Dockerfile").symlink_to("/etc/shadow")
     failed = feed(subprocess.run(["tar", "c", "-C", context.path, "."], capture_output=True, check=True).stdout)
     assert failed.returncode == 1 and b"root:" not in failed.stderr and b"Dockerfile of the archive" in failed.stderr
-    for args, data, says in ((("--file", "-"), b"x", b"cannot be the Dockerfile and the context"), (("--file", "Other"), b"FROM piped\n", b"no archive on standard input"), ((), b"\x1f\x8b\x08broken", b"gzip"), ((), b"", b"")):
+    for args, data, says in ((("--file", "-"), b"x", b"cannot be the Dockerfile and the context"), (("--file", "Other"), b"FROM piped\n", b"standard input is no archive"), ((), b"\x1f\x8b\x08broken", b"gzip"), ((), b"", b"")):
         failed = feed(data, *args)
         assert failed.returncode == 1 and says in failed.stderr, failed.stderr
     assert not list(caisson.root.glob("tmp.build.*"))
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Served by git's own daemon: a branch "main", a branch "other", a tag "v1", a submodule."""
+    where, work = tmp_path / "served", tmp_path / "work"
+
+    def git(*args, at=work):
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "always"}
+        return subprocess.run(["git", *args], cwd=at, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    for name in "part", "app":
+        git("init", "--quiet", "--bare", "--initial-branch=main", str(where / f"{name}.git"), at=tmp_path)
+    daemon = subprocess.Popen(["git", "daemon", "--export-all", f"--base-path={where}", "--listen=127.0.0.1", f"--port={port}", str(where)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    address = f"git://127.0.0.1:{port}"
+
+    class Repository:
+        url, folder = f"{address}/app.git", work
+
+        @staticmethod
+        def commit(**files):
+            for name, content in files.items():
+                path = work / name.replace("__", "/").replace("_DOT_", ".")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content)
+            git("add", "--all")
+            git("commit", "--quiet", "-m", "x")
+            git("push", "--quiet", "origin", "HEAD")
+            return git("rev-parse", "HEAD")
+
+    Repository.git = staticmethod(git)
+    try:
+        git("clone", "--quiet", str(where / "part.git"), str(tmp_path / "part"), at=tmp_path)
+        (tmp_path / "part/inner").write_text("of the submodule\n")
+        for words in ("checkout", "--quiet", "-b", "main"), ("add", "inner"), ("commit", "--quiet", "-m", "x"), ("push", "--quiet", "origin", "main"):
+            git(*words, at=tmp_path / "part")
+        git("clone", "--quiet", str(where / "app.git"), str(work), at=tmp_path)
+        git("checkout", "--quiet", "-b", "main")
+        shutil.copy("/bin/busybox", work / "busybox")
+        wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
+        git("submodule", "--quiet", "add", f"{address}/part.git", "part")
+        Repository.first = Repository.commit(Dockerfile=BASE + "COPY . /src\n", text="first\n", docs__Dockerfile="FROM scratch\nCOPY . /docs\n", docs__page="a page\n")
+        git("tag", "v1")
+        git("push", "--quiet", "origin", "v1")
+        Repository.commit(text="second\n")
+        git("checkout", "--quiet", "-b", "other")
+        Repository.commit(text="other\n")
+        git("checkout", "--quiet", "main")
+        yield Repository
+    finally:
+        # git-daemon(1) is a child of git(1).
+        os.killpg(daemon.pid, signal.SIGTERM)
+        daemon.wait()
+
+
+def test_a_repository_as_context(caisson, repository, tmp_path):
+    def built(address, *args):
+        caisson("build", "--tag", "g", *args, address)
+        return lambda *argv: caisson.run("--network", "none", "g", *argv, code=None).out
+
+    run = built(repository.url)
+    assert run("cat", "/src/text", "/src/part/inner") == "second\nof the submodule\n"
+    assert run("find", "/src", "-name", ".git") == "" and run("stat", "-c", "%a %u:%g", "/src/text", "/src/docs") == "644 0:0\n755 0:0\n"
+    for ref, text in (("v1", "first"), ("other", "other"), ("main", "second"), (repository.first, "first"), ("refs/tags/v1", "first")):
+        assert built(f"{repository.url}#{ref}")("cat", "/src/text") == text + "\n", ref
+    caisson("build", "--tag", "docs", f"{repository.url}#v1:docs")
+    caisson("create", "--name", "docs", "docs", "x")
+    caisson("export", "--output", tmp_path / "docs.tar", "docs")
+    assert {n for n, w in files_of(tmp_path / "docs.tar").items() if w[0] == "0"} >= {"docs/page", "docs/Dockerfile"}, "a folder of it"
+    caisson("rm", "docs")
+    # What has not changed is known.
+    before = caisson("build", "-q", repository.url).out
+    repository.commit(text="third\n")
+    assert caisson("build", "-q", repository.url).out != before
+    for ref, says in (("nosuch", "nosuch"), ("0" * 40, "0000"), (":nosuch", "nosuch"), ("v1:docs/page", "docs/page")):
+        failed = caisson("build", f"{repository.url}#{ref}", code=1)
+        assert repository.url in failed.err and says in failed.err
+    # Links in it lead nowhere outside of it.
+    (repository.folder / "way").symlink_to("/etc")
+    (repository.folder / "Linked").symlink_to("/etc/shadow")
+    repository.commit(text="fourth\n")
+    assert "way" in caisson("build", f"{repository.url}#main:way", code=1).err
+    failed = caisson("build", "--file", "Linked", repository.url, code=1)
+    assert "root:" not in failed.err and "Linked of the repository" in failed.err
+    assert not list(caisson.root.glob("tmp.build.*"))
+
+
+def test_add_of_a_repository(caisson, context, repository):
+    context.write(BASE + f"ADD {repository.url}#v1 /src\nADD --keep-git-dir {repository.url} /with\nADD --chown=3:4 {repository.url}#v1:docs /docs/\n")
+    caisson("build", "--tag", "a", context.path)
+    run = lambda *argv: caisson.run("--network", "none", "a", *argv).out  # noqa: E731
+    assert run("cat", "/src/text", "/with/text", "/src/part/inner", "/docs/page") == "first\nsecond\nof the submodule\na page\n"
+    assert run("sh", "-c", "ls -d /src/.git 2>/dev/null; ls -d /with/.git; stat -c %u:%g /docs/page") == "/with/.git\n3:4\n"
+
+
+def test_a_context_at_an_address(caisson, context, tmp_path):
+    import http.server
+
+    context.write(BASE + "COPY *.txt /t/\n", **{"a.txt": "a"})
+    (tmp_path / "www").mkdir()
+    subprocess.run(["tar", "czf", tmp_path / "www/context.tar.gz", "-C", context.path, "."], check=True)
+    (tmp_path / "www/plain").write_text("FROM fetched\nRUN echo plain > /plain\n")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(tmp_path / "www"), **kwargs)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        caisson("build", "--tag", "fetched", f"{address}/context.tar.gz")
+        assert caisson.run("--network", "none", "fetched", "ls", "/t").out == "a.txt\n"
+        caisson("build", "--tag", "plain", f"{address}/plain")
+        assert caisson.run("--network", "none", "plain", "cat", "/plain").out == "plain\n"
+        assert "404" in caisson("build", f"{address}/nosuch", code=1).err
+    finally:
+        server.shutdown()
 
 
 def test_paths_do_not_leave_the_context_or_the_image(caisson, context, tmp_path):
