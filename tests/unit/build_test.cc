@@ -105,6 +105,16 @@ TEST(Stages, NamesNumbersAndArguments) {
   for (const char* text : {"RUN x", "FROM a b", "ARG A\nENV a=b\nFROM x", "FROM $NO", "FROM --platform=linux/arm64 x"}) EXPECT_FALSE(divide(*parse_dockerfile(text, "F"), {})) << text;
 }
 
+TEST(Git, AddressesOfRepositories) {
+  auto whole = git_source("https://example.org/a/x.git#v1:docs/api");
+  ASSERT_TRUE(whole);
+  EXPECT_EQ(whole->url + " " + whole->ref + " " + whole->folder, "https://example.org/a/x.git v1 docs/api");
+  EXPECT_EQ(git_source("git@example.org:x#:docs")->folder, "docs");
+  for (const char* text : {"git://h/x", "ssh://git@h/x", "http://h/x.git", "git@h:x"}) EXPECT_TRUE(git_source(text)) << text;
+  for (const char* text : {"https://h/x.tar.gz", "https://h/x.github", "./x.git", "x.git", "--upload-pack=x", "ftp://h/x.git", "github.com/a/x"}) EXPECT_FALSE(git_source(text)) << text;
+  EXPECT_EQ(git_source("github.com/a/x#main", true)->url, "https://github.com/a/x");
+}
+
 TEST(Configuration, InstructionsChangeIt) {
   Stages stages;
   State state;
