@@ -3,6 +3,7 @@
 #include "base/strings.h"
 #include "build/builder_internal.h"
 #include "build/cache.h"
+#include "build/git.h"
 #include "scratch.h"
 
 using namespace caisson;
