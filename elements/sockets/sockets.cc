@@ -78,14 +78,16 @@ uint16_t local_port(int fd, bool v6) {
   return 0;
 }
 
-/// Whether a server listens there that can be met, and where: of either family.
-bool find_meeting(End server, struct sockaddr_un& there) {
+/// Where a server may be met, of either family; how many there are. One of them may be of a
+/// listener that has ended.
+int find_meetings(End server, struct sockaddr_un (&there)[2]) {
+  int found = 0;
   for (bool v6 : {false, true}) {
     server.v6 = v6;
-    there = unix_address(meeting_path(server, false));
-    if (call(SYS_access, there.sun_path, 0 /* F_OK */) == 0) return true;
+    there[found] = unix_address(meeting_path(server, false));
+    if (call(SYS_access, there[found].sun_path, 0 /* F_OK */) == 0) ++found;
   }
-  return false;
+  return found;
 }
 
 /// A unix socket that is connected to the server's, with this end's address as its name; -1
@@ -147,11 +149,13 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   }
   set_fresh(fd, false);
   End server;
-  struct sockaddr_un there;
-  if (!end_of(address, size, server) || server.port == 0 || server.address == 0 || !find_meeting(server, there)) return next(fd, address, size);
+  struct sockaddr_un there[2];
+  int meetings = end_of(address, size, server) && server.port != 0 && server.address != 0 ? find_meetings(server, there) : 0;
+  if (meetings == 0) return next(fd, address, size);
   End client{own_address, 0, server.v6};
   client.port = local_port(fd, client.v6);
-  long meeting = client.port != 0 ? meet(client, there) : -1;
+  long meeting = -1;
+  for (int i = 0; i < meetings && meeting < 0 && client.port != 0; ++i) meeting = meet(client, there[i]);
   if (meeting < 0) return next(fd, address, size);
   int before = mark_doorbell(fd);
   int result = next(fd, address, size);

@@ -520,6 +520,11 @@ static void refused(void) {
   check(send(c, "again", 5, 0) == 5 && got(s, "again"), "somebody listens there again");
   check((kernels_family(s) == AF_UNIX) == with_element, "and is met again");
   close(c), close(s), close(l);
+  l = listener(AF_INET6, "::", port, 0);
+  c = connected(AF_INET, port);
+  s = accept(l, NULL, NULL);
+  check((kernels_family(s) == AF_UNIX) == with_element && send(c, "six", 3, 0) == 3 && got(s, "six"), "one of the other family at that port is met");
+  close(c), close(s), close(l);
   c = socket(AF_INET, SOCK_STREAM, 0);
   struct sockaddr bad = {.sa_family = AF_UNSPEC};
   check(connect(c, &bad, sizeof bad) == 0, "AF_UNSPEC");
