@@ -55,8 +55,6 @@ Result<Piece> Builder::download(const Instruction& instruction, const std::strin
 
 Result<> Builder::copy_step(const Instruction& instruction, State& state, int stage) {
   bool add = instruction.name == "ADD";
-  for (const char* flag : {"parents", "unpack", "keep-git-dir"})
-    if (instruction.flags.contains(flag) && add == (std::string_view(flag) == "parents")) return fail(instruction.name + ": --" + flag + " is not supported", ENOTSUP);
   auto is_set = [&](const char* flag) -> Result<bool> {
     auto value = instruction.flag(flag);
     if (!value) return false;

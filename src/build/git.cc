@@ -44,6 +44,7 @@ Result<> run_git(std::vector<std::string> args) {
   }
   if (done.status.code == 0) return {};
   std::string why(trim(done.err));
+  std::replace(why.begin(), why.end(), '\n', ' ');
   return fail(what + (why.empty() ? " failed" : ": " + why));
 }
 
