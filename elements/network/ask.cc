@@ -34,7 +34,7 @@ long receive_with(int fd, void* data, size_t size, int& descriptor, int flags) {
   message.msg_iov = &piece;
   message.msg_iovlen = 1;
   message.msg_control = with;
-  message.msg_controllen = sizeof with;
+  message.msg_controllen = CMSG_LEN(sizeof(int));  // with the padding there would be room for two, and one of them lost
   descriptor = -1;
   long n = call(SYS_recvmsg, fd, &message, flags);
   if (n < 0) return n;

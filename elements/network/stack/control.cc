@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 
 #include "core/sys.h"
+#include "network/ask.h"
 #include "stack/stack.h"
 
 namespace caisson::element::stack {
@@ -12,46 +13,6 @@ struct Connection : Watched {
   explicit Connection(int f) : Watched(Type::request), fd(f) {}
   int fd;
 };
-
-/// Descriptors that came with a request, or go with an answer.
-struct Descriptor {
-  alignas(struct cmsghdr) char bytes[CMSG_SPACE(sizeof(int))] = {};
-};
-
-void answer(int connection, const Reply& reply, long fd) {
-  struct iovec data = {const_cast<Reply*>(&reply), sizeof reply};
-  struct msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  Descriptor with;
-  if (fd >= 0) {
-    message.msg_control = with.bytes;
-    message.msg_controllen = sizeof with.bytes;
-    auto* head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    int number = (int)fd;
-    memcpy(CMSG_DATA(head), &number, sizeof number);
-  }
-  call(SYS_sendmsg, connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-/// Reads a request and the program's end that came with it.
-long receive(int connection, Request& request, int& fd) {
-  struct iovec data = {&request, sizeof request};
-  struct msghdr message = {};
-  Descriptor with;
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = with.bytes;
-  message.msg_controllen = sizeof with.bytes;
-  fd = -1;
-  long n = call(SYS_recvmsg, connection, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (n < 0) return n;
-  if (auto* head = CMSG_FIRSTHDR(&message); head != nullptr && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(head), sizeof fd);
-  return n;
-}
 
 long open_socket(const Request& r, Reply& reply) {
   uint64_t id = 0;
@@ -106,7 +67,7 @@ void on_datagram(const Request& r, int app_end, Reply& reply) {
 bool serve(int connection) {
   Request request;
   int app_end = -1;
-  long n = receive(connection, request, app_end);
+  long n = receive_with(connection, &request, sizeof request, app_end, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (n == -EAGAIN) return false;
   Reply reply;
   long fd = -1;
@@ -120,7 +81,7 @@ bool serve(int connection) {
       fd = on_stream(request, app_end, reply);
     // Whoever waits for the answer finds everything done.
     run_streams();
-    answer(connection, reply, fd);
+    send_with(connection, &reply, sizeof reply, (int)fd, MSG_NOSIGNAL | MSG_DONTWAIT);
   }
   close_descriptor(app_end);
   close_descriptor((int)fd);
