@@ -236,8 +236,10 @@ class Monitor {
     if (container_.endpoint.ip.empty()) return fail("container " + config.name + " has no address in network " + config.network);
     TRY(network::bring_up(net));
     const auto& e = container_.endpoint;
-    bool v6 = exists("/proc/sys/net/ipv6");
-    place_ = {e.ip, v6 ? e.ip6 : "", net.internal ? "" : e.gateway, v6 && !net.internal ? e.gateway6 : "", e.mac, e.prefix};
+    if (!config.elements.empty()) {
+      bool v6 = exists("/proc/sys/net/ipv6");
+      place_ = {e.ip, v6 ? e.ip6 : "", net.internal ? "" : e.gateway, v6 && !net.internal ? e.gateway6 : "", e.mac, e.prefix};
+    }
     network::Rates rates{config.limits.net_rate_in, config.limits.net_rate_out};
     if (own_stack)
       tap_ = TRY(network::connect_tap(net, e, netns_.get(), config.id, rates));

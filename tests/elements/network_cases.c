@@ -21,14 +21,11 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "names.h"
 
 static const char *own4, *own6, *gateway, *self;
 static int with_network;
 
-struct name {
-  struct sockaddr_storage address;
-  socklen_t size;
-};
 #define AT(n) (struct sockaddr*)&(n).address, (n).size
 #define INTO(n) (struct sockaddr*)&(n).address, room_of(&(n))
 
@@ -36,29 +33,6 @@ static socklen_t* room_of(struct name* n) {
   n->size = sizeof n->address;
   return &n->size;
 }
-
-static struct name name_of(int family, const char* text, int port) {
-  struct name n;
-  memset(&n, 0, sizeof n);
-  if (family == AF_INET) {
-    struct sockaddr_in* a = (struct sockaddr_in*)&n.address;
-    a->sin_family = AF_INET;
-    a->sin_port = htons((uint16_t)port);
-    inet_pton(AF_INET, text, &a->sin_addr);
-    n.size = sizeof *a;
-  } else {
-    struct sockaddr_in6* a = (struct sockaddr_in6*)&n.address;
-    char mapped[64];
-    snprintf(mapped, sizeof mapped, strchr(text, ':') ? "%s" : "::ffff:%s", text);
-    a->sin6_family = AF_INET6;
-    a->sin6_port = htons((uint16_t)port);
-    inet_pton(AF_INET6, mapped, &a->sin6_addr);
-    n.size = sizeof *a;
-  }
-  return n;
-}
-
-static int port_of(const struct name* n) { return ntohs(n->address.ss_family == AF_INET ? ((const struct sockaddr_in*)&n->address)->sin_port : ((const struct sockaddr_in6*)&n->address)->sin6_port); }
 
 /* The same family, address and port. */
 static int same(const struct name* a, const struct name* b) {
@@ -87,18 +61,7 @@ static int kernels_family(int fd) {
   return syscall(SYS_getsockname, fd, &n.address, &n.size) == 0 ? n.address.ss_family : -1;
 }
 
-static int number_option(int fd, int level, int option) {
-  int value = -1;
-  socklen_t size = sizeof value;
-  return getsockopt(fd, level, option, &value, &size) == 0 && size == sizeof value ? value : -1;
-}
-
 static int set_number(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value); }
-
-static int wait_for(int fd, short events, int ms) {
-  struct pollfd p = {fd, events, 0};
-  return poll(&p, 1, ms) == 1 ? p.revents : 0;
-}
 
 static int bound(int family, const char* address, int port) {
   int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -304,17 +267,6 @@ static int listener(int family, const char* address, int v6only) {
     exit(2);
   }
   return fd;
-}
-
-static int got(int fd, const char* text) {
-  char buffer[64];
-  size_t size = strlen(text), have = 0;
-  while (have < size) {
-    ssize_t n = recv(fd, buffer + have, size - have, 0);
-    if (n <= 0) return 0;
-    have += (size_t)n;
-  }
-  return memcmp(buffer, text, size) == 0;
 }
 
 static void by_ipv6(const char* listen_at, const char* connect_to) {

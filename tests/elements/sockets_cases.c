@@ -24,36 +24,11 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "names.h"
 
 static struct in_addr own;
 static int with_element, with_network;
 static const char* self;
-
-struct name {
-  struct sockaddr_storage address;
-  socklen_t size;
-};
-
-static struct name name_of(int family, const char* text, int port) {
-  struct name n;
-  memset(&n, 0, sizeof n);
-  if (family == AF_INET) {
-    struct sockaddr_in* a = (struct sockaddr_in*)&n.address;
-    a->sin_family = AF_INET;
-    a->sin_port = htons((uint16_t)port);
-    inet_pton(AF_INET, text, &a->sin_addr);
-    n.size = sizeof *a;
-  } else {
-    struct sockaddr_in6* a = (struct sockaddr_in6*)&n.address;
-    char mapped[64];
-    snprintf(mapped, sizeof mapped, strchr(text, ':') ? "%s" : "::ffff:%s", text);
-    a->sin6_family = AF_INET6;
-    a->sin6_port = htons((uint16_t)port);
-    inet_pton(AF_INET6, mapped, &a->sin6_addr);
-    n.size = sizeof *a;
-  }
-  return n;
-}
 
 static struct name of(int fd, int peer) {
   struct name n;
@@ -62,8 +37,6 @@ static struct name of(int fd, int peer) {
   if ((peer ? getpeername : getsockname)(fd, (struct sockaddr*)&n.address, &n.size) != 0) n.size = 0;
   return n;
 }
-
-static int port_of(const struct name* n) { return ntohs(n->address.ss_family == AF_INET ? ((const struct sockaddr_in*)&n->address)->sin_port : ((const struct sockaddr_in6*)&n->address)->sin6_port); }
 
 static int is_own(const struct name* n, int family) {
   if (n->address.ss_family != family) return 0;
@@ -80,12 +53,6 @@ static int kernels_family(int fd) {
   struct sockaddr_storage a;
   socklen_t size = sizeof a;
   return syscall(SYS_getsockname, fd, &a, &size) == 0 ? a.ss_family : -1;
-}
-
-static int number_option(int fd, int level, int option) {
-  int value = -1;
-  socklen_t size = sizeof value;
-  return getsockopt(fd, level, option, &value, &size) == 0 && size == sizeof value ? value : -1;
 }
 
 static int listener(int family, const char* address, int port, int reuseport) {
@@ -113,22 +80,6 @@ static int connected(int family, int port) {
     exit(2);
   }
   return fd;
-}
-
-static int wait_for(int fd, short events, int ms) {
-  struct pollfd p = {fd, events, 0};
-  return poll(&p, 1, ms) == 1 ? p.revents : 0;
-}
-
-static int got(int fd, const char* text) {
-  char buffer[64];
-  size_t size = strlen(text), have = 0;
-  while (have < size) {
-    ssize_t n = recv(fd, buffer + have, size - have, 0);
-    if (n <= 0) return 0;
-    have += (size_t)n;
-  }
-  return memcmp(buffer, text, size) == 0;
 }
 
 static int ended(int fd) {

@@ -240,7 +240,7 @@ long hand_over(int listener, const Address& peer, int connection) {
 void run_listener(Stream& s) {
   while (s.arrivals != nullptr) {
     Stream& a = *s.arrivals;
-    long code = a.state == Stream::State::ended ? 0 : hand_over(s.fd, a.peer, a.app_end);
+    long code = hand_over(s.fd, a.peer, a.app_end);
     if (code == -EAGAIN) {  // the program is behind
       if (!s.app_gone) return wait_for_room(s, true);
       break;
@@ -450,7 +450,7 @@ void on_loopback(Watched& watched) {
   if (fd < 0) return;
   Address peer;
   address_of(&from, size, peer);
-  // Waits where the program is behind: then this one is dropped, as by a full backlog.
+  // Where the program is behind, it is dropped, as by a full backlog.
   hand_over(s.fd, peer, (int)fd);
   close_descriptor((int)fd);
 }

@@ -146,7 +146,6 @@ void name_stream(const Stream& s, Reply& out) {
   out.v6only = s.v6only;
   out.nodelay = s.nodelay;
   out.peer = s.peer;
-  out.value = (int)s.state;
   if (s.pcb == nullptr) return;
   out.local = from_lwip(s.pcb->local_ip, s.pcb->local_port);
   if (s.state != Stream::State::connected) out.peer.given = 0;
