@@ -191,11 +191,16 @@ Result<> make_dirs(const std::string& path, mode_t mode) {
   return {};
 }
 
-Result<> sync_dir(const std::string& path) {
-  Fd fd = TRY(open_file(path.empty() ? "/" : path, O_RDONLY | O_DIRECTORY));
+namespace {
+Result<> sync(const std::string& path, int flags) {
+  Fd fd = TRY(open_file(path, O_RDONLY | flags));
   if (::fsync(fd.get()) < 0) return fail_errno("fsync " + path);
   return {};
 }
+}  // namespace
+
+Result<> sync_dir(const std::string& path) { return sync(path.empty() ? "/" : path, O_DIRECTORY); }
+Result<> sync_file(const std::string& path) { return sync(path, O_NOFOLLOW); }
 
 namespace {
 Result<> remove_at(int dir, const std::string& name, dev_t device, const std::string& shown) {

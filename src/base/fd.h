@@ -101,6 +101,7 @@ inline constexpr uint64_t kDefaultReadLimit = 4u << 20;
 
 [[nodiscard]] Result<> make_dirs(const std::string& path, mode_t mode = 0755);
 [[nodiscard]] Result<> sync_dir(const std::string& path);
+[[nodiscard]] Result<> sync_file(const std::string& path);
 /// Removes a tree without following links or crossing into mounted file
 /// systems; a missing path is no error.
 [[nodiscard]] Result<> remove_tree(const std::string& path);

@@ -137,20 +137,30 @@ Result<> Containers::add(const ContainerConfig& config, const network::Endpoint&
   auto fill = [&]() -> Result<> {
     TRY(make_dirs(draft + "/upper", 0755));
     TRY(make_dirs(draft + "/work", 0700));
-    TRY(write_file_durably(draft + "/identity.json", json_text(to_json(endpoint))));
-    TRY(write_file_durably(draft + "/config.json", json_text(engine::to_json(config))));
+    for (const auto& [name, document] : {std::pair("identity.json", to_json(endpoint)), std::pair("config.json", engine::to_json(config))}) {
+      std::string file = draft + "/" + name;
+      TRY(write_new_file(file, json_text(document)));
+      TRY(sync_file(file));
+    }
+    TRY(sync_dir(draft));
     TRY(make_dirs(folder_ + "/by-name", 0700));
     std::string link = folder_ + "/by-name/" + config.name;
     if (::symlink(("../" + config.id).c_str(), link.c_str()) < 0) {
       if (errno == EEXIST) return fail("the container name \"" + config.name + "\" is already in use: remove or rename that container first", EEXIST);
       return fail_errno("take the name " + config.name);
     }
-    if (::rename(draft.c_str(), folder(config.id).c_str()) < 0) {
-      auto error = fail_errno("create container");
+    // Whoever is told of the container finds it and its name after a power cut.
+    auto publish = [&]() -> Result<> {
+      if (::rename(draft.c_str(), folder(config.id).c_str()) < 0) return fail_errno("create container");
+      TRY(sync_dir(folder_ + "/by-name"));
+      return sync_dir(folder_);
+    };
+    auto published = publish();
+    if (!published) {
       ::unlink(link.c_str());
-      return error;
+      (void)remove_tree(folder(config.id));
     }
-    return {};
+    return published;
   };
   if (auto done = fill(); !done) {
     (void)remove_tree(draft);

@@ -55,19 +55,22 @@ def initramfs(modules, program, commands):
     return guest.cpio(entries + [(f"{base}/{f.relative_to(modules)}", 0o100644, f.read_bytes()) for f in files])
 
 
-def run(program, commands, seconds=300, memory=2048):
-    """Runs shell commands there; returns the last one's status and all output."""
+def run(program, commands, seconds=300, memory=2048, disk=None):
+    """Runs shell commands there; returns the last one's status and all output. `disk`: a
+    power.Disk in place of an empty one that is forgotten."""
     guest.CACHE.mkdir(parents=True, exist_ok=True)
     image, modules = guest.kernel()
     with tempfile.TemporaryDirectory(prefix="bare.", dir="/var/tmp") as place:
         place = pathlib.Path(place)
         (place / "initramfs").write_bytes(initramfs(modules, program, commands))
-        subprocess.run(["truncate", "-s", "2G", place / "disk"], check=True)
-        subprocess.run(["mkfs.ext4", "-q", place / "disk"], check=True)
+        if disk is None:
+            subprocess.run(["truncate", "-s", "2G", place / "disk"], check=True)
+            subprocess.run(["mkfs.ext4", "-q", place / "disk"], check=True)
+        drive = disk.nodes() if disk else ["-blockdev", f"driver=file,node-name=disk,filename={place}/disk,cache.no-flush=on"]
         machine = subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
              "-chardev", f"file,id=output,path={place}/output", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=output", "-serial", f"file:{place}/console",
-             "-drive", f"file={place}/disk,format=raw,if=virtio,cache=unsafe", "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net",
+             *drive, "-device", "virtio-blk-pci,drive=disk", "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net",
              "-kernel", str(image), "-initrd", f"{place}/initramfs", "-append", "console=ttyS0 panic=-1 quiet loglevel=3 random.trust_cpu=on"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(place / "qemu.log", "w"))
         try:
