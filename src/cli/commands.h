@@ -22,6 +22,8 @@ extern const Command kDiffCommand, kRestoreDataCommand;
 extern const Command kPullCommand, kPushCommand, kCopyCommand, kManifestCommand, kLoginCommand, kLogoutCommand, kTagsCommand;
 // registry_server_command.cc
 extern const Command kRegistryCommand;
+// artifact_command.cc
+extern const Command kArtifactCommand;
 // element_command.cc
 extern const Command kElementCommand;
 // build_command.cc

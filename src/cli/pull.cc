@@ -52,4 +52,20 @@ Result<image::Image> find_or_pull(image::Store& store, const std::string& name, 
   return pulled;
 }
 
+Result<registry::Options> client_options(const Args& args, const std::string& side) {
+  registry::Options out;
+  if (args.has(side + "tls-verify")) {
+    std::string value = args.get(side + "tls-verify");
+    if (value != "true" && value != "false") return fail("--" + side + "tls-verify: \"" + value + "\" is neither true nor false");
+    out.verify_tls = value == "true";
+  }
+  if (args.has(side + "creds")) {
+    std::string text = args.get(side + "creds");
+    size_t colon = text.find(':');
+    if (colon == std::string::npos || colon == 0) return fail("--" + side + "creds: write USER:PASSWORD");
+    out.credentials = registry::Credentials{text.substr(0, colon), text.substr(colon + 1), ""};
+  }
+  return out;
+}
+
 }  // namespace caisson::cli

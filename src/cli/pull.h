@@ -1,8 +1,9 @@
-// Fetching an image on behalf of a command.
+// How commands speak with registries.
 #pragma once
 
 #include <string>
 
+#include "cli/command.h"
 #include "image/store.h"
 #include "registry/transfer.h"
 
@@ -14,5 +15,8 @@ namespace caisson::cli {
 
 /// As --pull says: missing, always or never. A name without a registry means Docker's, as everywhere.
 [[nodiscard]] Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy);
+
+/// What --tls-verify and --creds say. `side`: "src-" or "dest-" where a command speaks with two registries.
+[[nodiscard]] Result<registry::Options> client_options(const Args& args, const std::string& side = "");
 
 }  // namespace caisson::cli

@@ -16,21 +16,12 @@ namespace {
 
 using engine::Engine;
 
-/// `side`: "src-" or "dest-" where a command speaks with two.
-Result<registry::Options> client_options(const Args& args, const std::string& side = "") {
-  registry::Options out;
-  if (args.has(side + "tls-verify")) {
-    std::string value = args.get(side + "tls-verify");
-    if (value != "true" && value != "false") return fail("--" + side + "tls-verify: \"" + value + "\" is neither true nor false");
-    out.verify_tls = value == "true";
-  }
-  if (args.has(side + "creds")) {
-    std::string text = args.get(side + "creds");
-    size_t colon = text.find(':');
-    if (colon == std::string::npos || colon == 0) return fail("--" + side + "creds: write USER:PASSWORD");
-    out.credentials = registry::Credentials{text.substr(0, colon), text.substr(colon + 1), ""};
-  }
-  return out;
+Result<uint64_t> chunk_size(const Args& args) {
+  if (!args.has("chunk-size")) return 0;
+  uint64_t size = TRY(parse_size(args.get("chunk-size")), "--chunk-size");
+  // It is held in memory.
+  if (size < (64u << 10) || size > (1u << 30)) return fail("--chunk-size: from 64k to 1g", EINVAL);
+  return size;
 }
 
 Result<int> cmd_pull(const Globals& globals, const Args& args) {
@@ -47,6 +38,7 @@ Result<int> cmd_pull(const Globals& globals, const Args& args) {
 
 Result<int> cmd_push(const Globals& globals, const Args& args) {
   auto options = TRY(client_options(args));
+  options.chunk_size = TRY(chunk_size(args));
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   auto image = TRY(store.find(args.rest()[0]));
@@ -62,11 +54,12 @@ Result<int> cmd_push(const Globals& globals, const Args& args) {
 Result<int> cmd_copy(const Globals&, const Args& args) {
   oci::Reference source = TRY(oci::parse_reference(args.rest()[0])), destination = TRY(oci::parse_reference(args.rest()[1]));
   auto from_options = TRY(client_options(args, "src-")), to_options = TRY(client_options(args, "dest-"));
+  to_options.chunk_size = TRY(chunk_size(args));
   source = TRY(registry::place_of(source, from_options), "copy " + source.str());
   destination = TRY(registry::place_of(destination, to_options), "copy to " + destination.str());
   auto from = TRY(registry::Client::open(registry::registry_host(source), from_options), "copy " + source.str());
   auto to = TRY(registry::Client::open(registry::registry_host(destination), to_options), "copy to " + destination.str());
-  std::printf("%s\n", TRY(registry::copy(from, source, to, destination, transfer_progress(args.flag("quiet")))).str().c_str());
+  std::printf("%s\n", TRY(registry::copy(from, source, to, destination, args.flag("referrers"), transfer_progress(args.flag("quiet")))).str().c_str());
   return 0;
 }
 
@@ -149,13 +142,18 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
   {"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, \
   { "--creds", "USER:PASSWORD", "who you are, in place of what login has saved" }
 
+// Some proxies in front of registries take no large requests.
+#define CAISSON_CHUNK_OPTION \
+  { "--chunk-size", "SIZE", "send larger blobs in several requests of that size (default: in one)" }
+
 constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "OS/ARCH[/VARIANT]", "of an image for several, which (default: linux/amd64)"}};
-constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}};
+constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, CAISSON_CHUNK_OPTION};
 constexpr Option kManifestOptions[] = {CAISSON_REGISTRY_OPTIONS};
-constexpr Option kCopyOptions[] = {{"--src-tls-verify", "true|false", "false: take any certificate of the source, and HTTP"}, {"--dest-tls-verify", "true|false", "the same for the destination"}, {"--src-creds", "USER:PASSWORD", "who you are there, in place of what login has saved"}, {"--dest-creds", "USER:PASSWORD", "the same for the destination"}, {"-q,--quiet", "", "show no progress"}};
+constexpr Option kCopyOptions[] = {{"--src-tls-verify", "true|false", "false: take any certificate of the source, and HTTP"}, {"--dest-tls-verify", "true|false", "the same for the destination"}, {"--src-creds", "USER:PASSWORD", "who you are there, in place of what login has saved"}, {"--dest-creds", "USER:PASSWORD", "the same for the destination"}, {"-q,--quiet", "", "show no progress"}, {"--referrers", "", "with the signatures, SBOMs and other artifacts that refer to it"}, CAISSON_CHUNK_OPTION};
 constexpr Option kLoginOptions[] = {{"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
 constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table|json", "how to show them (default: one a line)"}};
 #undef CAISSON_REGISTRY_OPTIONS
+#undef CAISSON_CHUNK_OPTION
 
 }  // namespace
 

@@ -216,7 +216,7 @@ constexpr Option kGlobals[] = {
 int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
-                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
+                                            &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kArtifactCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
                                             &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand};
   Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands};
   Globals defaults;

@@ -106,7 +106,7 @@ Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) 
     // Another kernel made it.
     if (image::can_mount_index(places.root + "/layers")) return fail("the index of image " + config.image + " cannot be mounted (\"caisson image verify --repair\" makes it anew): " + out.lower.index + ": " + mounted.error().message, mounted.error().code);
     std::vector<image::Layer> wanted;
-    for (const auto& id : config.layers) wanted.push_back({TRY(oci::Digest::parse("sha256:" + id)), {}, {}});
+    for (const auto& id : config.layers) wanted.push_back({TRY(oci::Digest::from_hex(id)), {}, {}});
     out.lower = TRY(layers.prepare(wanted, image::LayerStore::Form::folders));
   }
   out.folders = out.lower.folders;

@@ -110,7 +110,7 @@ Result<Fd> seekable_tar(Store& store, const std::string& path) {
 }
 
 Result<oci::Descriptor> copy_blob(Store::Writer& writer, const Files& files, const oci::Descriptor& d) {
-  auto source = TRY(files.open("blobs/sha256/" + d.digest.hex()));
+  auto source = TRY(files.open("blobs/" + d.digest.path()));
   auto added = TRY(writer.add_blob(d.media_type, &d.digest, [&](Sink& sink) -> Result<> {
     TRY(copy(*source, sink));
     return {};
@@ -134,9 +134,9 @@ std::vector<std::string> names_of(const oci::Descriptor& d) {
 
 Result<> load_manifest(Store::Writer& writer, const Files& files, const oci::Descriptor& d, std::vector<std::string> names, std::vector<std::string>& report, int depth) {
   if (depth > 4) return fail("image indexes are nested too deep");
-  std::string path = "blobs/sha256/" + d.digest.hex();
+  std::string path = "blobs/" + d.digest.path();
   std::string text = TRY(files.read(path));
-  if (oci::Digest::of(text) != d.digest) return fail("blob " + d.digest.str() + ": digest mismatch, the content has " + oci::Digest::of(text).str());
+  if (auto found = oci::Digest::of(text, d.digest.algorithm()); found != d.digest) return fail("blob " + d.digest.str() + ": digest mismatch, the content has " + found.str());
   if (oci::is_index(d.media_type)) {
     auto index = TRY(oci::parse_index(text, path));
     for (const auto& inner : index.manifests)
@@ -144,7 +144,7 @@ Result<> load_manifest(Store::Writer& writer, const Files& files, const oci::Des
     return fail("the image index has nothing for linux/amd64");
   }
   auto manifest = TRY(oci::parse_manifest(text, path));
-  auto stored = TRY(writer.add_blob(d.media_type.empty() ? oci::kMediaManifest : d.media_type, text));
+  auto stored = TRY(writer.add_blob(d.media_type.empty() ? oci::kMediaManifest : d.media_type, text, &d.digest));
   TRY(copy_blob(writer, files, manifest.config));
   for (const auto& layer : manifest.layers) TRY(copy_blob(writer, files, layer));
   TRY(writer.stage(stored, names));
@@ -191,7 +191,7 @@ Result<std::vector<std::string>> load_docker(Store& store, const Files& files) {
       auto source = TRY(files.open(layers[i]));
       HashingSource raw(*source);
       auto plain = TRY(decompress(raw));
-      HashingSource tar(*plain);
+      HashingSource tar(*plain, config.diff_ids[i].algorithm());
       TRY(tar.drain(), "layer " + layers[i]);
       if (tar.digest() != config.diff_ids[i]) return fail("layer " + layers[i] + ": digest mismatch, the config says " + config.diff_ids[i].str());
       bool compressed = raw.size() != tar.size();
@@ -333,21 +333,17 @@ Result<> save(const Store& store, const std::vector<std::string>& names, Archive
   oci::Index index;
   Json docker = Json::array();
   std::set<std::string> written;
-  bool folders = false;
   for (const auto& name : names) {
     Image image = TRY(store.find(name));
     auto ref = oci::parse_reference(name);
     bool named = ref && std::find(image.names.begin(), image.names.end(), ref->str()) != image.names.end();
     auto blob = [&](const oci::Descriptor& d) -> Result<std::string> {
-      std::string path = "blobs/sha256/" + d.digest.hex();
+      std::string path = "blobs/" + d.digest.path();
+      for (std::string folder : {std::string("blobs"), std::string(dir_name(path))})
+        if (written.insert(folder).second) TRY(tar.add(folder_entry(folder)));
       if (written.insert(path).second) TRY(add_blob_file(store, tar, d.digest, d.size, path));
       return path;
     };
-    if (!folders) {
-      TRY(tar.add(folder_entry("blobs")));
-      TRY(tar.add(folder_entry("blobs/sha256")));
-      folders = true;
-    }
     Json item;
     item["Config"] = TRY(blob(image.manifest.config));
     item["RepoTags"] = named ? Json::array({ref->str()}) : Json::array();

@@ -32,7 +32,8 @@ std::vector<std::string> ids_of(const std::vector<Layer>& layers) {
 
 std::string chain_id(const std::vector<std::string>& diff_ids) {
   std::string chain;
-  for (const auto& id : diff_ids) chain = chain.empty() ? id : oci::Digest::of("sha256:" + chain + " sha256:" + id).hex();
+  auto named = [](const std::string& hex) { return oci::Digest::from_hex(hex).value_or(oci::Digest()).str(); };
+  for (const auto& id : diff_ids) chain = chain.empty() ? id : oci::Digest::of(named(chain) + " " + named(id)).hex();
   return chain;
 }
 
@@ -116,7 +117,7 @@ Result<> LayerStore::write_tar(Source& compressed, const oci::Digest& diff_id) c
       },
       [&](Source& tar) -> Result<> {
         EarlySink file(fd.get());
-        HashingSource hashed(tar, kLargestTar);
+        HashingSource hashed(tar, diff_id.algorithm(), kLargestTar);
         TRY(copy(hashed, file));
         if (hashed.digest() != diff_id) return fail("its content does not have the diff id " + diff_id.str() + " that the image's config names", EBADMSG);
         return {};
@@ -133,7 +134,7 @@ Result<> LayerStore::make_tar(const Layer& layer) const {
   }
   Fd blob = TRY(open_file(layer.path, O_RDONLY));
   FdSource file(blob.get(), "layer " + layer.blob.str());
-  HashingSource compressed(file);
+  HashingSource compressed(file, layer.blob.algorithm());
   TRY(write_tar(compressed, layer.diff_id), "layer " + layer.blob.str());
   if (compressed.digest() != layer.blob) return fail("layer " + layer.blob.str() + " is damaged: its digest does not match", EBADMSG);
   return {};
@@ -171,13 +172,14 @@ Result<> LayerStore::make_folder(const Layer& layer) const {
   if (::mkdir(temporary.c_str(), 0755) < 0) return fail_errno("create " + temporary);
   auto unpack = [&]() -> Result<> {
     FdSource file(blob.get(), what);
-    HashingSource compressed(file);
+    const oci::Digest& digest = from_tar ? layer.diff_id : layer.blob;
+    HashingSource compressed(file, digest.algorithm());
     auto plain = TRY(decompress(compressed));
-    HashingSource tar(*plain);
+    HashingSource tar(*plain, layer.diff_id.algorithm());
     TRY(unpack_layer(tar, temporary));
     TRY(tar.drain());
     TRY(compressed.drain());
-    if (compressed.digest() != (from_tar ? layer.diff_id : layer.blob)) return fail(what + " is damaged: its digest does not match");
+    if (compressed.digest() != digest) return fail(what + " is damaged: its digest does not match");
     if (tar.digest() != layer.diff_id) return fail(what + ": its content does not have the diff id " + layer.diff_id.str() + " that the image's config names");
     Fd top = TRY(open_file(temporary, O_RDONLY | O_DIRECTORY));
     if (::syncfs(top.get()) < 0) return fail_errno("sync " + temporary);
@@ -230,7 +232,7 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
 Result<std::vector<std::string>> LayerStore::damaged(const std::vector<std::string>& diff_ids) const {
   std::vector<std::string> out;
   for (const auto& id : std::set<std::string>(diff_ids.begin(), diff_ids.end()))
-    if (std::string tar = tar_path(id); exists(tar) && TRY(digest_of_file(tar)).hex() != id) out.push_back(tar);
+    if (std::string tar = tar_path(id); exists(tar) && TRY(digest_of_file(tar, TRY(oci::Digest::from_hex(id)).algorithm())).hex() != id) out.push_back(tar);
   std::string index = index_path(diff_ids);
   if (!exists(index)) return out;
   // The same tars always give the same index.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -15,6 +16,10 @@ uint64_t Image::size() const {
   uint64_t total = descriptor.size + manifest.config.size;
   for (const auto& layer : manifest.layers) total += layer.size;
   return total;
+}
+
+namespace {
+constexpr std::array kBlobFolders{"/blobs/sha256", "/blobs/sha512"};
 }
 
 Result<std::string> normal_name(const std::string& name) {
@@ -63,7 +68,7 @@ Result<> Store::write_index(const oci::Index& index) const { return write_file_d
 
 Result<std::string> Store::read_blob(const oci::Digest& digest, uint64_t limit) const {
   std::string data = TRY(read_file(blob_path(digest), limit));
-  if (oci::Digest::of(data) != digest) return fail("blob " + digest.str() + " is damaged: load the image again");
+  if (oci::Digest::of(data, digest.algorithm()) != digest) return fail("blob " + digest.str() + " is damaged: load the image again");
   return data;
 }
 
@@ -146,7 +151,7 @@ Result<Image> Store::find_own(const std::string& name) const {
       if (ref->digest ? *ref->digest == d.digest && annotated->second.starts_with(ref->name()) : annotated->second == ref->str()) return with_names(d);
     }
   }
-  std::string hex = name.starts_with("sha256:") ? name.substr(7) : name;
+  std::string hex = name.starts_with("sha256:") || name.starts_with("sha512:") ? name.substr(7) : name;
   if (hex.size() >= 4 && hex.find_first_not_of("0123456789abcdef") == std::string::npos) {
     std::vector<Image> matches;
     for (auto& image : TRY(list_own()))
@@ -238,7 +243,7 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, con
   std::string temporary = store_.images_ + "/blobs/tmp." + random_hex(8);
   Fd fd = TRY(open_file(temporary, O_RDWR | O_CREAT | O_EXCL, 0600), "store a blob");
   FdSink file(fd.get());
-  HashingSink sink(file);
+  HashingSink sink(file, expected == nullptr ? oci::Algorithm::kSha256 : expected->algorithm());
   auto written = produce(sink);
   oci::Descriptor d;
   d.media_type = media_type;
@@ -248,6 +253,7 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, con
   if (written && ::fsync(fd.get()) < 0) written = fail_errno("fsync a blob");
   std::string path = store_.own_blob_path(d.digest);
   bool there = exists(path);
+  if (written) written = make_dirs(std::string(dir_name(path)), 0700);
   if (written && ::rename(temporary.c_str(), path.c_str()) < 0) written = fail_errno("store blob " + d.digest.str());
   if (!written) {
     ::unlink(temporary.c_str());
@@ -257,13 +263,14 @@ Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, con
   return d;
 }
 
-Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, std::string_view content) {
-  return add_blob(media_type, nullptr, [&](Sink& sink) { return sink.write(content); });
+Result<oci::Descriptor> Store::Writer::add_blob(std::string_view media_type, std::string_view content, const oci::Digest* expected) {
+  return add_blob(media_type, expected, [&](Sink& sink) { return sink.write(content); });
 }
 
 Result<> Store::Writer::take_blob(const oci::Descriptor& blob, const std::string& path) {
   std::string place = store_.own_blob_path(blob.digest);
   if (exists(place)) return {};
+  TRY(make_dirs(std::string(dir_name(place)), 0700));
   if (::rename(path.c_str(), place.c_str()) < 0) return fail_errno("store blob " + blob.digest.str());
   added_.push_back(place);
   return {};
@@ -284,7 +291,8 @@ Result<> Store::Writer::stage(const oci::Descriptor& manifest, const std::vector
 }
 
 Result<> Store::Writer::commit() {
-  TRY(sync_dir(store_.images_ + "/blobs/sha256"));
+  for (const char* folder : kBlobFolders)
+    if (exists(store_.images_ + folder)) TRY(sync_dir(store_.images_ + folder));
   auto index = TRY(store_.read_index());
   for (auto& [d, names] : staged_) {
     bool known = std::any_of(index.manifests.begin(), index.manifests.end(), [&](const oci::Descriptor& o) { return o.digest == d.digest; });
@@ -317,7 +325,7 @@ Result<std::vector<std::string>> Store::damaged(const Image& image) const {
   std::vector<std::string> out, diff_ids;
   std::set<oci::Digest> seen;
   for (const auto& layer : image.manifest.layers)
-    if (std::string path = blob_path(layer.digest); seen.insert(layer.digest).second && (!exists(path) || TRY(digest_of_file(path)) != layer.digest)) out.push_back(path);
+    if (std::string path = blob_path(layer.digest); seen.insert(layer.digest).second && (!exists(path) || TRY(digest_of_file(path, layer.digest.algorithm())) != layer.digest)) out.push_back(path);
   for (const auto& id : image.config.diff_ids) diff_ids.push_back(id.hex());
   auto more = TRY(layers_.damaged(diff_ids));
   out.insert(out.end(), more.begin(), more.end());
@@ -350,12 +358,13 @@ Result<uint64_t> Store::collect(std::set<std::vector<std::string>> stacks) {
     stacks.insert(std::move(stack));
   }
   uint64_t freed = 0;
-  for (const auto& name : TRY(list_dir(images_ + "/blobs/sha256")))
-    if (!blobs.contains(name)) {
-      std::string path = images_ + "/blobs/sha256/" + name;
-      struct stat st;
-      if (::stat(path.c_str(), &st) == 0 && ::unlink(path.c_str()) == 0) freed += static_cast<uint64_t>(st.st_size);
-    }
+  for (const char* folder : kBlobFolders)
+    for (const auto& name : list_dir(images_ + folder).value_or(std::vector<std::string>()))
+      if (!blobs.contains(name)) {
+        std::string path = images_ + folder + "/" + name;
+        struct stat st;
+        if (::stat(path.c_str(), &st) == 0 && ::unlink(path.c_str()) == 0) freed += static_cast<uint64_t>(st.st_size);
+      }
   for (const auto& name : list_dir(images_ + "/downloads").value_or(std::vector<std::string>())) {
     if (!name.ends_with(".lock")) continue;
     std::string lock_path = images_ + "/downloads/" + name, part = lock_path.substr(0, lock_path.size() - 5);

@@ -1,7 +1,7 @@
 // The image store: an OCI image layout (image-spec, image-layout.md) beside
 // the layers in the form that containers stand on (image/layer_store.h).
 //
-//   <root>/images/oci-layout, index.json, blobs/sha256/<hex>   the truth
+//   <root>/images/oci-layout, index.json, blobs/sha256/<hex>, blobs/sha512/<hex>   the truth
 //   <root>/images/lock                                         writers hold it
 //   <root>/images/writing                                      there while one writes
 //   <root>/images/downloads/<hex>, <hex>.lock                  parts of blobs that are being fetched
@@ -58,7 +58,7 @@ class Store {
     /// Stores what `produce` writes and returns its descriptor; where
     /// `expected` is given, other content is an error.
     [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, const oci::Digest* expected, const std::function<Result<>(Sink&)>& produce);
-    [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, std::string_view content);
+    [[nodiscard]] Result<oci::Descriptor> add_blob(std::string_view media_type, std::string_view content, const oci::Digest* expected = nullptr);
     /// Takes a file that holds exactly this blob and is on the disk already (download_path()).
     [[nodiscard]] Result<> take_blob(const oci::Descriptor& blob, const std::string& path);
     /// Checks that every blob of the manifest is there; commit() will name it.
@@ -90,7 +90,7 @@ class Store {
   [[nodiscard]] bool needs_repair() const;
 
   [[nodiscard]] Result<std::string> read_blob(const oci::Digest& digest, uint64_t limit = 8u << 20) const;
-  [[nodiscard]] std::string own_blob_path(const oci::Digest& digest) const { return images_ + "/blobs/sha256/" + digest.hex(); }
+  [[nodiscard]] std::string own_blob_path(const oci::Digest& digest) const { return images_ + "/blobs/" + digest.path(); }
   /// In this store, or in a shared one that has it.
   [[nodiscard]] std::string blob_path(const oci::Digest& digest) const;
   /// Where a blob is put together before it becomes one. Whoever does so holds a lock on the

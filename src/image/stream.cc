@@ -113,10 +113,10 @@ Result<uint64_t> copy(Source& from, Sink& to) {
   }
 }
 
-Result<oci::Digest> digest_of_file(const std::string& path) {
+Result<oci::Digest> digest_of_file(const std::string& path, oci::Algorithm algorithm) {
   Fd fd = TRY(open_file(path, O_RDONLY));
   FdSource file(fd.get(), path);
-  HashingSource hashed(file);
+  HashingSource hashed(file, algorithm);
   TRY(hashed.drain());
   return hashed.digest();
 }

@@ -69,7 +69,7 @@ class EarlySink : public Sink {
 /// Passes through, counting and hashing.
 class HashingSource : public Source {
  public:
-  explicit HashingSource(Source& inner, uint64_t limit = UINT64_MAX) : inner_(inner), limit_(limit) {}
+  explicit HashingSource(Source& inner, oci::Algorithm algorithm = oci::Algorithm::kSha256, uint64_t limit = UINT64_MAX) : inner_(inner), hasher_(algorithm), limit_(limit) {}
   Result<size_t> read(char* buffer, size_t size) override;
   [[nodiscard]] oci::Digest digest() { return hasher_.finish(); }
   [[nodiscard]] uint64_t size() const { return size_; }
@@ -84,7 +84,7 @@ class HashingSource : public Source {
 
 class HashingSink : public Sink {
  public:
-  explicit HashingSink(Sink& inner) : inner_(inner) {}
+  explicit HashingSink(Sink& inner, oci::Algorithm algorithm = oci::Algorithm::kSha256) : inner_(inner), hasher_(algorithm) {}
   Result<> write(std::string_view data) override {
     hasher_.update(data);
     size_ += data.size();
@@ -119,6 +119,6 @@ class GzipSink : public Sink {
 [[nodiscard]] Result<std::unique_ptr<Source>> decompress(Source& inner);
 
 [[nodiscard]] Result<uint64_t> copy(Source& from, Sink& to);
-[[nodiscard]] Result<oci::Digest> digest_of_file(const std::string& path);
+[[nodiscard]] Result<oci::Digest> digest_of_file(const std::string& path, oci::Algorithm algorithm = oci::Algorithm::kSha256);
 
 }  // namespace caisson::image

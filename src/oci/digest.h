@@ -1,6 +1,7 @@
-// Content digests: OCI image-spec descriptor.md, "Digests". Only sha256.
+// Content digests: OCI image-spec descriptor.md, "Digests" and "Registered Algorithms".
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,14 +10,22 @@
 
 namespace caisson::oci {
 
-/// A validated "sha256:<64 lower-case hexadecimal digits>".
+enum class Algorithm : uint8_t { kSha256,
+                                 kSha512 };
+
+/// A validated "sha256:<64 lower-case hexadecimal digits>", or "sha512:" and 128 of them.
 class Digest {
  public:
   Digest() = default;
   [[nodiscard]] static Result<Digest> parse(std::string_view text);
-  [[nodiscard]] static Digest of(std::string_view data);
+  /// Without its algorithm, which the number of digits tells.
+  [[nodiscard]] static Result<Digest> from_hex(std::string_view hex);
+  [[nodiscard]] static Digest of(std::string_view data, Algorithm algorithm = Algorithm::kSha256);
 
-  [[nodiscard]] std::string str() const { return "sha256:" + hex_; }
+  [[nodiscard]] Algorithm algorithm() const { return hex_.size() == 128 ? Algorithm::kSha512 : Algorithm::kSha256; }
+  [[nodiscard]] std::string str() const { return std::string(prefix()) + ":" + hex_; }
+  /// "sha256/<hex>": where an OCI image layout has it, below "blobs".
+  [[nodiscard]] std::string path() const { return std::string(prefix()) + "/" + hex_; }
   [[nodiscard]] const std::string& hex() const { return hex_; }
   [[nodiscard]] bool empty() const { return hex_.empty(); }
   auto operator<=>(const Digest&) const = default;
@@ -24,13 +33,14 @@ class Digest {
  private:
   friend class Hasher;
   explicit Digest(std::string hex) : hex_(std::move(hex)) {}
+  [[nodiscard]] std::string_view prefix() const { return algorithm() == Algorithm::kSha512 ? "sha512" : "sha256"; }
   std::string hex_;
 };
 
-/// Streaming SHA-256 (OpenSSL EVP).
+/// Streaming (OpenSSL EVP).
 class Hasher {
  public:
-  Hasher();
+  explicit Hasher(Algorithm algorithm = Algorithm::kSha256);
   ~Hasher();
   Hasher(Hasher&&) noexcept = default;
   void update(std::string_view data);
@@ -42,6 +52,7 @@ class Hasher {
     void operator()(void* context) const;
   };
   std::unique_ptr<void, Free> context_;
+  Algorithm algorithm_;
 };
 
 }  // namespace caisson::oci

@@ -13,6 +13,7 @@ void read_descriptor(JsonReader& r, Descriptor& out) {
   else
     r.wrong("digest", parsed.error().message);
   r.get("annotations", out.annotations);
+  r.get("artifactType", out.artifact_type);
   r.object("platform", [&](JsonReader& p) {
     p.get("architecture", out.architecture);
     p.get("os", out.os);
@@ -59,6 +60,21 @@ Result<Index> parse_index(std::string_view text, std::string_view name) {
   if (!r.each("manifests", [&](JsonReader& m) { read_descriptor(m, out.manifests.emplace_back()); })) r.wrong("manifests", "is required");
   r.get("annotations", out.annotations);
   TRY(finish(state, name));
+  return out;
+}
+
+Result<std::optional<Referrer>> referrer_of(const Json& document, std::string_view media_type, const Digest& digest, uint64_t size) {
+  JsonReader::State state;
+  JsonReader r(document, "", state);
+  Referrer out{{}, {.media_type = std::string(media_type), .digest = digest, .size = size}};
+  Descriptor subject, config;
+  if (!r.object("subject", [&](JsonReader& s) { read_descriptor(s, subject); })) return std::nullopt;
+  out.subject = subject.digest;
+  r.object("config", [&](JsonReader& c) { read_descriptor(c, config); });
+  r.get("artifactType", out.descriptor.artifact_type);
+  if (out.descriptor.artifact_type.empty()) out.descriptor.artifact_type = config.media_type;
+  r.get("annotations", out.descriptor.annotations);
+  TRY(finish(state, "manifest"));
   return out;
 }
 
@@ -111,6 +127,7 @@ Json to_json(const Descriptor& d) {
   Json out{{"mediaType", d.media_type}, {"digest", d.digest.str()}, {"size", d.size}};
   if (!d.architecture.empty()) out["platform"] = {{"architecture", d.architecture}, {"os", d.os}};
   if (!d.variant.empty()) out["platform"]["variant"] = d.variant;
+  if (!d.artifact_type.empty()) out["artifactType"] = d.artifact_type;
   if (!d.annotations.empty()) out["annotations"] = d.annotations;
   return out;
 }

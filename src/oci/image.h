@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ inline constexpr std::string_view kMediaLayer = "application/vnd.oci.image.layer
 inline constexpr std::string_view kMediaLayerGzip = "application/vnd.oci.image.layer.v1.tar+gzip";
 inline constexpr std::string_view kMediaLayerZstd = "application/vnd.oci.image.layer.v1.tar+zstd";
 inline constexpr std::string_view kDockerManifest = "application/vnd.docker.distribution.manifest.v2+json";
+inline constexpr std::string_view kDockerConfig = "application/vnd.docker.container.image.v1+json";
 inline constexpr std::string_view kDockerIndex = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Whether it is of a document that names others, one for each platform say.
 [[nodiscard]] constexpr bool is_index(std::string_view media_type) { return media_type == kMediaIndex || media_type == kDockerIndex; }
@@ -30,6 +32,7 @@ struct Descriptor {
   uint64_t size = 0;
   std::map<std::string, std::string> annotations;
   std::string architecture, os, variant;  ///< of `platform`, where given
+  std::string artifact_type;
 };
 
 struct Manifest {
@@ -62,6 +65,19 @@ struct ImageConfig {
   };
   std::vector<History> history;
 };
+
+/// A manifest or index that refers to another manifest ("subject"): to which, and as what it is
+/// listed there (distribution-spec, "Listing Referrers").
+struct Referrer {
+  Digest subject;
+  Descriptor descriptor;
+};
+/// None where it refers to nothing.
+[[nodiscard]] Result<std::optional<Referrer>> referrer_of(const Json& document, std::string_view media_type, const Digest& digest, uint64_t size);
+
+inline constexpr std::string_view kMediaEmpty = "application/vnd.oci.empty.v1+json";
+inline constexpr std::string_view kAnnotationTitle = "org.opencontainers.image.title";
+inline constexpr std::string_view kAnnotationCreated = "org.opencontainers.image.created";
 
 [[nodiscard]] Result<Manifest> parse_manifest(std::string_view text, std::string_view name);
 [[nodiscard]] Result<Index> parse_index(std::string_view text, std::string_view name);

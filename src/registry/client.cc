@@ -12,7 +12,7 @@
 namespace caisson::registry {
 namespace {
 
-constexpr int kTries = 3, kMostRedirects = 5;
+constexpr int kMostRedirects = 5;
 constexpr const char* kAccepted =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
@@ -63,12 +63,15 @@ std::map<std::string, std::string> parameters(std::string_view text) {
 
 std::string basic(const Credentials& who) { return "Basic " + http::base64(who.user + ":" + who.password); }
 
-bool passing(int status) { return status == 408 || status == 429 || status >= 500; }
-bool passing(const Error& error) { return error.code == ECONNRESET || error.code == ETIMEDOUT || error.code == EPIPE; }
+}  // namespace
+
+bool passing(const Result<http::Response>& response) {
+  if (response) return response->status == 408 || response->status == 429 || response->status >= 500;
+  int code = response.error().code;
+  return code == ECONNRESET || code == ETIMEDOUT || code == EPIPE;
+}
 
 void pause(int attempt) { std::this_thread::sleep_for(std::chrono::milliseconds(300 << attempt)); }
-
-}  // namespace
 
 std::string registry_host(const oci::Reference& reference) { return reference.registry.empty() ? "docker.io" : reference.registry; }
 
@@ -185,8 +188,7 @@ Result<http::Response> Client::send(http::Request request, const std::string& sc
 Result<http::Response> Client::send_persistently(const http::Request& request, const std::string& scope, const http::Receive& receive) {
   for (int attempt = 0;; ++attempt) {
     auto response = send(request, scope, receive);
-    bool again = response ? passing(response->status) : passing(response.error());
-    if (!again || attempt + 1 == kTries) return response;
+    if (!passing(response) || attempt + 1 == kTries) return response;
     log::debug(request.url.str() + ": " + (response ? "status " + std::to_string(response->status) : response.error().message) + ", trying again");
     pause(attempt);
   }
@@ -205,16 +207,19 @@ Result<Client::Document> Client::manifest(const std::string& repository, const s
   Document out{response.field("content-type"), std::move(response.body), {}};
   out.media_type = trim(out.media_type.substr(0, out.media_type.find(';')));
   out.digest = oci::Digest::of(out.text);
-  for (const std::string& claimed : {reference, response.field("docker-content-digest")})
-    if (claimed.starts_with("sha256:") && claimed != out.digest.str()) return fail("digest mismatch: " + host_ + " gave " + out.digest.str() + " for " + claimed, EBADMSG);
+  for (const std::string& claimed : {response.field("docker-content-digest"), reference})
+    if (auto digest = oci::Digest::parse(claimed); digest) {
+      out.digest = oci::Digest::of(out.text, digest->algorithm());
+      if (out.digest != *digest) return fail("digest mismatch: " + host_ + " gave " + out.digest.str() + " for " + claimed, EBADMSG);
+    }
   return out;
 }
 
-Result<> Client::put_manifest(const std::string& repository, const std::string& reference, std::string_view media_type, const std::string& text) {
+Result<bool> Client::put_manifest(const std::string& repository, const std::string& reference, std::string_view media_type, const std::string& text) {
   http::Request request{.method = "PUT", .url = at(repository + "/manifests/" + reference), .fields = {{"Content-Type", std::string(media_type)}}, .body = text};
   auto response = TRY(send_persistently(request, "repository:" + repository + ":pull,push"));
   if (response.status != 201) return detail::propagate(refusal(response, "push " + repository + ":" + reference));
-  return {};
+  return !response.field("oci-subject").empty();
 }
 
 Result<> Client::blob(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size, const std::function<Result<>(std::string_view)>& receive) {
@@ -244,7 +249,7 @@ Result<> Client::blob(const std::string& repository, const oci::Digest& digest, 
       return {};
     });
     if (local) return detail::propagate(std::move(*local));
-    if (response && response->status >= 400 && !passing(response->status)) return detail::propagate(refusal(*response, what));
+    if (response && response->status >= 400 && !passing(response)) return detail::propagate(refusal(*response, what));
     if (response && response->status < 300 && offset == size) return {};
     if (response && response->status < 300) response = Result<http::Response>(fail(what + " ends after " + std::to_string(offset) + " of " + std::to_string(size) + " bytes", ECONNRESET));
     if (response) response = Result<http::Response>(detail::propagate(refusal(*response, what)));
@@ -272,27 +277,11 @@ Result<bool> Client::has_blob(const std::string& repository, const oci::Digest& 
   return detail::propagate(refusal(response, "blob " + digest.str()));
 }
 
-Result<bool> Client::put_blob(const std::string& repository, const oci::Digest& digest, uint64_t size, const std::string& from, const std::function<Result<>(const std::function<Result<>(std::string_view)>& write)>& produce) {
-  std::string scope = "repository:" + repository + ":pull,push";
-  for (int attempt = 0;; ++attempt) {
-    http::Request begin{.method = "POST", .url = at(repository + "/blobs/uploads/")};
-    if (!from.empty()) begin.url.target += "?mount=" + http::percent_encoded(digest.str()) + "&from=" + http::percent_encoded(from);
-    auto place = TRY(send_persistently(begin, scope));
-    if (place.status == 201 && !from.empty()) return true;
-    if (place.status != 202) return detail::propagate(refusal(place, "push blob " + digest.str()));
-    http::Url url = TRY(http::resolve(begin.url, place.field("location")), "upload of " + host_);
-    if (!url.same_origin(base_) && base_.tls() && !url.tls()) return fail(host_ + " wants the upload without TLS", EACCES);
-    url.target += (url.target.find('?') == std::string::npos ? "?digest=" : "&digest=") + http::percent_encoded(digest.str());
-    http::Request put{.method = "PUT", .url = url, .fields = {{"Content-Type", "application/octet-stream"}}, .produce = produce, .length = size};
-    auto response = send(put, scope);
-    if (response && response->status == 201) return false;
-    bool again = response ? passing(response->status) : passing(response.error());
-    if (!again || attempt + 1 == kTries) {
-      if (!response) return detail::propagate(std::move(response).error());
-      return detail::propagate(refusal(*response, "push blob " + digest.str()));
-    }
-    pause(attempt);
-  }
+Result<std::optional<std::string>> Client::referrers(const std::string& repository, const oci::Digest& subject) {
+  auto response = TRY(send_persistently({.url = at(repository + "/referrers/" + subject.str()), .fields = {{"Accept", std::string(oci::kMediaIndex)}}}, "repository:" + repository + ":pull"));
+  if (response.status == 404) return std::nullopt;
+  if (response.status != 200) return detail::propagate(refusal(response, "referrers of " + subject.str()));
+  return std::move(response.body);
 }
 
 Result<std::vector<std::string>> Client::tags(const std::string& repository) {

@@ -1,5 +1,6 @@
 #include <set>
 
+#include "registry/referrers.h"
 #include "registry/transfer.h"
 
 namespace caisson::registry {
@@ -7,12 +8,12 @@ namespace {
 
 class Copy {
  public:
-  Copy(Client& from, std::string source, Client& to, std::string destination, const Progress& progress) : from_(from), to_(to), source_(std::move(source)), destination_(std::move(destination)), progress_(progress) {}
+  Copy(Client& from, std::string source, Client& to, std::string destination, bool referrers, const Progress& progress) : from_(from), to_(to), source_(std::move(source)), destination_(std::move(destination)), referrers_(referrers), progress_(progress) {}
 
   /// What a document names first, so that the other registry takes the document.
   Result<> document(const Client::Document& document, const std::string& name, int level = 0) {
-    constexpr int kMostLevels = 4;
-    if (level == kMostLevels) return fail("image indexes are nested too deep");
+    constexpr int kMostLevels = 8;
+    if (level == kMostLevels) return fail("indexes, and what refers to each other, are nested too deep");
     if (oci::is_index(document.media_type)) {
       for (const auto& image : TRY(oci::parse_index(document.text, name)).manifests) {
         if (!done_.insert(image.digest).second) continue;
@@ -23,7 +24,11 @@ class Copy {
       TRY(blob(manifest.config));
       for (const auto& layer : manifest.layers) TRY(blob(layer));
     }
-    return to_.put_manifest(destination_, name, document.media_type, document.text);
+    TRY(publish(to_, destination_, name, document.media_type, document.text));
+    if (!referrers_) return {};
+    for (const auto& other : TRY(registry::referrers(from_, source_, document.digest)))
+      if (done_.insert(other.digest).second) TRY(this->document(TRY(from_.manifest(source_, other.digest.str())), other.digest.str(), level + 1));
+    return {};
   }
 
  private:
@@ -31,7 +36,7 @@ class Copy {
     if (!done_.insert(blob.digest).second || TRY(to_.has_blob(destination_, blob.digest))) return {};
     std::string what = "blob " + blob.digest.hex().substr(0, 12);
     TRY(to_.put_blob(destination_, blob.digest, blob.size, from_.host() == to_.host() ? source_ : "", [&](const std::function<Result<>(std::string_view)>& write) -> Result<> {
-      oci::Hasher hasher;
+      oci::Hasher hasher(blob.digest.algorithm());
       uint64_t done = 0;
       TRY(from_.blob(source_, blob.digest, 0, blob.size, [&](std::string_view piece) -> Result<> {
         hasher.update(piece);
@@ -50,18 +55,19 @@ class Copy {
   Client& from_;
   Client& to_;
   std::string source_, destination_;
+  bool referrers_;
   const Progress& progress_;
   std::set<oci::Digest> done_;
 };
 
 }  // namespace
 
-Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, const Progress& progress) {
+Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, bool with_referrers, const Progress& progress) {
   auto document = TRY(from.manifest(repository_path(source), source.digest ? source.digest->str() : source.tag), "copy " + source.str());
   std::string name = destination.digest ? destination.digest->str() : destination.tag.empty() ? document.digest.str()
                                                                                               : destination.tag;
   if (destination.digest && *destination.digest != document.digest) return fail(destination.str() + ": the digest of " + source.str() + " is " + document.digest.str(), EINVAL);
-  TRY(Copy(from, repository_path(source), to, repository_path(destination), progress).document(document, name), "copy " + source.str() + " to " + destination.str());
+  TRY(Copy(from, repository_path(source), to, repository_path(destination), with_referrers, progress).document(document, name), "copy " + source.str() + " to " + destination.str());
   return document.digest;
 }
 

@@ -51,7 +51,7 @@ Result<> fetch(Client& client, const std::string& repository, const oci::Descrip
     if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
     have = 0;
   }
-  oci::Hasher hasher;
+  oci::Hasher hasher(blob.digest.algorithm());
   image::FdSource earlier(file.get(), path, 0, have);
   std::vector<char> buffer(1u << 17);
   for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
@@ -196,6 +196,8 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   std::string repository = repository_path(there);
   auto document = TRY(manifest_for(client, repository, there, platform), "pull " + reference.str());
   oci::Manifest manifest = TRY(oci::parse_manifest(document.text, reference.str()));
+  if (const auto& type = manifest.config.media_type; !type.empty() && type != oci::kMediaConfig && type != oci::kDockerConfig)
+    return fail(reference.str() + " is no image: its configuration is of the type " + type + " (\"caisson artifact pull\" fetches the files of artifacts)", EINVAL);
   if (manifest.config.size > kLargestDocument) return fail("the configuration of " + reference.str() + " is larger than " + human_size(kLargestDocument), EFBIG);
   std::map<oci::Digest, oci::Descriptor> wanted{{manifest.config.digest, manifest.config}};
   for (const auto& layer : manifest.layers) {

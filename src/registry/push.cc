@@ -20,7 +20,7 @@ struct Outgoing {
 /// Podman do it: the manifest there is another one.
 Result<Outgoing> prepare(const image::Store& store, const image::Image& image, const Progress& progress) {
   Outgoing out{image.manifest, TRY(store.read_blob(image.descriptor.digest)), {}};
-  if (image.manifest.config.media_type != oci::kMediaConfig && image.manifest.config.media_type != "application/vnd.docker.container.image.v1+json") return out;
+  if (image.manifest.config.media_type != oci::kMediaConfig && image.manifest.config.media_type != oci::kDockerConfig) return out;
   bool changed = false;
   for (auto& layer : out.manifest.layers) {
     if (layer.media_type != oci::kMediaLayer) continue;
@@ -83,7 +83,7 @@ Result<oci::Digest> push(const image::Store& store, Client& client, const image:
     progress(what, blob.size, blob.size);
   }
   std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
-  oci::Digest digest = oci::Digest::of(outgoing.text);
+  oci::Digest digest = oci::Digest::of(outgoing.text, image.descriptor.digest.algorithm());
   TRY(client.put_manifest(repository, to.tag.empty() ? digest.str() : to.tag, media_type, outgoing.text));
   return digest;
 }

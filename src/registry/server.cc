@@ -257,7 +257,7 @@ bool Registry::has_room(const std::string& repository, uint64_t bytes) const {
   return !quota || shelf_.held(repository) + bytes <= *quota;
 }
 
-Result<> Registry::receive(Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload) const {
+Result<> Registry::receive(Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload, oci::Algorithm algorithm) const {
   auto quota = gate_->quota(repository);
   auto beyond = [&](uint64_t others) -> Result<> {
     if (!quota || (others <= *quota && upload.size <= *quota - others)) return {};
@@ -268,7 +268,7 @@ Result<> Registry::receive(Exchange& exchange, const std::string& repository, co
   TRY(beyond(others));
   bool whole = upload.size == 0;
   image::EarlySink disk(upload.file.get());
-  image::HashingSink content(disk);
+  image::HashingSink content(disk, algorithm);
   std::string piece(1u << 17, '\0');
   while (size_t n = TRY(exchange.read(piece.data(), piece.size()))) {
     TRY(content.write(std::string_view(piece).substr(0, n)));
@@ -295,7 +295,7 @@ Result<> Registry::begin_upload(Exchange& exchange, const std::string& repositor
       (void)shelf_.cancel_upload(repository, id);
       return refuse(exchange, 400, "DIGEST_INVALID", digest.error().message);
     }
-    TRY(receive(exchange, repository, id, upload));
+    TRY(receive(exchange, repository, id, upload, digest->algorithm()));
     auto finished = shelf_.finish_upload(repository, id, std::move(upload), *digest);
     if (!finished && finished.error().code == EBADMSG) return refuse(exchange, 400, "DIGEST_INVALID", finished.error().message);
     TRY(std::move(finished));
@@ -330,14 +330,14 @@ Result<> Registry::uploads(Exchange& exchange, const std::string& repository, co
     }
   }
   if (exchange.method == "PATCH") {
-    TRY(receive(exchange, repository, id, *upload));
+    TRY(receive(exchange, repository, id, *upload, oci::Algorithm::kSha256));
     where["Range"] = range_text(upload->size);
     return exchange.reply(202, where, "");
   }
   auto wanted = exchange.query.find("digest");
   auto digest = oci::Digest::parse(wanted == exchange.query.end() ? "" : wanted->second);
   if (!digest) return refuse(exchange, 400, "DIGEST_INVALID", digest.error().message);
-  TRY(receive(exchange, repository, id, *upload));
+  TRY(receive(exchange, repository, id, *upload, digest->algorithm()));
   auto finished = shelf_.finish_upload(repository, id, std::move(*upload), *digest);
   if (!finished && finished.error().code == EBADMSG) return refuse(exchange, 400, "DIGEST_INVALID", finished.error().message);
   TRY(std::move(finished));
@@ -345,7 +345,7 @@ Result<> Registry::uploads(Exchange& exchange, const std::string& repository, co
 }
 
 Result<> Registry::manifests(Exchange& exchange, const std::string& repository, const std::string& reference) const {
-  bool by_digest = reference.find(':') != std::string::npos;
+  bool by_digest = is_digest(reference);
   if (by_digest && !oci::Digest::parse(reference)) return refuse(exchange, 400, "DIGEST_INVALID", "\"" + reference.substr(0, 200) + "\" is no digest that is known here");
   if (!by_digest && !valid_tag(reference)) return refuse(exchange, 400, "TAG_INVALID", "\"" + reference.substr(0, 200) + "\" is no tag");
   if (exchange.method == "PUT") return put_manifest(exchange, repository, reference);
@@ -377,13 +377,13 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
   if (!text) return detail::propagate(std::move(text).error());
   auto document = parse_json(*text, "manifest");
   if (!document || !document->is_object()) return refuse(exchange, 400, "MANIFEST_INVALID", document ? "it is no JSON object" : document.error().message);
-  Shelf::Manifest manifest{exchange.field("content-type"), *text, oci::Digest::of(*text)};
+  auto wanted = oci::Digest::parse(reference);
+  Shelf::Manifest manifest{exchange.field("content-type"), *text, oci::Digest::of(*text, wanted ? wanted->algorithm() : oci::Algorithm::kSha256)};
   if (manifest.media_type.empty()) manifest.media_type = text_of(*document, "mediaType");
   manifest.media_type = trim(manifest.media_type.substr(0, manifest.media_type.find(';')));
   if (manifest.media_type.empty() || manifest.media_type.find_first_of("\r\n") != std::string::npos) return refuse(exchange, 400, "MANIFEST_INVALID", "its media type is missing");
   if (std::string inside = text_of(*document, "mediaType"); !inside.empty() && inside != manifest.media_type) return refuse(exchange, 400, "MANIFEST_INVALID", "it says that it is a " + inside + ", and was sent as a " + manifest.media_type);
-  bool by_digest = reference.starts_with("sha256:");
-  if (by_digest && reference != manifest.digest.str()) return refuse(exchange, 400, "DIGEST_INVALID", "the content has the digest " + manifest.digest.str());
+  if (wanted && *wanted != manifest.digest) return refuse(exchange, 400, "DIGEST_INVALID", "the content has the digest " + manifest.digest.str());
   // What it refers to must be there, but for other manifests of an index, which may be pushed to
   // other places, and for its subject, which may come later.
   std::vector<Json> needed;
@@ -401,27 +401,17 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
     if (!digest) return refuse(exchange, 400, "MANIFEST_INVALID", digest.error().message);
     if (!shelf_.has_blob(repository, *digest)) return refuse(exchange, 404, "MANIFEST_BLOB_UNKNOWN", "blob " + digest->str() + " is not in " + repository);
   }
-  oci::Digest subject;
-  Json descriptor;
-  if (auto refers = document->find("subject"); refers != document->end() && refers->is_object()) {
-    auto digest = oci::Digest::parse(text_of(*refers, "digest"));
-    if (!digest) return refuse(exchange, 400, "MANIFEST_INVALID", "subject: " + digest.error().message);
-    subject = *digest;
-    std::string type = text_of(*document, "artifactType");
-    if (auto config = document->find("config"); type.empty() && config != document->end() && config->is_object()) type = text_of(*config, "mediaType");
-    descriptor = {{"mediaType", manifest.media_type}, {"digest", manifest.digest.str()}, {"size", manifest.text.size()}};
-    if (!type.empty()) descriptor["artifactType"] = type;
-    if (auto notes = document->find("annotations"); notes != document->end()) descriptor["annotations"] = *notes;
-  }
+  auto referrer = oci::referrer_of(*document, manifest.media_type, manifest.digest, manifest.text.size());
+  if (!referrer) return refuse(exchange, 400, "MANIFEST_INVALID", referrer.error().message);
   std::unique_lock<std::mutex> guard;
-  if (!by_digest && any_fits(options_.immutable_tags, reference)) {
+  if (!wanted && any_fits(options_.immutable_tags, reference)) {
     guard = std::unique_lock(tags_);
     if (auto there = shelf_.manifest(repository, reference); there && there->digest != manifest.digest)
       return refuse(exchange, 403, "DENIED", "tag " + reference + " is immutable, and means " + there->digest.str() + " already");
   }
-  TRY(shelf_.put_manifest(repository, by_digest ? "" : reference, manifest, subject, descriptor));
+  TRY(shelf_.put_manifest(repository, wanted ? "" : reference, manifest, *referrer));
   Fields fields{{"Location", "/v2/" + repository + "/manifests/" + manifest.digest.str()}, {"Docker-Content-Digest", manifest.digest.str()}};
-  if (!subject.empty()) fields["OCI-Subject"] = subject.str();
+  if (*referrer) fields["OCI-Subject"] = (*referrer)->subject.str();
   return exchange.reply(201, fields, "");
 }
 

@@ -51,7 +51,7 @@ class Registry {
   [[nodiscard]] bool has_room(const std::string& repository, uint64_t bytes) const;
   /// What comes goes to the end of the upload, as far as the repository may grow: beyond that the
   /// upload is gone (EDQUOT).
-  [[nodiscard]] Result<> receive(http::Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload) const;
+  [[nodiscard]] Result<> receive(http::Exchange& exchange, const std::string& repository, const std::string& id, Shelf::Blob& upload, oci::Algorithm algorithm) const;
   [[nodiscard]] Result<> uploads(http::Exchange& exchange, const std::string& repository, const std::string& id) const;
   [[nodiscard]] Result<> manifests(http::Exchange& exchange, const std::string& repository, const std::string& reference) const;
   [[nodiscard]] Result<> put_manifest(http::Exchange& exchange, const std::string& repository, const std::string& reference) const;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <map>
 #include <set>
@@ -18,17 +19,26 @@ namespace {
 
 constexpr uint64_t kLargestManifest = 8u << 20;
 
+constexpr std::array kContent{"/blobs/sha256", "/blobs/sha512"};
+
 bool is_id(const std::string& id) { return id.size() == 32 && id.find_first_not_of("0123456789abcdef") == std::string::npos; }
 
 /// Every digest that stands in a manifest, wherever: also of kinds that are not known here.
-void named_in(const Json& document, std::set<std::string>& out) {
+void named_in(const Json& document, std::set<oci::Digest>& out) {
   if (document.is_string())
-    if (auto digest = oci::Digest::parse(document.get<std::string>()); digest) out.insert(digest->hex());
+    if (auto digest = oci::Digest::parse(document.get<std::string>()); digest) out.insert(*digest);
   if (document.is_structured())
     for (const auto& item : document) named_in(item, out);
 }
 
 bool older_than(const struct stat& st, int64_t seconds) { return ::time(nullptr) - std::max(st.st_mtime, st.st_ctime) >= seconds; }
+
+/// What write_file_durably() was about to give its name when it was killed.
+bool half_made(const std::string& name) {
+  constexpr size_t kDigits = 16;
+  size_t dot = name.rfind(".tmp.");
+  return dot != std::string::npos && name.size() == dot + 5 + kDigits && name.find_first_not_of("0123456789abcdef", dot + 5) == std::string::npos;
+}
 
 Result<> link_into(const std::string& file, std::string_view text) {
   TRY(make_dirs(dir_name(file)));
@@ -38,7 +48,7 @@ Result<> link_into(const std::string& file, std::string_view text) {
 }  // namespace
 
 Result<Shelf> Shelf::open(const std::string& root) {
-  TRY(make_dirs(root + "/blobs/sha256"));
+  for (const char* folder : kContent) TRY(make_dirs(root + folder));
   TRY(make_dirs(root + "/repositories"));
   return Shelf(root);
 }
@@ -93,9 +103,9 @@ Result<> Shelf::cancel_upload(const std::string& repository, const std::string& 
 Result<> Shelf::finish_upload(const std::string& repository, const std::string& id, Blob upload, const oci::Digest& digest) const {
   std::string path = place(repository, "_uploads/" + id);
   oci::Digest found = upload.digest;
-  if (found.empty()) {
+  if (found.empty() || found.algorithm() != digest.algorithm()) {
     image::FdSource source(upload.file.get(), "upload " + id, 0, upload.size);
-    image::HashingSource whole(source);
+    image::HashingSource whole(source, digest.algorithm());
     TRY(whole.drain());
     found = whole.digest();
   }
@@ -107,7 +117,7 @@ Result<> Shelf::finish_upload(const std::string& repository, const std::string& 
   // The upload goes last: held() counts it until the repository has the blob.
   std::string fresh = content(digest) + ".tmp." + id;
   if (::link(path.c_str(), fresh.c_str()) < 0 || ::rename(fresh.c_str(), content(digest).c_str()) < 0) return fail_errno("keep blob " + digest.str());
-  TRY(sync_dir(root_ + "/blobs/sha256"));
+  TRY(sync_dir(std::string(dir_name(content(digest)))));
   TRY(link_into(place(repository, "_blobs/" + digest.hex()), ""));
   ::unlink(path.c_str());
   return {};
@@ -115,7 +125,7 @@ Result<> Shelf::finish_upload(const std::string& repository, const std::string& 
 
 Result<Shelf::Manifest> Shelf::manifest(const std::string& repository, const std::string& reference) const {
   std::string text = reference;
-  if (!reference.starts_with("sha256:")) text = trim(TRY(read_file(place(repository, "_tags/" + reference))));
+  if (!is_digest(reference)) text = trim(TRY(read_file(place(repository, "_tags/" + reference))));
   Manifest out;
   out.digest = TRY(oci::Digest::parse(text));
   out.media_type = TRY(read_file(place(repository, "_manifests/" + out.digest.hex())));
@@ -123,16 +133,16 @@ Result<Shelf::Manifest> Shelf::manifest(const std::string& repository, const std
   return out;
 }
 
-Result<> Shelf::put_manifest(const std::string& repository, const std::string& tag, const Manifest& manifest, const oci::Digest& subject, const Json& descriptor) const {
+Result<> Shelf::put_manifest(const std::string& repository, const std::string& tag, const Manifest& manifest, const std::optional<oci::Referrer>& referrer) const {
   if (!exists(content(manifest.digest))) TRY(write_file_durably(content(manifest.digest), manifest.text, 0644));
   TRY(link_into(place(repository, "_manifests/" + manifest.digest.hex()), manifest.media_type));
-  if (!subject.empty()) TRY(link_into(place(repository, "_referrers/" + subject.hex() + "/" + manifest.digest.hex()), json_text(descriptor)));
+  if (referrer) TRY(link_into(place(repository, "_referrers/" + referrer->subject.hex() + "/" + manifest.digest.hex()), json_text(oci::to_json(referrer->descriptor))));
   if (!tag.empty()) TRY(link_into(place(repository, "_tags/" + tag), manifest.digest.str()));
   return {};
 }
 
 Result<> Shelf::remove_manifest(const std::string& repository, const std::string& reference) const {
-  if (!reference.starts_with("sha256:")) {
+  if (!is_digest(reference)) {
     if (::unlink(place(repository, "_tags/" + reference).c_str()) < 0) return fail_errno("tag " + reference);
     return {};
   }
@@ -149,7 +159,7 @@ Result<> Shelf::remove_manifest(const std::string& repository, const std::string
 Result<std::vector<std::string>> Shelf::tags(const std::string& repository) const {
   if (!exists(place(repository, "_manifests")) && !exists(place(repository, "_blobs")) && !exists(place(repository, "_uploads"))) return fail("there is no repository " + repository, ENOENT);
   auto out = list_dir(place(repository, "_tags")).value_or(std::vector<std::string>());
-  std::erase_if(out, [](const std::string& name) { return name.find(".tmp") != std::string::npos || name.starts_with('.'); });
+  std::erase_if(out, half_made);
   std::sort(out.begin(), out.end());
   return out;
 }
@@ -172,12 +182,12 @@ std::vector<std::string> Shelf::repositories() const {
 
 Json Shelf::referrers(const std::string& repository, const oci::Digest& subject) const {
   Json out = Json::array();
-  std::string folder = place(repository, "_referrers/" + subject.hex());
-  auto names = list_dir(folder).value_or(std::vector<std::string>());
-  std::sort(names.begin(), names.end());
-  for (const auto& name : names)
-    if (auto text = read_file(folder + "/" + name); text)
-      if (auto descriptor = parse_json(*text, name); descriptor) out.push_back(std::move(*descriptor));
+  std::string folder = "_referrers/" + subject.hex();
+  auto all = listed(repository, folder);
+  std::sort(all.begin(), all.end());
+  for (const auto& digest : all)
+    if (auto text = read_file(place(repository, folder + "/" + digest.hex())); text)
+      if (auto descriptor = parse_json(*text, digest.hex()); descriptor) out.push_back(std::move(*descriptor));
   return out;
 }
 
@@ -201,25 +211,23 @@ Result<> Shelf::retire_tag(const std::string& repository, const Tag& tag) const 
 
 void Shelf::retire_manifest(const std::string& repository, const std::string& digest) const {
   auto parsed = oci::Digest::parse(digest);
-  auto all = list_dir(place(repository, "_manifests"));
-  if (!parsed || !all) return;
+  if (!parsed) return;
   for (const auto& tag : tags(repository).value_or(std::vector<std::string>()))
     if (auto means = read_file(place(repository, "_tags/" + tag)); means && trim(*means) == digest) return;
-  std::map<std::string, std::set<std::string>> names;
-  for (const auto& hex : *all)
-    if (auto document = parse_json(read_file(root_ + "/blobs/sha256/" + hex, kLargestManifest).value_or(""), hex); document) {
+  std::map<oci::Digest, std::set<oci::Digest>> names;
+  for (const auto& other : listed(repository, "_manifests"))
+    if (auto document = parse_json(read_file(content(other), kLargestManifest).value_or(""), other.hex()); document) {
       // A referrer does not keep its subject; an index keeps what it lists.
       document->erase("subject");
-      named_in(*document, names[hex]);
+      named_in(*document, names[other]);
     }
-  for (const auto& [hex, named] : names)
-    if (hex != parsed->hex() && named.contains(parsed->hex())) return;
-  std::vector<std::string> next;
-  for (const auto& hex : names[parsed->hex()])
-    if (names.contains(hex)) next.push_back("sha256:" + hex);
-  for (const auto& hex : list_dir(place(repository, "_referrers/" + parsed->hex())).value_or(std::vector<std::string>())) next.push_back("sha256:" + hex);
+  for (const auto& [other, named] : names)
+    if (other != *parsed && named.contains(*parsed)) return;
+  auto next = listed(repository, "_referrers/" + parsed->hex());
+  for (const auto& other : names[*parsed])
+    if (names.contains(other)) next.push_back(other);
   if (!remove_manifest(repository, digest)) return;
-  for (const auto& d : next) retire_manifest(repository, d);
+  for (const auto& other : next) retire_manifest(repository, other.str());
 }
 
 uint64_t Shelf::held(const std::string& repository, const std::string& upload) const {
@@ -229,10 +237,10 @@ uint64_t Shelf::held(const std::string& repository, const std::string& upload) c
   };
   for (const auto& id : list_dir(place(repository, "_uploads")).value_or(std::vector<std::string>()))
     if (id != upload) add(place(repository, "_uploads/" + id));
-  std::set<std::string> content;  // a manifest may have been pushed as a blob too
+  std::set<oci::Digest> digests;  // a manifest may have been pushed as a blob too
   for (const char* kind : {"_blobs", "_manifests"})
-    for (const auto& hex : list_dir(place(repository, kind)).value_or(std::vector<std::string>())) content.insert(hex);
-  for (const auto& hex : content) add(root_ + "/blobs/sha256/" + hex);
+    for (auto& digest : listed(repository, kind)) digests.insert(std::move(digest));
+  for (const auto& digest : digests) add(content(digest));
   return bytes;
 }
 
@@ -243,20 +251,26 @@ Result<FileLock> Shelf::hold(const std::string& repository) const {
 
 void Shelf::remove_unnamed_blobs(const std::string& repository, int64_t seconds) const {
   auto lock = FileLock::acquire(place(repository, "_lock"));
-  auto blobs = list_dir(place(repository, "_blobs")), manifests = list_dir(place(repository, "_manifests"));
-  if (!lock || !blobs) return;
-  std::set<std::string> named;
-  for (const auto& hex : manifests.value_or(std::vector<std::string>())) {
-    auto text = read_file(root_ + "/blobs/sha256/" + hex, kLargestManifest);
-    auto document = text ? parse_json(*text, hex) : Result<Json>(fail("unreadable"));
+  if (!lock) return;
+  std::set<oci::Digest> named;
+  for (const auto& manifest : listed(repository, "_manifests")) {
+    auto text = read_file(content(manifest), kLargestManifest);
+    auto document = text ? parse_json(*text, manifest.hex()) : Result<Json>(fail("unreadable"));
     if (!document) return;  // what it names is not known
     named_in(*document, named);
   }
-  for (const auto& hex : *blobs) {
-    std::string link = place(repository, "_blobs/" + hex);
+  for (const auto& blob : listed(repository, "_blobs")) {
+    std::string link = place(repository, "_blobs/" + blob.hex());
     struct stat st;
-    if (!named.contains(hex) && ::stat(link.c_str(), &st) == 0 && older_than(st, seconds)) ::unlink(link.c_str());
+    if (!named.contains(blob) && ::stat(link.c_str(), &st) == 0 && older_than(st, seconds)) ::unlink(link.c_str());
   }
+}
+
+std::vector<oci::Digest> Shelf::listed(const std::string& repository, const std::string& folder) const {
+  std::vector<oci::Digest> out;
+  for (const auto& name : list_dir(place(repository, folder)).value_or(std::vector<std::string>()))
+    if (auto digest = oci::Digest::from_hex(name); digest) out.push_back(std::move(*digest));
+  return out;
 }
 
 Result<uint64_t> Shelf::collect(int64_t seconds) const {
@@ -273,10 +287,16 @@ Result<uint64_t> Shelf::collect(int64_t seconds) const {
     for (const char* kind : {"_blobs", "_manifests"})
       for (const auto& name : list_dir(place(repository, kind)).value_or(std::vector<std::string>())) used.insert(name);
   }
-  for (const auto& repository : repositories())
+  for (const auto& repository : repositories()) {
     for (const auto& id : list_dir(place(repository, "_uploads")).value_or(std::vector<std::string>())) remove_old(place(repository, "_uploads/" + id));
-  for (const auto& name : TRY(list_dir(root_ + "/blobs/sha256")))
-    if (!used.contains(name)) remove_old(root_ + "/blobs/sha256/" + name);
+    // What somebody was about to name when he was killed.
+    for (const char* folder : {"_blobs", "_manifests"})
+      for (const auto& name : list_dir(place(repository, folder)).value_or(std::vector<std::string>()))
+        if (half_made(name)) remove_old(place(repository, std::string(folder) + "/" + name));
+  }
+  for (const char* folder : kContent)
+    for (const auto& name : TRY(list_dir(root_ + folder)))
+      if (!used.contains(name)) remove_old(root_ + folder + "/" + name);
   return freed;
 }
 

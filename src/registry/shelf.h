@@ -1,6 +1,6 @@
 // What a registry keeps, on disk:
 //
-//   <root>/blobs/sha256/<hex>                              content, of all repositories
+//   <root>/blobs/sha256/<hex>, blobs/sha512/<hex>          content, of all repositories
 //   <root>/repositories/<name>/_blobs/<hex>                there: the repository has the blob
 //   <root>/repositories/<name>/_manifests/<hex>            its media type; the content is a blob
 //   <root>/repositories/<name>/_tags/<tag>                 the digest it means
@@ -13,15 +13,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/json.h"
-#include "oci/digest.h"
+#include "oci/image.h"
 
 namespace caisson::registry {
+
+/// Whether a reference is a digest: tags have no colon.
+[[nodiscard]] inline bool is_digest(std::string_view reference) { return reference.find(':') != std::string_view::npos; }
 
 class Shelf {
  public:
@@ -54,8 +58,8 @@ class Shelf {
   };
   /// By tag or digest. Not there: ENOENT.
   [[nodiscard]] Result<Manifest> manifest(const std::string& repository, const std::string& reference) const;
-  /// `subject`: what it refers to, with the descriptor by which it is listed there.
-  [[nodiscard]] Result<> put_manifest(const std::string& repository, const std::string& tag, const Manifest& manifest, const oci::Digest& subject, const Json& descriptor) const;
+  /// `referrer`: where it refers to another one.
+  [[nodiscard]] Result<> put_manifest(const std::string& repository, const std::string& tag, const Manifest& manifest, const std::optional<oci::Referrer>& referrer) const;
   /// A tag alone, or a manifest with all its tags.
   [[nodiscard]] Result<> remove_manifest(const std::string& repository, const std::string& reference) const;
   /// Sorted; of a repository that is not there: ENOENT.
@@ -84,7 +88,9 @@ class Shelf {
  private:
   explicit Shelf(std::string root) : root_(std::move(root)) {}
   [[nodiscard]] std::string place(const std::string& repository, const std::string& rest = "") const { return root_ + "/repositories/" + repository + (rest.empty() ? "" : "/" + rest); }
-  [[nodiscard]] std::string content(const oci::Digest& digest) const { return root_ + "/blobs/sha256/" + digest.hex(); }
+  [[nodiscard]] std::string content(const oci::Digest& digest) const { return root_ + "/blobs/" + digest.path(); }
+  /// What a folder of the repository names by its digits; what is half made there is not among it.
+  [[nodiscard]] std::vector<oci::Digest> listed(const std::string& repository, const std::string& folder) const;
   void remove_unnamed_blobs(const std::string& repository, int64_t seconds) const;
   void retire_manifest(const std::string& repository, const std::string& digest) const;
   void walk(const std::string& repository, std::vector<std::string>& out) const;

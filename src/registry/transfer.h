@@ -29,7 +29,7 @@ struct Platform {
 [[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);
 
 /// Copies an image, or an index with all its images, from one registry to another as it is: the
-/// digests stay. Nothing comes to this host's disk. Returns the digest.
-[[nodiscard]] Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, const Progress& progress);
+/// digests stay. `with_referrers`: and what refers to them. Nothing comes to this host's disk. Returns the digest.
+[[nodiscard]] Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, bool with_referrers, const Progress& progress);
 
 }  // namespace caisson::registry

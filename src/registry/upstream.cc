@@ -56,7 +56,7 @@ Result<> Upstream::manifest(const Shelf& shelf, const std::string& repository, c
     return {};
   }
   auto found = TRY(std::move(document));
-  return shelf.put_manifest(repository, by_digest ? "" : reference, {found.media_type, found.text, found.digest}, {}, {});
+  return shelf.put_manifest(repository, by_digest ? "" : reference, {found.media_type, found.text, found.digest}, std::nullopt);
 }
 
 Result<> Upstream::blob(const Shelf& shelf, const std::string& repository, const oci::Digest& digest, const Tell& tell) {
@@ -69,7 +69,7 @@ Result<> Upstream::blob(const Shelf& shelf, const std::string& repository, const
     std::string id = TRY(shelf.begin_upload(repository));
     auto upload = TRY(shelf.upload(repository, id));
     image::EarlySink disk(upload.file.get());
-    image::HashingSink content(disk);
+    image::HashingSink content(disk, digest.algorithm());
     bool listening = write != nullptr;
     auto fetched = source.blob(there(repository), digest, 0, size, [&](std::string_view piece) -> Result<> {
       TRY(content.write(piece));

@@ -286,6 +286,27 @@ def test_what_nobody_has_goes(server, tmp_path):
     assert server("GET", f"other/app/blobs/{digest(b'{}')}")[0] == 200
 
 
+def test_what_a_killed_one_left_is_nothing(server):
+    """Names that were being made are neither listed, nor do they keep anything, nor do they stay."""
+    document, _ = image(server, layer=b"x" * 100_000)
+    about = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {"mediaType": "a/b", "digest": digest(b"{}"), "size": 2}, "layers": [], "subject": {"mediaType": MANIFEST, "digest": digest(document), "size": len(document)}}).encode()
+    assert server("PUT", f"team/app/manifests/{digest(about)}", about, Content_Type=MANIFEST)[0] == 201
+    server("PUT", "team/app/manifests/v1.tmp", document, Content_Type=MANIFEST)
+    unnamed = server.push_blob(b"y" * 100_000)
+    repository = server.storage / "repositories/team/app"
+    (listed,) = (repository / f"_referrers/{digest(document)[7:]}").iterdir()
+    half = ".tmp.0123456789abcdef"
+    (listed.parent / (listed.name + half)).write_text(listed.read_text())
+    for folder in "_manifests", "_blobs", "_tags":
+        (repository / folder / ("0" * 64 + half)).write_text("half")
+    assert json.loads(server("GET", "team/app/tags/list")[2])["tags"] == ["1", "v1.tmp"]
+    assert len(json.loads(server("GET", f"team/app/referrers/{digest(document)}")[2])["manifests"]) == 1
+    subprocess.run([PROGRAM, "registry", "gc", "--storage", server.storage, "--older-than", "0"], check=True, capture_output=True)
+    assert server("GET", f"team/app/blobs/{unnamed}")[0] == 404
+    assert not [p for folder in ("_manifests", "_blobs") for p in (repository / folder).iterdir() if ".tmp" in p.name]
+    assert server("GET", "team/app/manifests/1")[2] == document
+
+
 def test_many_at_once(server):
     """Pushes and pulls of one blob, of many, and clients that say nothing or hang up in the middle."""
     data = [os.urandom(200_000) for _ in range(8)]

@@ -55,12 +55,17 @@ INSTANTIATE_TEST_SUITE_P(
                     BadSpec{"/linux", "{\"intelRdt\":{}}", "linux.intelRdt: not supported"}, BadSpec{"/linux", "{\"resources\":{\"unified\":{\"../x\":\"1\"}}}", "linux.resources.unified.../x: not a controller's file name"},
                     BadSpec{"/hooks", "{\"prestart\":[{\"path\":\"x\"}]}", "hooks.prestart[0].path: must be an absolute path"}, BadSpec{"/hostname", "\"x\"", "hostname: needs a uts namespace"}));
 
-TEST(Digest, OnlyWholeLowerCaseSha256) {
+TEST(Digest, OnlyWholeAndLowerCase) {
   std::string good = "sha256:" + std::string(64, 'a');
   EXPECT_TRUE(Digest::parse(good));
-  for (const std::string& bad : {std::string("sha256:../../x"), std::string("sha256:") + std::string(63, 'a'), "sha256:" + std::string(64, 'A'), "sha512:" + std::string(128, 'a'), std::string(64, 'a'), std::string()})
+  EXPECT_EQ(Digest::parse("sha512:" + std::string(128, 'a'))->path(), "sha512/" + std::string(128, 'a'));
+  for (const std::string& bad : {std::string("sha256:../../x"), std::string("sha256:") + std::string(63, 'a'), "sha256:" + std::string(64, 'A'), "sha512:" + std::string(64, 'a'), "sha256:" + std::string(128, 'a'), "sha384:" + std::string(96, 'a'), std::string(64, 'a'), std::string()})
     EXPECT_FALSE(Digest::parse(bad)) << bad;
   EXPECT_EQ(Digest::of("abc").hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  // FIPS 180-4's example.
+  EXPECT_EQ(Digest::of("abc", Algorithm::kSha512).str(),
+            "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f");
+  EXPECT_EQ(Digest::from_hex(std::string(64, 'b'))->str(), "sha256:" + std::string(64, 'b'));
 }
 
 TEST(Reference, ReadsWhatDockerReads) {
