@@ -1,9 +1,11 @@
 #include "build/builder.h"
 
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "base/strings.h"
 #include "build/builder_internal.h"
@@ -73,7 +75,7 @@ Result<> Builder::write_layer(Writing writing, State& state) {
     auto digest = oci::Digest::parse("sha256:" + known->layer);
     bool there = known->layer.empty() || (digest && (store_.layers().has_tar(*digest) || exists(store_.own_blob_path(*digest))));
     if (there) {
-      say_("--> Using cache " + (known->layer.empty() ? "(nothing was changed)" : known->layer.substr(0, 12)));
+      say(state, "--> Using cache " + (known->layer.empty() ? "(nothing was changed)" : known->layer.substr(0, 12)));
       if (!known->layer.empty()) {
         state.layers.push_back({.media_type = std::string(oci::kMediaLayer), .digest = *digest, .size = known->size, .annotations = {}});
         state.config.diff_ids.push_back(*digest);
@@ -121,8 +123,12 @@ Result<State> Builder::begin_stage(const Stage& stage) {
   return state;
 }
 
-Result<const State*> Builder::stage(int number) {
-  if (auto done = done_.find(number); done != done_.end()) return &done->second;
+void Builder::say(const State& state, const std::string& line) {
+  std::lock_guard guard(talking_);
+  say_(state.label + line);
+}
+
+Result<State> Builder::build_stage(int number) {
   const Stage& stage = stages_.stages[static_cast<size_t>(number)];
   auto located = [](const Instruction& at, Result<> result) -> Result<> {
     if (result) return result;
@@ -133,20 +139,79 @@ Result<const State*> Builder::stage(int number) {
   auto begun = begin_stage(stage);
   if (!begun) return std::unexpected(located(stage.from, std::unexpected(begun.error())).error());
   State state = std::move(*begun);
-  auto announce = [&](const Instruction& instruction) { say_("STEP " + std::to_string(++steps_) + "/" + std::to_string(step_count_) + ": " + instruction.str()); };
+  state.label = labels_ ? "[" + (stage.name.empty() ? std::to_string(number) : stage.name) + "] " : "";
+  auto announce = [&](const Instruction& instruction) { say(state, "STEP " + std::to_string(++steps_) + "/" + std::to_string(step_count_) + ": " + instruction.str()); };
   announce(stage.from);
   // What the base wants done first in whatever is built on it.
   auto triggers = std::exchange(state.config.on_build, {});
   for (const auto& text : triggers) {
     Instruction instruction = TRY(parse_instruction(text, stages_.escape, stage.from.at));
-    say_("ONBUILD: " + instruction.str());
+    say(state, "ONBUILD: " + instruction.str());
     TRY(located(stage.from, step(instruction, state, number)));
   }
   for (const auto& instruction : stage.steps) {
+    if (std::lock_guard guard(mutex_); failure_) return detail::propagate(Error(*failure_));
     announce(instruction);
     TRY(located(instruction, step(instruction, state, number)));
   }
-  return &done_.emplace(number, std::move(state)).first->second;
+  return state;
+}
+
+Result<const State*> Builder::stage(int number) {
+  std::unique_lock lock(mutex_);
+  auto [place, mine] = stages_begun_.try_emplace(number);
+  auto& state = place->second.state;
+  if (mine) {
+    lock.unlock();
+    auto made = build_stage(number);
+    lock.lock();
+    if (!made && !failure_) {
+      failure_ = made.error();
+      worker_.cancel();
+    }
+    state = std::move(made);
+    changed_.notify_all();
+  }
+  // Stages need such as stand before them: nobody waits in a circle.
+  changed_.wait(lock, [&] { return state.has_value(); });
+  if (!*state) return detail::propagate(Error(state->error()));
+  return &**state;
+}
+
+Result<> Builder::build_stages(const std::map<int, std::set<int>>& needs) {
+  std::set<int> waiting;
+  for (const auto& [number, others] : needs) waiting.insert(number);
+  auto ended = [&](int number) {
+    auto begun = stages_begun_.find(number);
+    return begun != stages_begun_.end() && begun->second.state;
+  };
+  auto work = [&] {
+    std::unique_lock lock(mutex_);
+    while (!failure_ && !waiting.empty()) {
+      auto ready = std::find_if(waiting.begin(), waiting.end(), [&](int number) { return std::all_of(needs.at(number).begin(), needs.at(number).end(), ended); });
+      if (ready == waiting.end()) {
+        changed_.wait(lock);
+        continue;
+      }
+      int number = *ready;
+      waiting.erase(ready);
+      lock.unlock();
+      (void)stage(number);  // its error is failure_
+      lock.lock();
+    }
+  };
+  size_t jobs = std::min<size_t>(options_.jobs == 0 ? std::max(1u, std::thread::hardware_concurrency()) : options_.jobs, needs.size());
+  {
+    std::vector<std::jthread> others;
+    for (size_t i = 1; i < jobs; ++i)
+      others.emplace_back([&] {
+        (void)::unshare(CLONE_FS);  // a umask of its own, which unpacking changes
+        work();
+      });
+    work();
+  }
+  if (failure_) return detail::propagate(std::move(*failure_));
+  return {};
 }
 
 Result<image::Image> Builder::finish(State state) {
@@ -182,11 +247,17 @@ Result<image::Image> Builder::run() {
   if (!options_.target.empty()) target = stages_.find(options_.target, target + 1);
   if (target < 0) return fail(options_.file + ": target stage \"" + options_.target + "\" could not be found", ENOENT);
   // Of the stages that the target needs, as far as names tell.
-  std::set<int> needed;
-  std::function<void(int)> need = [&](int number) {
-    if (number < 0 || !needed.insert(number).second) return;
+  std::map<int, std::set<int>> needs;
+  std::function<void(int)> add = [&](int number) {
+    auto [place, fresh] = needs.try_emplace(number);
+    if (!fresh) return;
     const Stage& stage = stages_.stages[static_cast<size_t>(number)];
     step_count_ += 1 + static_cast<int>(stage.steps.size());
+    auto need = [&](int other) {
+      if (other < 0) return;
+      place->second.insert(other);
+      add(other);
+    };
     need(stage.base_stage);
     for (const auto& instruction : stage.steps) {
       if (auto from = instruction.flag("from"); from) need(stages_.find(*from, number));
@@ -196,8 +267,9 @@ Result<image::Image> Builder::run() {
             if (field.starts_with("from=")) need(stages_.find(field.substr(5), number));
     }
   };
-  need(target);
-  for (int number : needed) TRY(stage(number));
+  add(target);
+  labels_ = needs.size() > 1;
+  TRY(build_stages(needs));
   return finish(*TRY(stage(target)));
 }
 

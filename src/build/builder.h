@@ -1,5 +1,5 @@
-// Builds images from Dockerfiles: only the stages that the target needs, each step from the cache
-// where it is known there.
+// Builds images from Dockerfiles: only the stages that the target needs, those that do not need each
+// other at the same time, each step from the cache where it is known there.
 #pragma once
 
 #include <functional>
@@ -24,12 +24,14 @@ struct BuildOptions {
   std::string target;                          ///< a stage; "": the last
   std::string network;                         ///< of RUN; "": the default one
   bool no_cache = false;
+  unsigned jobs = 0;  ///< stages at a time; 0: as many as there are processors
   /// SOURCE_DATE_EPOCH: the time of the image; no file in its new layers is newer.
   std::optional<int64_t> epoch;
 };
 
-/// `say` gets lines for people: steps as they begin, and what their commands print. An error
-/// names file, line and column. What was built before an error stays in the cache.
+/// `say` gets lines for people: steps as they begin, and what their commands print; of one stage at a
+/// time, from any thread. An error names file, line and column; of stages at the same time the first one ends
+/// the others. What was built before an error stays in the cache.
 [[nodiscard]] Result<image::Image> build(const BuildOptions& options, Worker& worker, image::Store& store, const BuildCache& cache, const std::function<void(const std::string&)>& say);
 
 }  // namespace caisson::build

@@ -1,6 +1,9 @@
 // What the parts of the builder share with each other and nobody else.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <set>
 
 #include "build/builder.h"
@@ -11,6 +14,7 @@ namespace caisson::build {
 
 /// How far a stage is.
 struct State {
+  std::string label;  ///< before its lines for people: "[name] "; "" where there is one stage alone
   oci::ImageConfig config;
   std::vector<oci::Descriptor> layers;
   std::map<std::string, std::string> args;  ///< ARGs that are declared so far
@@ -41,9 +45,13 @@ class Builder {
   [[nodiscard]] Result<image::Image> run();
 
  private:
-  /// Builds it unless that was done; what it is based on first.
+  /// Those of `needs`, each after those that it needs; several at a time.
+  [[nodiscard]] Result<> build_stages(const std::map<int, std::set<int>>& needs);
+  /// Builds it, or waits for who does; what it is based on first.
   [[nodiscard]] Result<const State*> stage(int number);
+  [[nodiscard]] Result<State> build_stage(int number);
   [[nodiscard]] Result<State> begin_stage(const Stage& stage);
+  void say(const State& state, const std::string& line);
   [[nodiscard]] Result<> step(const Instruction& instruction, State& state, int stage);
   [[nodiscard]] Result<> copy_step(const Instruction& instruction, State& state, int stage);
   [[nodiscard]] Result<> workdir_step(const Instruction& instruction, State& state);
@@ -87,8 +95,17 @@ class Builder {
   Stages stages_;
   sys::RootDir context_;
   IgnoreRules ignored_;
-  std::map<int, State> done_;
-  int steps_ = 0, step_count_ = 0, files_ = 0;
+  int step_count_ = 0;
+  bool labels_ = false;
+  std::atomic<int> steps_ = 0, files_ = 0;
+
+  std::mutex talking_, mutex_;  // `mutex_` for what follows
+  std::condition_variable changed_;
+  struct Outcome {
+    std::optional<Result<State>> state;  ///< none: somebody is at it
+  };
+  std::map<int, Outcome> stages_begun_;
+  std::optional<Error> failure_;  ///< the first
 };
 
 }  // namespace caisson::build

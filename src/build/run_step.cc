@@ -47,7 +47,8 @@ Result<mode_t> mode_of(const std::map<std::string, std::string>& keys, mode_t ot
 }  // namespace
 
 Result<> Builder::add_bind(const std::map<std::string, std::string>& keys, const State& state, int stage, Mounts& mounts) {
-  if (is_true(keys, "readwrite")) return fail("rw is not supported for type=bind: what was written there would have to be thrown away; COPY it, or use type=cache", ENOTSUP);
+  // What is written there goes with the copy.
+  bool writable = is_true(keys, "readwrite") || value_of(keys, "readonly") == "false";
   std::string from = value_of(keys, "from");
   std::string source = clean_path("/" + value_of(keys, "source", "/")), target = state.absolute(value_of(keys, "target"));
   // A copy, made for this build alone: nobody changes it meanwhile, and no link leads out of it.
@@ -62,8 +63,8 @@ Result<> Builder::add_bind(const std::map<std::string, std::string>& keys, const
     if (!pieces[0].folder) copy += "/file";
     return copy_pieces(tree, pieces, to, root, worker_.scratch());
   }));
-  mounts.command.mounts.push_back({"bind", copy, target, {"ro"}});
-  mounts.description["mounts"].push_back({"bind", target, digest});
+  mounts.command.mounts.push_back({"bind", copy, target, writable ? std::vector<std::string>{} : std::vector<std::string>{"ro"}});
+  mounts.description["mounts"].push_back({"bind", target, digest, writable});
   return {};
 }
 
@@ -167,11 +168,11 @@ Result<> Builder::run_step(const Instruction& instruction, State& state, int sta
   for (const auto& mount : command.mounts) writing.mount_points.push_back(mount.target);
   for (const char* path : {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/proc", "/sys", "/dev"}) writing.mount_points.emplace_back(path);
   std::string shown = join(command.args, " ");
-  writing.work = [this, shown](Workspace& workspace) -> Result<> {
+  writing.work = [this, shown, &state](Workspace& workspace) -> Result<> {
     std::string last;
     int code = TRY(workspace.run([&](const std::string& line) {
       last = line;
-      say_(line);
+      say(state, line);
     }));
     if (code != 0) return fail("the command '" + shown + "' returned a non-zero code: " + std::to_string(code) + (last.empty() ? "" : ": " + last));
     return {};

@@ -39,6 +39,7 @@ class Workspace {
   [[nodiscard]] virtual std::string written() const = 0;
 };
 
+/// Its functions may be called from several threads at once.
 class Worker {
  public:
   virtual ~Worker() = default;
@@ -46,6 +47,8 @@ class Worker {
   [[nodiscard]] virtual Result<image::Image> image(const std::string& reference) = 0;
   /// `image`: only its layers count.
   [[nodiscard]] virtual Result<std::unique_ptr<Workspace>> workspace(const image::Image& image, const Work& work) = 0;
+  /// Ends the commands that run, and lets none begin.
+  virtual void cancel() = 0;
   /// A folder of this build's own on this host, for secrets and downloads. It goes with the worker.
   [[nodiscard]] virtual const std::string& scratch() const = 0;
 };

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <mutex>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -49,7 +50,9 @@ Result<std::vector<Hierarchy>> read_hierarchies() {
 
 Result<std::vector<Hierarchy>> find_hierarchies() {
   // Hosts do not change them under a running program.
+  static std::mutex mutex;
   static std::vector<Hierarchy> known;
+  std::lock_guard guard(mutex);
   if (known.empty()) known = TRY(read_hierarchies());
   return known;
 }

@@ -173,6 +173,7 @@ Result<int> cmd_build(const Globals& globals, const Args& args) {
   options.target = args.get("target");
   options.network = args.get("network");
   options.no_cache = args.flag("no-cache");
+  if (args.has("jobs")) options.jobs = static_cast<unsigned>(TRY(parse_uint(args.get("jobs"), 1000), "--jobs"));
   options.epoch = TRY(source_date_epoch(options.build_args));
   BuildWorker::Options how{.pull = args.flag("pull") ? "always" : "missing", .add_hosts = args.all("add-host"), .memory = {}};
   if (args.has("memory")) how.memory = static_cast<int64_t>(TRY(parse_size(args.get("memory")), "--memory"));
@@ -200,6 +201,7 @@ constexpr Option kBuildOptions[] = {
     {"--secret", "id=NAME,src=FILE", "a file for RUN --mount=type=secret; env=VARIABLE in place of src"},
     {"--label", "NAME=VALUE", "a label of the image"},
     {"--no-cache", "", "do every step again"},
+    {"--jobs", "N", "stages that are built at the same time (default: as many as there are processors)"},
     {"--pull", "", "ask the registry for newer base images"},
     {"--network", "default|none|host", "the network of RUN"},
     {"--add-host", "NAME:ADDRESS", "a line of /etc/hosts in RUN"},

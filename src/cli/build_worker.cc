@@ -1,5 +1,7 @@
 #include "cli/build_worker.h"
 
+#include <signal.h>
+
 #include "base/strings.h"
 #include "cli/container_root.h"
 #include "cli/pull.h"
@@ -10,15 +12,16 @@ namespace {
 
 class ContainerWorkspace : public build::Workspace {
  public:
-  ContainerWorkspace(engine::Engine& engine, std::string id) : engine_(engine), id_(std::move(id)) {}
+  ContainerWorkspace(engine::Engine& engine, Running& running, std::string id) : engine_(engine), running_(running), id_(std::move(id)) {}
   ContainerWorkspace(const ContainerWorkspace&) = delete;
   ContainerWorkspace& operator=(const ContainerWorkspace&) = delete;
   ~ContainerWorkspace() override {
+    running_.forget(id_);
     if (auto container = engine_.containers().load(id_); container) (void)engine_.remove(*container, true, true);
   }
 
   Result<int> run(const std::function<void(const std::string&)>& output) override {
-    TRY(engine_.start(id_, Fd()));
+    TRY(running_.start(id_));
     engine::LogOptions all;
     all.follow = true;
     auto ended = [&] {
@@ -40,10 +43,40 @@ class ContainerWorkspace : public build::Workspace {
 
  private:
   engine::Engine& engine_;
+  Running& running_;
   std::string id_;
 };
 
 }  // namespace
+
+Result<> Running::start(const std::string& id) {
+  {
+    std::lock_guard guard(mutex_);
+    if (ended_) return fail("the build has failed elsewhere", ECANCELED);
+    ids_.insert(id);
+  }
+  TRY(engine_.start(id, Fd()));
+  // The end may have come while it was not there yet to be ended.
+  if (std::lock_guard guard(mutex_); ended_) end(id);
+  return {};
+}
+
+void Running::forget(const std::string& id) {
+  std::lock_guard guard(mutex_);
+  ids_.erase(id);
+}
+
+void Running::end_all() {
+  std::lock_guard guard(mutex_);
+  ended_ = true;
+  for (const auto& id : ids_) end(id);
+}
+
+void Running::end(const std::string& id) {
+  if (auto container = engine_.containers().load(id); container) (void)engine_.kill(*container, SIGKILL);
+}
+
+void BuildWorker::cancel() { running_.end_all(); }
 
 Result<std::unique_ptr<BuildWorker>> BuildWorker::make(engine::Engine& engine, Options options) {
   std::string scratch = engine.root() + "/tmp.build." + random_hex(6);
@@ -75,7 +108,7 @@ Result<std::unique_ptr<build::Workspace>> BuildWorker::workspace(const image::Im
   config.limits.memory = options_.memory;
   for (const auto& mount : work.mounts) config.mounts.push_back({mount.type, mount.source, mount.target, mount.options});
   auto container = TRY(engine_.create(std::move(config), image, "of a build"));
-  return std::make_unique<ContainerWorkspace>(engine_, container.config.id);
+  return std::make_unique<ContainerWorkspace>(engine_, running_, container.config.id);
 }
 
 }  // namespace caisson::cli

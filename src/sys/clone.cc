@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/process.h"
 #include "base/socket.h"
 
 namespace caisson::sys {
@@ -34,9 +35,18 @@ void reap(pid_t pid) {
   }
 }
 
+Result<Cloned> fork_process() {
+  pid_t pid = ::fork();
+  if (pid < 0) return fail_errno("fork");
+  if (pid == 0) return Cloned{0, Fd()};
+  auto pidfd = open_pidfd(pid);
+  if (!pidfd) reap(pid);
+  return Cloned{pid, TRY(std::move(pidfd))};
+}
+
 Result<Fd> open_in_child(const std::function<Result<Fd>()>& work) {
   auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
-  auto child = TRY(clone_process(0));
+  auto child = TRY(fork_process());
   if (child.pid == 0) {
     auto opened = work();
     if (opened)

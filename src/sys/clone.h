@@ -21,11 +21,14 @@ struct Cloned {
 /// child goes on with a copy of everything.
 [[nodiscard]] Result<Cloned> clone_process(uint64_t flags, int cgroup_fd = -1);
 
+/// fork(2), which any thread may call: the child is left with a heap that works.
+[[nodiscard]] Result<Cloned> fork_process();
+
 /// Waits for the end of a child, whatever it is.
 void reap(pid_t pid);
 
 /// Does `work` in a child process, which may enter other namespaces, and hands
-/// over the descriptor that it opens there. Needs a single-threaded caller.
+/// over the descriptor that it opens there.
 [[nodiscard]] Result<Fd> open_in_child(const std::function<Result<Fd>()>& work);
 
 /// CLONE_NEW* of a namespace by its name in config.json ("network"); 0 where unknown.

@@ -77,7 +77,7 @@ Result<UserNamespace> make_user_namespace(const std::string& uid_map, const std:
 
 Result<> as_root_of(int user_namespace, const std::function<Result<>()>& work) {
   auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
-  auto child = TRY(clone_process(0));
+  auto child = TRY(fork_process());
   if (child.pid == 0) {
     auto inside = [&]() -> Result<> {
       if (::setns(user_namespace, CLONE_NEWUSER) < 0) return fail_errno("join the container's user namespace");

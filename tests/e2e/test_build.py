@@ -199,6 +199,54 @@ def test_only_the_stages_that_are_needed(caisson, context):
     assert "target stage \"nosuch\" could not be found" in caisson("build", "--target", "nosuch", context.path, code=1).err
 
 
+# Two stages that each wait for the other, by way of a cache.
+MEETING = BASE + """FROM base AS a
+RUN --mount=type=cache,target=/c,id=meeting touch /c/a; for i in $(seq @TRIES@); do [ -e /c/b ] && break; sleep 0.1; done; [ -e /c/b ] && echo a > /a
+FROM base AS b
+RUN --mount=type=cache,target=/c,id=meeting touch /c/b; for i in $(seq @TRIES@); do [ -e /c/a ] && break; sleep 0.1; done; [ -e /c/a ] && echo b > /b
+FROM base
+COPY --from=a /a /a
+COPY --from=b /b /b
+RUN --mount=type=cache,target=/c,id=meeting rm /c/a /c/b
+"""
+
+
+def test_stages_at_the_same_time(caisson, context):
+    context.write(MEETING.replace("@TRIES@", "300"))
+    told = caisson("build", "--no-cache", "--jobs", "2", "--tag", "met", context.path).err
+    assert caisson.run("--network", "none", "met", "cat", "/a", "/b").out == "a\nb\n"
+    assert "[a] STEP" in told and "[b] STEP" in told and "[2]" not in told and "[3] STEP" in told
+    # One at a time they never meet.
+    context.write(MEETING.replace("@TRIES@", "5"))
+    caisson("prune", "--all")
+    assert "returned a non-zero code: 1" in caisson("build", "--no-cache", "--jobs", "1", context.path, code=1).err
+
+
+def test_many_stages_make_what_they_make_one_by_one(caisson, context):
+    text = BASE
+    for i in range(12):
+        text += f"FROM {'base' if i < 4 else f's{i - 4}'} AS s{i}\nRUN mkdir -m 7{i % 8}{i % 8} /d{i} && echo {i} > /d{i}/f && chmod 0{i % 8}4{i % 8} /d{i}/f\nCOPY --chmod=06{i % 8}0 input /i{i}\n"
+    text += "FROM s8\n" + "".join(f"COPY --from=s{i} /d{i % 4} /from{i}\n" for i in range(11)) + "RUN --mount=from=s11,source=/d11,target=/m cp /m/f /m11\n"
+    context.write(text, input="i\n")
+    (context.path / "input").chmod(0o600)
+    built = []
+    for jobs in ("1", "8", "8", "3"):
+        caisson("prune", "--all")
+        built.append(caisson("build", "--no-cache", "--jobs", jobs, "--tag", "many", context.path, env=dict(os.environ, SOURCE_DATE_EPOCH="1700000000")).out)
+    assert len(set(built)) == 1
+    assert caisson.run("--network", "none", "many", "sh", "-c", "cat /from3/f /from10/f /m11").out == "3\n2\n11\n"
+
+
+def test_the_first_error_ends_the_others(caisson, context):
+    context.write(BASE + "FROM base AS slow\nRUN sleep 1000\nFROM base AS wrong\nRUN sleep 1; exit 7\nFROM base\nCOPY --from=slow /bin/sh /slow\nCOPY --from=wrong /bin/sh /wrong\n")
+    begun = time.monotonic()
+    error = caisson("build", "--no-cache", "--jobs", "4", context.path, code=1, timeout=60).err
+    assert time.monotonic() - begun < 30
+    assert error.splitlines()[-1] == "error: Dockerfile:9:1: the command '/bin/sh -c sleep 1; exit 7' returned a non-zero code: 7"
+    assert json.loads(caisson("ps", "--all", "--format", "json").out) == []
+    assert not list(caisson.root.glob("tmp.build.*"))
+
+
 def test_heredocs_and_arguments(caisson, context):
     context.write("ARG GLOBAL=g\n" + BASE + """ARG GLOBAL
 ARG LOCAL=l
@@ -236,6 +284,8 @@ RUN mkdir /o && echo other > /o/file
 FROM base
 RUN --mount=type=secret,id=token,required=true --mount=type=secret,id=token,env=TOKEN [ "$(cat /run/secrets/token)" = "xyzzy""-token" ] && [ "$TOKEN" = "xyzzy""-token" ] && echo seen > /seen
 RUN --mount=target=/ctx,source=sub --mount=from=other,source=/o,target=/o cat /ctx/in /o/file > /bound && ! touch /ctx/in
+RUN --mount=target=/ctx,source=sub,rw echo changed > /ctx/in && echo more > /ctx/more && cat /ctx/in /ctx/more > /changed
+RUN --mount=target=/ctx,source=sub,readonly=false --mount=target=/one,source=sub/in,rw [ "$(cat /ctx/in)" = bound ] && [ "$(cat /one)" = bound ] && [ ! -e /ctx/more ] && echo x > /one
 RUN --mount=type=tmpfs,target=/t,size=1m echo x > /t/x && [ "$(df -k /t | tail -1 | awk '{print $2}')" = 1024 ]
 RUN --mount=type=cache,target=/cache,id=mine,sharing=locked echo line >> /cache/log && cp /cache/log /log
 """)
@@ -244,12 +294,13 @@ RUN --mount=type=cache,target=/cache,id=mine,sharing=locked echo line >> /cache/
     for lines in (1, 2):
         caisson("build", "--no-cache", "--tag", "m", "--secret", f"id=token,src={secret}", context.path)
         assert caisson.run("--network", "none", "m", "cat", "/log").out == "line\n" * lines
-    assert caisson.run("--network", "none", "m", "cat", "/seen", "/bound").out == "seen\nbound\nother\n"
+    assert caisson.run("--network", "none", "m", "cat", "/seen", "/bound", "/changed").out == "seen\nbound\nother\nchanged\nmore\n"
+    assert [p.name for p in (context.path / "sub").iterdir()] == ["in"] and (context.path / "sub/in").read_text() == "bound\n", "what a step writes there goes with it"
     listed = caisson.run("--network", "none", "m", "find", "/", "-xdev", "-maxdepth", "2").out.split()
     assert not {"/run", "/ctx", "/o", "/t", "/cache"} & set(listed), "mount points are no part of the image"
     assert subprocess.run(["grep", "-r", "xyzzy-token", caisson.root], capture_output=True).returncode == 1, "a secret stays out of the store"
     assert "secret token is required" in caisson("build", context.path, code=1).err
-    for bad, says in (("type=ssh", "type=ssh is not supported"), ("type=bind,target=/x,rw", "rw is not supported"), ("type=cache", "needs a target"), ("type=cache,target=/x,colour=red", "unexpected key \"colour\"")):
+    for bad, says in (("type=ssh", "type=ssh is not supported"), ("type=cache", "needs a target"), ("type=cache,target=/x,colour=red", "unexpected key \"colour\"")):
         context.write(BASE + f"RUN --mount={bad} true\n")
         assert says in caisson("build", context.path, code=1).err
 
