@@ -32,7 +32,8 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.certificate = args.get("tls-cert");
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
-  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.get("audit-log")};
+  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.all("replicate"), args.get("audit-log")};
+  if (!what.upstream.empty() && !what.replicate.empty()) return fail("--replicate and --upstream exclude each other: nobody pushes to what shows another registry");
   if (!what.upstream.empty() && !what.immutable_tags.empty()) return fail("--immutable-tags and --upstream exclude each other: the other registry's tags mean what they mean there");
   if (args.has("upstream-fresh")) {
     if (what.upstream.empty()) return fail("--upstream-fresh has no meaning without --upstream");
@@ -70,7 +71,7 @@ Result<int> cmd_registry(const Globals& globals, const Args& args) {
     return {};
   };
   if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
-  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log", "upstream", "upstream-fresh"}));
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log", "upstream", "upstream-fresh", "replicate"}));
   auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
   if (std::string file = args.get("policy"); !file.empty()) {
@@ -95,6 +96,7 @@ constexpr Option kOptions[] = {
     {"--immutable-tags", "PATTERN", "tags that cannot be moved or deleted, such as v* (may be given several times)"},
     {"--upstream", "REGISTRY[/PATH]", "show what another registry has, and keep what was asked for; nobody pushes here"},
     {"--upstream-fresh", "SECONDS", "how long a tag is not asked for again (default: 60)"},
+    {"--replicate", "[PATTERN=]REGISTRY[/PATH]", "send what is pushed on to another registry (may be given several times)"},
     {"--audit-log", "FILE", "a line of JSON for each request that is no read"},
     {"--older-than", "SECONDS", "gc: leave alone what is younger (default: 3600)"},
 };

@@ -73,7 +73,9 @@ Result<std::unique_ptr<Registry>> Registry::open(Shelf shelf, ServeOptions optio
   auto gate = TRY(Gate::open(options.htpasswd, options.policy));
   std::unique_ptr<Upstream> upstream;
   if (!options.upstream.empty()) upstream = TRY(Upstream::open(options.upstream, options.fresh_seconds));
-  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(gate), std::move(upstream), std::move(audit)));
+  std::unique_ptr<Replication> replication;
+  if (!options.replicate.empty()) replication = TRY(Replication::open(shelf, options.replicate));
+  return std::unique_ptr<Registry>(new Registry(std::move(shelf), std::move(options), std::move(gate), std::move(upstream), std::move(replication), std::move(audit)));
 }
 
 void Registry::audit(const Exchange& exchange, const std::string& user) const {
@@ -136,7 +138,7 @@ Result<> Registry::tidy() const {
 Result<> Registry::route(Exchange& exchange, const Caller& caller) const {
   const std::string& path = exchange.path;
   if (path == "/v2" || path == "/v2/") return exchange.reply(200, {{"Content-Type", "application/json"}, {"Docker-Distribution-Api-Version", "registry/2.0"}}, "{}");
-  if (path == "/metrics") return exchange.reply(200, {{"Content-Type", "text/plain; version=0.0.4"}}, metrics_.text());
+  if (path == "/metrics") return exchange.reply(200, {{"Content-Type", "text/plain; version=0.0.4"}}, metrics_.text() + (replication_ ? replication_->metrics() : ""));
   if (path == "/v2/_catalog") {
     auto all = shelf_.repositories();
     std::erase_if(all, [&](const std::string& repository) { return !gate_->may(caller, repository, Right::kPull); });
@@ -408,6 +410,12 @@ Result<> Registry::put_manifest(Exchange& exchange, const std::string& repositor
     guard = std::unique_lock(tags_);
     if (auto there = shelf_.manifest(repository, reference); there && there->digest != manifest.digest)
       return refuse(exchange, 403, "DENIED", "tag " + reference + " is immutable, and means " + there->digest.str() + " already");
+  }
+  Replication::Hold sending;
+  if (replication_) {
+    // What is there already has been sent on: two registries that replicate to each other come to an end.
+    auto before = shelf_.manifest(repository, reference);
+    if (!before || before->digest != manifest.digest) sending = TRY(replication_->announce(repository, reference));
   }
   TRY(shelf_.put_manifest(repository, wanted ? "" : reference, manifest, *referrer));
   Fields fields{{"Location", "/v2/" + repository + "/manifests/" + manifest.digest.str()}, {"Docker-Content-Digest", manifest.digest.str()}};

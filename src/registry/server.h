@@ -11,6 +11,7 @@
 #include "http/server.h"
 #include "registry/gate.h"
 #include "registry/metrics.h"
+#include "registry/replication.h"
 #include "registry/shelf.h"
 #include "registry/upstream.h"
 
@@ -23,9 +24,10 @@ struct ServeOptions {
   bool read_only = false;  ///< nobody writes
   /// Patterns (fnmatch(3)) of tags that mean for ever what they mean first.
   std::vector<std::string> immutable_tags;
-  std::string upstream;        ///< shows what is there, and keeps it (registry/upstream.h); nobody pushes. "": none
-  int64_t fresh_seconds = 60;  ///< of what its tags mean
-  std::string audit_log;       ///< a line of JSON for each request that is no read goes to its end; "": none
+  std::string upstream;                ///< shows what is there, and keeps it (registry/upstream.h); nobody pushes. "": none
+  int64_t fresh_seconds = 60;          ///< of what its tags mean
+  std::vector<std::string> replicate;  ///< where what is pushed is sent on to (registry/replication.h)
+  std::string audit_log;               ///< a line of JSON for each request that is no read goes to its end; "": none
 };
 
 /// Answers requests; thread-safe.
@@ -38,7 +40,7 @@ class Registry {
   [[nodiscard]] Result<> tidy() const;
 
  private:
-  Registry(Shelf shelf, ServeOptions options, std::unique_ptr<Gate> gate, std::unique_ptr<Upstream> upstream, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), gate_(std::move(gate)), upstream_(std::move(upstream)), audit_(std::move(audit)) {}
+  Registry(Shelf shelf, ServeOptions options, std::unique_ptr<Gate> gate, std::unique_ptr<Upstream> upstream, std::unique_ptr<Replication> replication, Fd audit) : shelf_(std::move(shelf)), options_(std::move(options)), gate_(std::move(gate)), upstream_(std::move(upstream)), replication_(std::move(replication)), audit_(std::move(audit)) {}
   [[nodiscard]] Result<> answer(http::Exchange& exchange, const std::optional<Caller>& caller);
   [[nodiscard]] Result<> ask_who(http::Exchange& exchange, const std::string& scope = "") const;
   [[nodiscard]] Result<> give_token(http::Exchange& exchange, const Caller& caller) const;
@@ -61,6 +63,7 @@ class Registry {
   ServeOptions options_;
   std::unique_ptr<Gate> gate_;
   std::unique_ptr<Upstream> upstream_;
+  std::unique_ptr<Replication> replication_;
   Fd audit_;
   Metrics metrics_;
   /// Held from the look at an immutable tag until it is there.

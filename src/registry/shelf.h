@@ -30,6 +30,7 @@ namespace caisson::registry {
 class Shelf {
  public:
   [[nodiscard]] static Result<Shelf> open(const std::string& root);
+  [[nodiscard]] const std::string& root() const { return root_; }
 
   struct Blob {
     Fd file;
@@ -65,6 +66,8 @@ class Shelf {
   /// Sorted; of a repository that is not there: ENOENT.
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository) const;
   [[nodiscard]] std::vector<std::string> repositories() const;
+  /// All manifests and indexes of a repository, in no order.
+  [[nodiscard]] std::vector<oci::Digest> manifests(const std::string& repository) const { return listed(repository, "_manifests"); }
   struct Tag {
     std::string name;
     int64_t pushed = 0;  ///< seconds since the epoch

@@ -151,4 +151,22 @@ Result<oci::Reference> place_of(const oci::Reference& reference, Options& option
   return source.reference;
 }
 
+Result<Location> parse_location(const std::string& text) {
+  // A host alone is not what a reference can be: with a repository below it is.
+  auto reference = oci::parse_reference(text + "/x");
+  if (!reference || reference->registry.empty()) return fail("\"" + text + "\": write HOST[:PORT][/PATH], such as docker.io or registry.example/team", EINVAL);
+  Location out;
+  auto place = TRY(place_of(*reference, out.options));
+  out.host = registry_host(place);
+  out.prefix = place.repository.substr(0, place.repository.size() - 1);
+  return out;
+}
+
+std::string Location::at(const std::string& repository) const {
+  oci::Reference reference;
+  reference.registry = host;
+  reference.repository = prefix + repository;
+  return repository_path(reference);
+}
+
 }  // namespace caisson::registry

@@ -39,6 +39,16 @@ struct Source {
 /// it is blocked.
 [[nodiscard]] Result<std::vector<Source>> sources_of(const oci::Reference& reference, const std::vector<PlaceRule>& rules);
 
+/// A registry, or all that is below a path there, as registries.conf says where that is.
+struct Location {
+  std::string host, prefix;  ///< "team/", or ""
+  Options options;
+  /// What a repository below it is called at that registry.
+  [[nodiscard]] std::string at(const std::string& repository) const;
+};
+/// "docker.io", "registry.example/team"
+[[nodiscard]] Result<Location> parse_location(const std::string& text);
+
 /// For all but pulls: the place itself. `options` gets what the rules say of it.
 [[nodiscard]] Result<oci::Reference> place_of(const oci::Reference& reference, Options& options);
 

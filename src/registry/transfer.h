@@ -28,6 +28,23 @@ struct Platform {
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
 [[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);
 
+/// A repository that documents and blobs come from.
+class Origin {
+ public:
+  virtual ~Origin() = default;
+  [[nodiscard]] virtual Result<Client::Document> manifest(const std::string& reference) = 0;
+  [[nodiscard]] virtual Result<> blob(const oci::Digest& digest, uint64_t size, const std::function<Result<>(std::string_view)>& receive) = 0;
+  [[nodiscard]] virtual Result<std::vector<oci::Descriptor>> referrers(const oci::Digest& subject) = 0;
+  /// What it is called at that registry, where it is one of its repositories; otherwise "".
+  [[nodiscard]] virtual std::string repository_at(const Client& client) const = 0;
+  /// Whether an index there may list what is not there.
+  [[nodiscard]] virtual bool partial() const { return false; }
+};
+
+/// Sends a manifest, or an index with all that it lists, and names it `reference` there: what the registry has
+/// already is not sent.
+[[nodiscard]] Result<> transfer(Origin& from, Client& to, const std::string& repository, const Client::Document& document, const std::string& reference, bool with_referrers, const Progress& progress);
+
 /// Copies an image, or an index with all its images, from one registry to another as it is: the
 /// digests stay. `with_referrers`: and what refers to them. Nothing comes to this host's disk. Returns the digest.
 [[nodiscard]] Result<oci::Digest> copy(Client& from, const oci::Reference& source, Client& to, const oci::Reference& destination, bool with_referrers, const Progress& progress);

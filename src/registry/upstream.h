@@ -11,6 +11,7 @@
 
 #include "registry/client.h"
 #include "registry/shelf.h"
+#include "registry/sources.h"
 
 namespace caisson::registry {
 
@@ -34,14 +35,12 @@ class Upstream {
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository);
 
  private:
-  Upstream(std::string host, std::string prefix, Options options, int64_t fresh_seconds) : host_(std::move(host)), prefix_(std::move(prefix)), options_(std::move(options)), fresh_seconds_(fresh_seconds) {}
+  Upstream(Location place, int64_t fresh_seconds) : place_(std::move(place)), fresh_seconds_(fresh_seconds) {}
   [[nodiscard]] Result<Client> client();
-  [[nodiscard]] std::string there(const std::string& repository) const;
   /// Held by the one who fetches something.
   [[nodiscard]] std::shared_ptr<std::mutex> fetching(const std::string& what);
 
-  std::string host_, prefix_;
-  Options options_;
+  Location place_;
   int64_t fresh_seconds_;
   std::mutex mutex_;
   std::optional<Client> client_;
