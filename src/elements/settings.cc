@@ -114,18 +114,22 @@ Result<std::string> resources_settings(const std::string& options, const Moment&
 Result<std::string> network_settings(const std::string& options, const Place& place) {
   constexpr uint64_t kLongest = 10'000;
   constexpr double kAllLost = 1'000'000;
-  uint64_t delay = 0;
+  constexpr uint64_t kSmallest = 64u << 10, kLargest = 4u << 20;  // of buffers; the largest that the stack is built for
+  uint64_t delay = 0, buffer = 512u << 10;
   double loss = 0;
   for (const auto& word : split(options, ',', true)) {
     if (word.starts_with("delay="))
       delay = TRY(parse_uint(std::string_view(word).substr(6), kLongest), "network: delay, in milliseconds");
     else if (word.starts_with("loss="))
       loss = TRY(parse_decimal(word.substr(5)), "network: loss, in percent");
+    else if (word.starts_with("buffer="))
+      buffer = TRY(parse_size(std::string_view(word).substr(7)), "network: buffer");
     else
-      return fail("network: unknown option \"" + word + "\": write delay=MILLISECONDS, loss=PERCENT");
+      return fail("network: unknown option \"" + word + "\": write delay=MILLISECONDS, loss=PERCENT, buffer=SIZE");
   }
   if (loss < 0 || loss > 100) return fail("network: loss is a part of 100");
-  std::string out = "abi 1\nprefix " + std::to_string(place.prefix) + "\ndelay " + std::to_string(delay) + "\nloss " + std::to_string(static_cast<uint64_t>(loss / 100 * kAllLost)) + "\n";
+  if (buffer < kSmallest || buffer > kLargest) return fail("network: buffer: from 64k to 4m");
+  std::string out = "abi 1\nprefix " + std::to_string(place.prefix) + "\ndelay " + std::to_string(delay) + "\nloss " + std::to_string(static_cast<uint64_t>(loss / 100 * kAllLost)) + "\nbuffer " + std::to_string(buffer) + "\n";
   auto add = [&](const char* name, const std::string& text, int family, size_t size) -> Result<> {
     if (text.empty()) return {};
     unsigned char raw[16];

@@ -425,7 +425,7 @@ def test_nothing_is_left(caisson, roots, containers):
     wait_for(lambda: taps() == before, 5)
 
 
-@pytest.mark.parametrize("args, error", [((*WITH, "--network", "none"), "no address of its own"), ((*WITH, "--network", "host"), "no address of its own"), (("--element", "network=fast"), "unknown option"), (("--element", "network=loss=101"), "a part of 100"), (("--element", "network=delay=-1"), "delay"), (("--element", "network=delay=999999"), "delay"),
+@pytest.mark.parametrize("args, error", [((*WITH, "--network", "none"), "no address of its own"), ((*WITH, "--network", "host"), "no address of its own"), (("--element", "network=fast"), "unknown option"), (("--element", "network=loss=101"), "a part of 100"), (("--element", "network=delay=-1"), "delay"), (("--element", "network=buffer=1k"), "from 64k to 4m"), (("--element", "network=buffer=5m"), "from 64k to 4m"), (("--element", "network=buffer=much"), "buffer"), (("--element", "network=delay=999999"), "delay"),
                                          ((*WITH, "--element", "sockets"), "exclude each other"), ((*WITH, "--net-rate-out", "1m"), "--net-rate-out"), ((*WITH, "--element-required"), "is a static program")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson.run(*args, "bb", "true", code=125).err
@@ -459,6 +459,28 @@ def test_delay_and_loss(caisson, roots, containers):
         while part := s.recv(1 << 20):
             heard += part
     assert heard == bytes(range(256)) * 4000
+
+
+def test_how_much_is_under_way(caisson, roots, containers):
+    """Each way, a buffer that is small for the delay is what makes a stream slow."""
+    program = "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c=l.accept()[0]\n if c.recv(1) == b'g': c.sendall(bytes(6<<20))\n while c.recv(1<<20): pass\n c.close()"
+    taken = {}
+    for size in ("64k", "2m"):
+        server = containers(*USR, "--element", f"network=delay=25,buffer={size}", "machine", "python3", "-c", program)
+        ip = caisson.ip(server)
+        answers(caisson, ip, 7000)
+        for way in ("get", "put"):
+            with socket.create_connection((ip, 7000), 30) as s:
+                begun = time.monotonic()
+                s.sendall(b"g" if way == "get" else b"p" + bytes(6 << 20))
+                s.shutdown(socket.SHUT_WR)
+                heard = 0
+                while part := s.recv(1 << 20):
+                    heard += len(part)
+                assert heard == (6 << 20 if way == "get" else 0)
+                taken[way, size] = time.monotonic() - begun
+    for way in ("get", "put"):
+        assert taken[way, "64k"] > 3 * taken[way, "2m"], taken
 
 
 def test_other_engines_cannot_have_it(bundle, roots):

@@ -57,6 +57,7 @@ void read_settings() {
   own.prefix = (int)setting(text, "prefix", 24);
   own.delay = (uint32_t)setting(text, "delay", 0);
   own.loss = (uint32_t)setting(text, "loss", 0);
+  own.buffer = (uint32_t)setting(text, "buffer", 512 * 1024);
   auto set4 = [](ip_addr_t& out, const uint8_t* bytes) {
     IP_SET_TYPE_VAL(out, IPADDR_TYPE_V4);
     memcpy(&ip_2_ip4(&out)->addr, bytes, 4);

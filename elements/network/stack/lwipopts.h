@@ -71,13 +71,14 @@ void caisson_stack_free(void* block);
 #define LWIP_TCP 1
 #define TCP_MSS 1460
 #define LWIP_WND_SCALE 1
-#define TCP_RCV_SCALE 4
-#define TCP_WND (512 * 1024)
-#define TCP_SND_BUF (512 * 1024)
-#define TCP_SND_QUEUELEN 8192
+/* The largest that can be asked for; limit_buffers() makes them smaller. */
+#define TCP_RCV_SCALE 7
+#define TCP_WND (4 * 1024 * 1024)
+#define TCP_SND_BUF (4 * 1024 * 1024)
+#define TCP_SND_QUEUELEN 16384
 #define TCP_SNDLOWAT 4096
 #define TCP_SNDQUEUELOWAT 4096
-#define MEMP_NUM_TCP_SEG 8192
+#define MEMP_NUM_TCP_SEG 16384
 #define TCP_OVERSIZE TCP_MSS
 #define TCP_QUEUE_OOSEQ 1
 #define LWIP_TCP_SACK_OUT 1

@@ -1,6 +1,7 @@
 // TCP: a connection of lwIP's and a unix socket, whose other end a program has.
 #include <errno.h>
 #include <fcntl.h>
+#include <lwip/priv/tcp_priv.h>
 #include <sys/uio.h>
 
 #include "core/sys.h"
@@ -55,6 +56,23 @@ void detach(Stream& s) {
   tcp_err(s.pcb, nullptr);
 }
 
+/// Makes a new connection's window and its buffer for sending, which are as large as lwIP was built for, as
+/// large as they shall be. Before anything came or went.
+void limit_buffers(struct tcp_pcb* pcb) {
+  if (pcb->rcv_wnd > own.buffer) {
+    pcb->rcv_wnd = pcb->rcv_ann_wnd = own.buffer;
+    // As if no more had been announced; on the wire it has not: there it has 16 bits until now.
+    pcb->rcv_ann_right_edge = pcb->rcv_nxt + own.buffer;
+  }
+  if (pcb->snd_buf > own.buffer) pcb->snd_buf = own.buffer;
+}
+
+/// By its own measure of the window lwIP tells whether all was read; if not, it resets the connection.
+err_t close_connection(struct tcp_pcb* pcb) {
+  if (pcb->rcv_wnd == own.buffer) pcb->rcv_wnd = TCP_WND_MAX(pcb);
+  return tcp_close(pcb);
+}
+
 void drop_first(Stream& s) {
   Incoming* first = s.incoming;
   s.incoming = first->next;
@@ -86,7 +104,7 @@ void end(Stream& s, bool abort) {
     detach(s);
     if (abort && s.state != Stream::State::listening)
       tcp_abort(s.pcb);
-    else if (tcp_close(s.pcb) != ERR_OK)
+    else if ((s.state == Stream::State::connected ? close_connection(s.pcb) : tcp_close(s.pcb)) != ERR_OK)
       tcp_abort(s.pcb);
     s.pcb = nullptr;
   }
@@ -147,7 +165,8 @@ void on_error(void* arg, err_t error) {
 }  // namespace
 
 err_t on_connected(void* arg, struct tcp_pcb* pcb, err_t error) {
-  (void)pcb, (void)error;
+  (void)error;
+  limit_buffers(pcb);
   if (arg == nullptr) return ERR_OK;
   auto& s = *static_cast<Stream*>(arg);
   s.just_connected = true;
@@ -202,6 +221,7 @@ err_t on_accepted(void* arg, struct tcp_pcb* pcb, err_t error) {
   if (listener == nullptr || pcb == nullptr || error != ERR_OK) return ERR_VAL;
   Stream* s = open_stream(listener->v6);
   if (s == nullptr) return ERR_MEM;
+  limit_buffers(pcb);
   s->pcb = pcb;
   s->state = Stream::State::connected;
   s->told_connected = true;
