@@ -96,7 +96,8 @@ Error Client::refusal(const http::Response& response, const std::string& what) c
       text += " (" + code + (message.empty() ? "" : ": " + message.substr(0, 200)) + ")";
       break;
     }
-  if (response.status == 401 || response.status == 403) text += "; caisson login " + host_ + " says who you are";
+  // Of who has said who he is, the registry's own words say more.
+  if (response.status == 401 || (response.status == 403 && !options_.credentials)) text += "; caisson login " + host_ + " says who you are";
   return {text, response.status == 404 ? ENOENT : response.status == 401 || response.status == 403 ? EACCES
                                                                                                    : EPROTO};
 }

@@ -189,10 +189,10 @@ Result<std::unique_ptr<Replication>> Replication::open(const Shelf& shelf, const
   for (const auto& rule : rules) {
     size_t equals = rule.find('=');
     std::string pattern = equals == std::string::npos ? "*" : rule.substr(0, equals), text = equals == std::string::npos ? rule : rule.substr(equals + 1);
-    auto place = parse_location(text);
-    if (!place || pattern.empty()) return fail("--replicate: \"" + rule + "\": write [PATTERN=]HOST[:PORT][/PATH], such as team/*=backup.example/mirror", EINVAL);
+    if (pattern.empty()) return fail("--replicate: \"" + rule + "\": write [PATTERN=]HOST[:PORT][/PATH], such as team/*=backup.example/mirror", EINVAL);
+    auto place = TRY(parse_location(text), "--replicate");
     std::string folder = shelf.root() + "/replication/" + oci::Digest::of(rule).hex().substr(0, 16);
-    out->destinations_.push_back(std::make_unique<Destination>(shelf, out->putting_, folder, pattern, text, std::move(*place)));
+    out->destinations_.push_back(std::make_unique<Destination>(shelf, out->putting_, folder, pattern, text, std::move(place)));
   }
   for (const auto& destination : out->destinations_) TRY(destination->begin(), "--replicate " + destination->text());
   return out;

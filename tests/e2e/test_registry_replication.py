@@ -160,7 +160,7 @@ def test_what_can_never_be_sent_is_given_up(registries):
 
 
 @pytest.mark.parametrize("args, error", [
-    (["--replicate", "nowhere"], "write [PATTERN=]HOST[:PORT][/PATH]"),
+    (["--replicate", "nowhere"], "write HOST[:PORT][/PATH]"),
     (["--replicate", "=a.example"], "write [PATTERN=]HOST[:PORT][/PATH]"),
     (["--replicate", "a.example", "--upstream", "b.example"], "exclude each other"),
 ])

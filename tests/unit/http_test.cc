@@ -71,7 +71,7 @@ TEST(Shelf, KeepsWhatWasSaid) {
   EXPECT_EQ(shelf->repositories(), std::vector<std::string>{"a/b"});
   std::string text = R"({"fsLayers":[{"blobSum":")" + oci::Digest::of("content").str() + R"("}]})";
   registry::Shelf::Manifest manifest{"a/b", text, oci::Digest::of(text)};
-  ASSERT_TRUE(shelf->put_manifest("a/b", "one", manifest, {}, {}));
+  ASSERT_TRUE(shelf->put_manifest("a/b", "one", manifest, std::nullopt));
   EXPECT_EQ(shelf->manifest("a/b", "one").value_or(registry::Shelf::Manifest{}).text, text);
   EXPECT_EQ(shelf->manifest("a/b", "two").error().code, ENOENT);
   EXPECT_EQ(shelf->held("a/b"), text.size() + 7);

@@ -68,6 +68,21 @@ TEST(Digest, OnlyWholeAndLowerCase) {
   EXPECT_EQ(Digest::from_hex(std::string(64, 'b'))->str(), "sha256:" + std::string(64, 'b'));
 }
 
+TEST(Referrer, SaysWhatItIsListedAs) {
+  Digest subject = Digest::of("subject"), self = Digest::of("self");
+  Json document{{"config", {{"mediaType", "a/config"}, {"digest", self.str()}, {"size", 2}}}, {"subject", {{"mediaType", "m/t"}, {"digest", subject.str()}, {"size", 7}}}, {"annotations", {{"k", "v"}}}};
+  auto referrer = referrer_of(document, "m/t", self, 9);
+  ASSERT_TRUE(referrer && *referrer);
+  EXPECT_EQ((*referrer)->subject, subject);
+  EXPECT_EQ(json_text(to_json((*referrer)->descriptor)), R"({"mediaType":"m/t","digest":")" + self.str() + R"(","size":9,"artifactType":"a/config","annotations":{"k":"v"}})");
+  document["artifactType"] = "a/b";
+  EXPECT_EQ((*referrer_of(document, "m/t", self, 9))->descriptor.artifact_type, "a/b");
+  document["subject"]["digest"] = "sha256:short";
+  EXPECT_FALSE(referrer_of(document, "m/t", self, 9));
+  document.erase("subject");
+  EXPECT_FALSE(referrer_of(document, "m/t", self, 9)->has_value());
+}
+
 TEST(Reference, ReadsWhatDockerReads) {
   auto r = parse_reference("localhost:5000/team/web:1.0");
   ASSERT_TRUE(r);
