@@ -139,14 +139,32 @@ def check_all(disk, host, server, seed):
     assert passed[-1] == "end"
 
 
+def work_here(disk, registry, commands):
+    with disk.here() as device, power.mounted(device, disk.folder / "before-cut") as place:
+        environment = {"PATH": f"{pathlib.Path(PROGRAM).parent}:{os.environ['PATH']}", "D": str(place), "DISK": device, "T": str(disk.folder), "R": registry.host}
+        done = subprocess.run(["/bin/busybox", "sh", "-c", commands], env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done
+
+
 def test_on_this_kernel(registry, tmp_path):
     signal.alarm(600)
     disk = power.Disk(tmp_path)
-    with disk.here() as device, power.mounted(device, tmp_path / "before-cut") as place:
-        environment = {"PATH": f"{pathlib.Path(PROGRAM).parent}:{os.environ['PATH']}", "D": str(place), "DISK": device, "T": str(tmp_path), "R": registry.host}
-        done = subprocess.run(["/bin/busybox", "sh", "-c", WORK], env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done
+    work_here(disk, registry, WORK)
     check_all(disk, registry.host, registry, seed=1)
+
+
+def test_it_would_be_noticed(registry, tmp_path):
+    """The control: of a pull that flushes nothing, though it believes so, something is missing."""
+    disk = power.Disk(tmp_path)
+    lying = "strace -f -qq -o /dev/null -e trace=fsync,fdatasync,syncfs -e inject=fsync,fdatasync,syncfs:retval=0"
+    work_here(disk, registry, power.MARK + f"""
+mark start
+{lying} caisson --root $D/store --run-root /run/caisson-power pull -q --tls-verify=false $R/one:1 || exit 1
+mark pulled
+mark end
+""")
+    with pytest.raises(AssertionError, match="power cut at"):
+        check_all(disk, registry.host, registry, seed=3)
 
 
 def test_on_a_machine_of_another_make(registry, tmp_path):
