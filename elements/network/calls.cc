@@ -51,6 +51,7 @@ bool to_kernel(int fd, const Identity& who, bool bind_again) {
   if (own < 0) return set_errno((int)-own), false;
   int on = 1, only = now.v6only;
   if (who.v6) call(SYS_setsockopt, own, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+  if (now.reuseport != 0) call(SYS_setsockopt, own, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
   if (now.nodelay != 0) call(SYS_setsockopt, own, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (!replace((int)own, fd)) return false;
   count(kLoopback);
@@ -234,12 +235,12 @@ static int give_number(int number, void* value, socklen_t* size) {
 
 CAISSON_NEXT(getsockopt);
 CAISSON_EXPORT int getsockopt(int fd, int level, int name, void* __restrict value, socklen_t* __restrict size) noexcept {
-  bool differs = level != SOL_SOCKET || name == SO_ERROR || name == SO_TYPE || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN;
+  bool differs = level != SOL_SOCKET || name == SO_ERROR || name == SO_TYPE || name == SO_DOMAIN || name == SO_PROTOCOL || name == SO_ACCEPTCONN || name == SO_REUSEPORT;
   Identity who = active && differs ? identify(fd) : Identity{};
   if (who.kind == Kind::none || value == nullptr || size == nullptr) return next_getsockopt.get()(fd, level, name, value, size);
   if ((int)*size < 0) return (int)finish<long>(-EINVAL);
   bool udp = who.kind == Kind::datagram;
-  if (level == SOL_SOCKET) {
+  if (level == SOL_SOCKET && name != SO_REUSEPORT) {
     if (name == SO_TYPE) return give_number(udp ? SOCK_DGRAM : SOCK_STREAM, value, size);
     if (name == SO_DOMAIN) return give_number(who.v6 ? AF_INET6 : AF_INET, value, size);
     if (name == SO_PROTOCOL) return give_number(udp ? IPPROTO_UDP : IPPROTO_TCP, value, size);
@@ -266,7 +267,7 @@ CAISSON_EXPORT int getsockopt(int fd, int level, int name, void* __restrict valu
 
 CAISSON_NEXT(setsockopt);
 CAISSON_EXPORT int setsockopt(int fd, int level, int name, const void* value, socklen_t size) noexcept {
-  bool both = level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_KEEPALIVE || name == SO_LINGER || name == SO_BROADCAST), ours = level == IPPROTO_TCP || level == IPPROTO_IP || level == IPPROTO_IPV6 || level == IPPROTO_UDP;
+  bool both = level == SOL_SOCKET && (name == SO_REUSEADDR || name == SO_KEEPALIVE || name == SO_LINGER || name == SO_BROADCAST), ours = level == IPPROTO_TCP || level == IPPROTO_IP || level == IPPROTO_IPV6 || level == IPPROTO_UDP || (level == SOL_SOCKET && name == SO_REUSEPORT);
   Identity who = active && (both || ours) ? identify(fd) : Identity{};
   if (who.kind == Kind::none) return next_setsockopt.get()(fd, level, name, value, size);
   if (both)

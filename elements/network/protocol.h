@@ -54,7 +54,7 @@ struct Reply {
   int32_t error = 0;  ///< errno
   int32_t value = 0;
   Address local, peer;
-  uint8_t v6only = 0, nodelay = 0;
+  uint8_t v6only = 0, nodelay = 0, reuseport = 0;
 };
 
 /// What the listening end of the program receives for each connection, with its descriptor.

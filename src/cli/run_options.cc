@@ -57,6 +57,7 @@ namespace {
       {"--security-opt", "OPTION", "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined"},         \
       {"--element", "NAME[=OPTIONS]", "give it a user-mode stand-in for a service of the kernel (caisson element ls)"}, \
       {"--element-required", "", "refuse programs that cannot have the elements"},                                      \
+      {"--element-only", "", "refuse what of the kernel's service the element network leaves"},                         \
       {"--elements-from-image", "", "also the elements that the image's labels ask for"},                               \
       {"--pull", "missing|always|never", "whether to fetch the image from its registry (default: missing)"},            \
       {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                            \
@@ -230,7 +231,9 @@ Result<engine::ContainerConfig> container_config(const Args& args) {
   for (const auto& text : c.elements)
     if (auto selection = TRY(elements::parse_selection(text), "--element"); !names.insert(selection.name).second) return fail("--element: " + selection.name + " is there twice");
   c.element_required = args.flag("element-required");
+  c.element_only = args.flag("element-only");
   c.elements_from_image = args.flag("elements-from-image");
+  if (c.element_only && c.elements.empty() && !c.elements_from_image) return fail("--element-only: there is no --element");
   if (c.element_required && c.elements.empty() && !c.elements_from_image) return fail("--element-required: there is no --element");
   c.privileged = args.flag("privileged");
   c.security_opt = args.all("security-opt");

@@ -9,7 +9,7 @@ namespace caisson::engine {
 bool has_user_namespace(const ContainerConfig& config) { return config.userns.empty() && !config.privileged && config.network != "host"; }
 
 Json to_json(const ContainerConfig& c) {
-  Json out{{"id", c.id}, {"name", c.name}, {"created", c.created}, {"image", c.image}, {"image_id", c.image_id}, {"layers", c.layers}, {"args", c.args}, {"env", c.env}, {"cwd", c.cwd}, {"user", c.user}, {"extra_groups", c.extra_groups}, {"hostname", c.hostname}, {"tty", c.tty}, {"stdin_open", c.stdin_open}, {"read_only", c.read_only}, {"auto_remove", c.auto_remove}, {"init", c.init}, {"privileged", c.privileged}, {"userns", c.userns}, {"network", c.network}, {"ip", c.ip}, {"mac", c.mac}, {"aliases", c.aliases}, {"dns", c.dns}, {"add_hosts", c.add_hosts}, {"cap_add", c.cap_add}, {"cap_drop", c.cap_drop}, {"security_opt", c.security_opt}, {"labels", c.labels}, {"sysctls", c.sysctls}, {"annotations", c.annotations}, {"ulimits", c.ulimits}, {"elements", c.elements}, {"element_required", c.element_required}, {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
+  Json out{{"id", c.id}, {"name", c.name}, {"created", c.created}, {"image", c.image}, {"image_id", c.image_id}, {"layers", c.layers}, {"args", c.args}, {"env", c.env}, {"cwd", c.cwd}, {"user", c.user}, {"extra_groups", c.extra_groups}, {"hostname", c.hostname}, {"tty", c.tty}, {"stdin_open", c.stdin_open}, {"read_only", c.read_only}, {"auto_remove", c.auto_remove}, {"init", c.init}, {"privileged", c.privileged}, {"userns", c.userns}, {"network", c.network}, {"ip", c.ip}, {"mac", c.mac}, {"aliases", c.aliases}, {"dns", c.dns}, {"add_hosts", c.add_hosts}, {"cap_add", c.cap_add}, {"cap_drop", c.cap_drop}, {"security_opt", c.security_opt}, {"labels", c.labels}, {"sysctls", c.sysctls}, {"annotations", c.annotations}, {"ulimits", c.ulimits}, {"elements", c.elements}, {"element_required", c.element_required}, {"element_only", c.element_only}, {"stop_signal", c.stop_signal}, {"stop_timeout", c.stop_timeout}};
   out["restart"] = {{"name", c.restart.name}, {"max_retries", c.restart.max_retries}};
   out["start"] = Json::array();
   for (const auto& s : c.start) out["start"].push_back({{"args", s.args}, {"user", s.user}, {"cwd", s.cwd}, {"ready_port", s.ready_port}, {"forking", s.forking}, {"once", s.once}, {"may_fail", s.may_fail}});
@@ -67,6 +67,7 @@ Result<ContainerConfig> parse_container_config(const Json& document, std::string
   r.get("ulimits", c.ulimits);
   r.get("elements", c.elements);
   r.get("element_required", c.element_required);
+  r.get("element_only", c.element_only);
   r.get("stop_signal", c.stop_signal);
   r.get("stop_timeout", c.stop_timeout);
   r.object("restart", [&](JsonReader& p) {

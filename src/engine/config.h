@@ -75,6 +75,7 @@ struct ContainerConfig {
   std::vector<std::string> ulimits;   ///< "nofile=1024:2048"
   std::vector<std::string> elements;  ///< "clock=+3d": elements::parse_selection
   bool element_required = false;      ///< what cannot have them must not start
+  bool element_only = false;          ///< what they stand in for is refused, as far as a filter can
   bool elements_from_image = false;   ///< those of its labels too; only while it is created
   Limits limits;
   RestartPolicy restart;

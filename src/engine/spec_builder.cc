@@ -186,6 +186,16 @@ Result<> add_elements(const SpecInputs& in, oci::Spec& spec) {
   return {};
 }
 
+/// For --element-only: of what elements stand in for, a filter can refuse what "network" leaves of the kernel's
+/// sockets beside the loopback.
+Result<> refuse_the_kernels(const ContainerConfig& config, oci::Spec& spec) {
+  auto selected = TRY(selected_elements(config));
+  if (std::none_of(selected.begin(), selected.end(), [](const elements::Selection& s) { return s.name == "network"; })) return fail("--element-only needs the element network: of what the others stand in for, a filter can refuse nothing", EINVAL);
+  if (!spec.linux.seccomp) return fail("--element-only needs a seccomp policy: it goes neither with --privileged nor with seccomp=unconfined", EINVAL);
+  oci::refuse_other_sockets(*spec.linux.seccomp);
+  return {};
+}
+
 /// The plan of the supervising init: see init/supervisor.cc for the format.
 Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::RootDir& rootfs, const sys::UserEntry& user) {
   std::string out;
@@ -331,6 +341,7 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   TRY(add_files(in, spec));
   TRY(add_mounts(in, spec));
   TRY(add_elements(in, spec));
+  if (config.element_only) TRY(refuse_the_kernels(config, spec));
   if (config.init || !config.start.empty()) {
     TRY(runtime::write_supervisor(in.run_folder + "/init"));
     std::string plan = TRY(supervisor_plan(config, *in.rootfs, user));

@@ -89,4 +89,23 @@ Seccomp default_seccomp(const std::vector<std::string>& capabilities) {
   return policy;
 }
 
+void refuse_other_sockets(Seccomp& policy) {
+  constexpr uint32_t kNoFamily = 97;  // EAFNOSUPPORT
+  constexpr uint64_t kKind = 0xf;     // of the type, without SOCK_NONBLOCK and SOCK_CLOEXEC
+  for (auto& rule : policy.syscalls) std::erase(rule.names, "socket");
+  std::erase_if(policy.syscalls, [](const SeccompRule& rule) { return rule.names.empty(); });
+  policy.syscalls.push_back(allow({"socket"}, {{0, AF_UNIX, 0, "SCMP_CMP_EQ"}}));
+  for (uint64_t family : {AF_INET, AF_INET6})
+    for (uint64_t kind : {SOCK_STREAM, SOCK_DGRAM}) policy.syscalls.push_back(allow({"socket"}, {{0, family, 0, "SCMP_CMP_EQ"}, {1, kKind, kind, "SCMP_CMP_MASKED_EQ"}}));
+  auto refuse = [&](uint64_t family, const char* how) { policy.syscalls.push_back({{"socket"}, "SCMP_ACT_ERRNO", kNoFamily, {{0, family, 0, how}}}); };
+  for (uint64_t family = 0; family < AF_INET6; ++family)
+    if (family != AF_UNIX && family != AF_INET) refuse(family, "SCMP_CMP_EQ");
+  refuse(AF_INET6, "SCMP_CMP_GT");
+  // Raw ones, where a policy allows what it does not name.
+  if (policy.default_action == "SCMP_ACT_ALLOW")
+    for (uint64_t family : {AF_INET, AF_INET6})
+      for (uint64_t kind = 0; kind <= kKind; ++kind)
+        if (kind != SOCK_STREAM && kind != SOCK_DGRAM) policy.syscalls.push_back({{"socket"}, "SCMP_ACT_ERRNO", kNoFamily, {{0, family, 0, "SCMP_CMP_EQ"}, {1, kKind, kind, "SCMP_CMP_MASKED_EQ"}}});
+}
+
 }  // namespace caisson::oci

@@ -70,6 +70,11 @@ FAULTS = [("network/calls.cc", "if (is_loopback(r.address)) return to_kernel(fd,
           ("network/stack/stream.cc", "i.offset = (u16_t)(i.offset + left);", "i.offset = 0;"),
           ("network/stack/stream_requests.cc", "if (s.told_connected) return EISCONN;", "return EISCONN;"),
           ("network/stack/stream.cc", "      f.error = 0;\n", ""),
+          ("network/stack/stream.cc", "    listener = listener->turn = last->group;", "    listener->turn = last->group;"),
+          ("network/stack/stream.cc", "    tcp_arg(after->pcb, after);", ""),
+          ("network/stack/stream.cc", "if (pcb->rcv_wnd == own.buffer) pcb->rcv_wnd = TCP_WND_MAX(pcb);", ""),
+          ("network/stack/stream_requests.cc", "group->owner != owner", "false"),
+          ("network/stack/stream_requests.cc", "out.local = s.local;", ";"),
           ("network/stack/datagram.cc", "if (!is_any(a) && !is_own(ip)) return EADDRNOTAVAIL;", ""),
           ("network/stack/datagram.cc", "if (connected && !same_address(d.peer, from)) return;", "if (connected) return;"),
           ("network/stack/datagram.cc", "if (call(SYS_connect, probe, &name, size) == -ECONNREFUSED) end(*d);", ""),
@@ -481,6 +486,45 @@ def test_how_much_is_under_way(caisson, roots, containers):
                 taken[way, size] = time.monotonic() - begun
     for way in ("get", "put"):
         assert taken[way, "64k"] > 3 * taken[way, "2m"], taken
+
+
+# Past the element, as a program may that means harm: family, type, and the error.
+PROBE = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for family, kind in (1, 1), (2, 1), (2, 0o4002), (10, 2), (2, 3), (10, 3), (0, 1), (3, 2), (15, 3), (16, 3), (17, 3), (38, 5), (40, 1), (44, 3):
+    fd = libc.syscall(41, family, kind, 0)
+    print(family, kind, 'made' if fd >= 0 else ctypes.get_errno())
+"""
+SERVES = """
+import socket, threading
+l = socket.create_server(('0.0.0.0', 7000))
+threading.Thread(target=lambda: l.accept()[0].sendall(b'heard'), daemon=True).start()
+print(socket.create_connection((socket.gethostbyname(socket.gethostname()), 7000)).recv(9))
+"""
+
+
+@pytest.mark.parametrize("policy", ["default", "allows everything"])
+def test_nothing_else_of_the_kernels(caisson, roots, tmp_path, policy):
+    (tmp_path / "policy.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    options = () if policy == "default" else ("--security-opt", f"seccomp={tmp_path}/policy.json")
+    probe = lambda *more: dict(line.rsplit(" ", 1) for line in caisson.run(*USR, *WITH, *options, *more, "machine", "python3", "-c", PROBE).out.splitlines())  # noqa: E731
+    refused = probe("--element-only")
+    assert [k for k, v in refused.items() if v == "made"] == ["1 1", "2 1", "2 2050", "10 2"]
+    assert refused["16 3"] == refused["17 3"] == refused["40 1"] == refused["0 1"] == "97" and refused["2 3"] == ("1" if policy == "default" else "97")
+    assert probe()["16 3"] == "made", "without it, netlink is there"
+    assert caisson.run(*USR, *WITH, *options, "--element-only", "machine", "python3", "-c", SERVES).out == "b'heard'\n"
+
+
+def test_the_suites_without_anything_else(caisson, roots, place):
+    for suite, least in ((("/bin/network_cases", *place, "network"), 275), (("/bin/sockets_cases", place[0], "network"), 600)):
+        judge(caisson.run(*WITH, "--element-only", "--element-required", *placed(place), "glibc", *suite, code=None).out, least)
+
+
+@pytest.mark.parametrize("args, error", [(("--element-only",), "there is no --element"), (("--element", "clock", "--element-only"), "needs the element network"),
+                                         ((*WITH, "--element-only", "--privileged"), "needs a seccomp policy"), ((*WITH, "--element-only", "--security-opt", "seccomp=unconfined"), "needs a seccomp policy")])
+def test_bad_requests_for_nothing_else(caisson, args, error):
+    assert error in caisson.run(*args, "bb", "true", code=125).err
 
 
 def test_other_engines_cannot_have_it(bundle, roots):

@@ -346,6 +346,87 @@ static void resets(void) {
   close(l);
 }
 
+/* A listener, or a negative errno. */
+static int sharing(int family, const char* address, int port, int share) {
+  int fd = socket(family, SOCK_STREAM, 0);
+  struct name n = name_of(family, address, port);
+  if (share && set_number(fd, SOL_SOCKET, SO_REUSEPORT, 1) != 0) exit(2);
+  if (bind(fd, AT(n)) == 0 && listen(fd, 64) == 0) return fd;
+  int code = errno;
+  close(fd);
+  return -code;
+}
+
+/* Connects so often, and each time one of the listeners takes it; counts which. */
+static int served_by(const int* listeners, int count, const struct name* there, int times, int* served) {
+  int good = 0;
+  for (int i = 0; i < times; ++i) {
+    int c = socket(there->address.ss_family, SOCK_STREAM, 0);
+    if (connect(c, AT(*there)) != 0) exit(2);
+    struct pollfd either[3];
+    for (int j = 0; j < count; ++j) either[j] = (struct pollfd){listeners[j], POLLIN, 0};
+    poll(either, (nfds_t)count, 2000);
+    for (int j = 0; j < count; ++j)
+      if (either[j].revents != 0) {
+        int s = accept(listeners[j], NULL, NULL);
+        char byte = 0;
+        good += send(c, "a", 1, 0) == 1 && recv(s, &byte, 1, 0) == 1 && byte == 'a';
+        ++served[j];
+        close(s);
+        break;
+      }
+    close(c);
+  }
+  return good;
+}
+
+/* SO_REUSEPORT: several sockets listen at one address and port, and each gets its part. */
+static void shared_port(int family, const char* at, const char* own) {
+  int l[3], served[3] = {0};
+  l[0] = sharing(family, at, 0, 1);
+  struct name mine = local(l[0]), there = name_of(family, own, port_of(&mine));
+  int port = port_of(&mine);
+  check(number_option(l[0], SOL_SOCKET, SO_REUSEPORT) == 1, "%s: it shares its port", at);
+  check(sharing(family, at, port, 0) == -EADDRINUSE, "%s: one that does not is refused", at);
+  l[1] = sharing(family, at, port, 1), l[2] = sharing(family, at, port, 1);
+  check(l[1] >= 0 && l[2] >= 0, "%s: three listen", at);
+  if (l[1] < 0 || l[2] < 0) exit(2);
+  struct name second = local(l[1]);
+  check(same(&second, &mine) && number_option(l[1], SOL_SOCKET, SO_ACCEPTCONN) == 1, "%s: they have one name", at);
+  check(served_by(l, 3, &there, 60, served) == 60, "%s: all are served", at);
+  check(served[0] > 5 && served[1] > 5 && served[2] > 5, "%s: by each of them", at);
+  close(l[0]); /* the first one of them */
+  served[1] = served[2] = 0;
+  check(served_by(l + 1, 2, &there, 30, served + 1) == 30 && served[1] > 3 && served[2] > 3, "%s: the others go on", at);
+  close(l[1]);
+  check(served_by(l + 2, 1, &there, 5, served + 2) == 5, "%s: and the last one", at);
+  l[0] = sharing(family, at, port, 1);
+  served[0] = 0, l[1] = l[2];
+  check(l[0] >= 0 && served_by(l, 2, &there, 30, served) == 30 && served[0] > 3, "%s: one comes again", at);
+  int other = fork();
+  if (other == 0) _exit(setuid(1234) == 0 && sharing(family, at, port, 1) == -EADDRINUSE ? 0 : 1);
+  int status = 1;
+  waitpid(other, &status, 0);
+  check(status == 0, "%s: another user cannot take part", at);
+  close(l[0]), close(l[1]);
+  int c = socket(family, SOCK_STREAM, 0);
+  check(connect(c, AT(there)) == -1 && errno == ECONNREFUSED, "%s: nobody listens any more", at);
+  close(c);
+}
+
+static void shared_port_of_datagrams(void) {
+  int one = socket(AF_INET, SOCK_DGRAM, 0), two = socket(AF_INET, SOCK_DGRAM, 0), c = socket(AF_INET, SOCK_DGRAM, 0);
+  check(set_number(one, SOL_SOCKET, SO_REUSEPORT, 1) == 0 && set_number(two, SOL_SOCKET, SO_REUSEPORT, 1) == 0 && number_option(two, SOL_SOCKET, SO_REUSEPORT) == 1, "datagrams: two share");
+  struct name any_port = name_of(AF_INET, "0.0.0.0", 0);
+  check(bind(one, AT(any_port)) == 0, "datagrams: one is bound");
+  struct name at = local(one), there = name_of(AF_INET, own4, port_of(&at));
+  check(bind(two, AT(at)) == 0, "datagrams: and another");
+  check(sendto(c, "x", 1, 0, AT(there)) == 1, "datagrams: something comes");
+  struct pollfd either[2] = {{one, POLLIN, 0}, {two, POLLIN, 0}};
+  check(poll(either, 2, 2000) == 1, "datagrams: to one of them");
+  close(one), close(two), close(c);
+}
+
 static void other_hosts(void) {
   int c = socket(AF_INET, SOCK_STREAM, 0);
   struct name there = name_of(AF_INET, gateway, 1);
@@ -396,6 +477,8 @@ int main(int argc, char** argv) {
   only_ipv6();
   options();
   resets();
+  shared_port(AF_INET, "0.0.0.0", own4), shared_port(AF_INET, own4, own4), shared_port(AF_INET6, "::", own6), shared_port(AF_INET, "127.0.0.1", "127.0.0.1");
+  shared_port_of_datagrams();
   other_hosts();
   return failures != 0;
 }

@@ -21,8 +21,15 @@ long open_socket(const Request& r, Reply& reply) {
   return fd;
 }
 
+uint32_t user_of(int connection) {
+  struct ucred who = {0, ~0u, ~0u};
+  socklen_t size = sizeof who;
+  call(SYS_getsockopt, connection, SOL_SOCKET, SO_PEERCRED, &who, &size);
+  return who.uid;
+}
+
 /// Returns a descriptor that goes with the answer, or -1.
-long on_stream(const Request& r, int app_end, Reply& reply) {
+long on_stream(const Request& r, int app_end, int connection, Reply& reply) {
   if (r.op == Op::error) {
     reply.value = error_of_stream(r.id);
     return -1;
@@ -37,7 +44,7 @@ long on_stream(const Request& r, int app_end, Reply& reply) {
   switch (r.op) {
     case Op::bind: reply.error = bind_stream(*s, r.address); break;
     case Op::connect: reply.error = connect_stream(*s, r.address, app_end, r.value != 0); break;
-    case Op::listen: return listen_stream(*s, r.value, reply.error);
+    case Op::listen: return listen_stream(*s, r.value, user_of(connection), reply.error);
     case Op::name: name_stream(*s, reply); break;
     case Op::set_option: reply.error = set_stream_option(*s, r); break;
     case Op::get_option: reply.error = get_stream_option(*s, r, reply.value); break;
@@ -78,7 +85,7 @@ bool serve(int connection) {
     else if (request.kind == Kind::datagram)
       on_datagram(request, app_end, reply);
     else
-      fd = on_stream(request, app_end, reply);
+      fd = on_stream(request, app_end, connection, reply);
     // Whoever waits for the answer finds everything done.
     run_streams();
     send_with(connection, &reply, sizeof reply, (int)fd, MSG_NOSIGNAL | MSG_DONTWAIT);

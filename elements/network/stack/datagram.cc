@@ -21,7 +21,7 @@ struct Datagram : Watched {
   int sender = -1;       ///< of a connected one: what the program's is connected to
   int loopback_fd = -1;  ///< the same port of the kernel's loopback, or for sending there
   Loopback<Datagram> loopback{Type::datagram_loopback, *this};
-  bool v6 = false, v6only = false, bound = false, broadcast = false;
+  bool v6 = false, v6only = false, bound = false, broadcast = false, reuseaddr = false, reuseport = false;
 };
 
 namespace {
@@ -106,7 +106,7 @@ void on_received(void* arg, struct udp_pcb* pcb, struct pbuf* p, const ip_addr_t
 long send_out(Datagram& d, const Address& to, const char* data, size_t size) {
   if (is_loopback(to)) {
     if (d.loopback_fd < 0) {
-      long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.bound ? d.pcb->local_port : 0);
+      long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.reuseport, d.bound ? d.pcb->local_port : 0);
       if (fd < 0) return fd;
       if (!watch((int)fd, EPOLLIN, &d.loopback)) return close_descriptor((int)fd), -ENOBUFS;
       d.loopback_fd = (int)fd;
@@ -219,7 +219,7 @@ int bind_datagram(Datagram& d, const Address& a) {
   if (int error = errno_of(udp_bind(d.pcb, &ip, a.port)); error != 0) return error;
   d.bound = true;
   if (!is_any(a)) return 0;
-  long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.pcb->local_port);
+  long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.reuseport, d.pcb->local_port);
   if (fd < 0) return 0;  // there it is another's
   if (watch((int)fd, EPOLLIN, &d.loopback))
     d.loopback_fd = (int)fd;
@@ -258,18 +258,26 @@ void name_datagram(const Datagram& d, Reply& out) {
   if (d.peer.given != 0 && ip_addr_isany(&d.pcb->local_ip)) out.local = from_lwip(is_mapped(d.peer) ? own.ip4 : own.ip6, d.pcb->local_port);
   out.peer = d.peer;
   out.v6only = d.v6only;
+  out.reuseport = d.reuseport;
 }
+
+namespace {
+void set_flag(struct udp_pcb* pcb, u8_t which, bool on) {
+  if (on)
+    ip_set_option(pcb, which);
+  else
+    ip_reset_option(pcb, which);
+}
+}  // namespace
 
 int set_datagram_option(Datagram& d, const Request& r) {
   bool on = r.value != 0;
   if (r.level == SOL_SOCKET) {
     if (r.name == SO_BROADCAST) d.broadcast = on;
-    int which = r.name == SO_BROADCAST ? SOF_BROADCAST : r.name == SO_REUSEADDR ? SOF_REUSEADDR
-                                                                                : 0;
-    if (on)
-      ip_set_option(d.pcb, which);
-    else
-      ip_reset_option(d.pcb, which);
+    if (r.name == SO_REUSEADDR) d.reuseaddr = on;
+    if (r.name == SO_REUSEPORT) d.reuseport = on;
+    set_flag(d.pcb, SOF_BROADCAST, d.broadcast);
+    set_flag(d.pcb, SOF_REUSEADDR, d.reuseaddr || d.reuseport);
     return 0;
   }
   if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) {
@@ -283,6 +291,7 @@ int set_datagram_option(Datagram& d, const Request& r) {
 }
 
 int get_datagram_option(const Datagram& d, const Request& r, int& value) {
+  if (r.level == SOL_SOCKET && r.name == SO_REUSEPORT) return value = d.reuseport, 0;
   if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) return value = d.v6only, 0;
   if (r.level == IPPROTO_IP && r.name == IP_TTL) return value = d.pcb->ttl, 0;
   if (r.level == IPPROTO_IP && r.name == IP_TOS) return value = d.pcb->tos, 0;

@@ -192,11 +192,12 @@ long bound_socket(int type, const struct sockaddr_un& name, socklen_t size) {
   return code;
 }
 
-long loopback_socket(int type, bool v6, bool v6only, uint16_t port) {
+long loopback_socket(int type, bool v6, bool v6only, bool shared, uint16_t port) {
   long fd = call(SYS_socket, v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return fd;
   int on = 1, only = v6only ? 1 : 0;
   call(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (shared) call(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
   if (v6) call(SYS_setsockopt, fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
   Address any;
   any.port = port;

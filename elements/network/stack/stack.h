@@ -98,8 +98,8 @@ bool owns(const Stream& s, int fd);
 int bind_stream(Stream& s, const Address& a);
 /// `waits`: the program does, and so knows when it is connected.
 int connect_stream(Stream& s, const Address& a, int app_end, bool waits);
-/// Gives the program's new end: a socket that listens is of another type.
-long listen_stream(Stream& s, int backlog, int& error);
+/// Gives the program's new end: a socket that listens is of another type. `owner`: the user who asks.
+long listen_stream(Stream& s, int backlog, uint32_t owner, int& error);
 void name_stream(const Stream& s, Reply& out);
 int error_of_stream(uint64_t id);
 int set_stream_option(Stream& s, const Request& r);
@@ -131,7 +131,7 @@ void on_request(Watched& who);
 /// Nonblocking, CLOEXEC, with that name; a negative errno.
 long bound_socket(int type, const struct sockaddr_un& name, socklen_t size);
 /// A socket of the kernel's on the container's loopback, all its addresses, that port.
-long loopback_socket(int type, bool v6, bool v6only, uint16_t port);
+long loopback_socket(int type, bool v6, bool v6only, bool shared, uint16_t port);
 struct Inode {
   uint64_t device = 0, number = 0;
   bool operator==(const Inode&) const = default;

@@ -73,6 +73,23 @@ err_t close_connection(struct tcp_pcb* pcb) {
   return tcp_close(pcb);
 }
 
+/// What listens no more leaves its connections to come, and the pcb, to the others.
+void leave_group(Stream& s) {
+  Stream *before = s.group, *after = s.group;
+  while (before->group != &s) before = before->group;
+  before->group = before == after ? nullptr : after;
+  if (s.pcb != nullptr) {
+    after->pcb = s.pcb;
+    after->turn = s.turn == &s ? nullptr : s.turn;
+    tcp_arg(after->pcb, after);
+    s.pcb = nullptr;
+  } else {
+    for (Stream* o = after; o != nullptr; o = o->group == after ? nullptr : o->group)
+      if (o->turn == &s) o->turn = nullptr;
+  }
+  s.group = nullptr;
+}
+
 void drop_first(Stream& s) {
   Incoming* first = s.incoming;
   s.incoming = first->next;
@@ -100,6 +117,7 @@ void end(Stream& s, bool abort) {
         *p = s.next_arrival;
         break;
       }
+  if (s.group != nullptr) leave_group(s);
   if (s.pcb != nullptr) {
     detach(s);
     if (abort && s.state != Stream::State::listening)
@@ -185,6 +203,22 @@ void enlarge(Stream& s) {
 
 }  // namespace
 
+Stream* find_group(const Stream& s) {
+  for (Stream* bucket : streams)
+    for (Stream* o = bucket; o != nullptr; o = o->next)
+      if (o->state == Stream::State::listening && o->pcb != nullptr && o->reuseport && o->v6 == s.v6 && o->v6only == s.v6only && o->pcb->local_port == s.pcb->local_port && ip_addr_cmp(&o->pcb->local_ip, &s.pcb->local_ip)) return o;
+  return nullptr;
+}
+
+void join_group(Stream& s, Stream& other) {
+  s.local = from_lwip(s.pcb->local_ip, s.pcb->local_port);
+  detach(s);
+  tcp_close(s.pcb);  // only bound: it is gone at once
+  s.pcb = nullptr;
+  s.group = other.group == nullptr ? &other : other.group;
+  other.group = &s;
+}
+
 void attach(Stream& s) {
   tcp_arg(s.pcb, &s);
   tcp_recv(s.pcb, on_received);
@@ -219,6 +253,10 @@ Stream* open_stream(bool v6) {
 err_t on_accepted(void* arg, struct tcp_pcb* pcb, err_t error) {
   auto* listener = static_cast<Stream*>(arg);
   if (listener == nullptr || pcb == nullptr || error != ERR_OK) return ERR_VAL;
+  if (listener->group != nullptr) {
+    Stream* last = listener->turn == nullptr ? listener : listener->turn;
+    listener = listener->turn = last->group;
+  }
   Stream* s = open_stream(listener->v6);
   if (s == nullptr) return ERR_MEM;
   limit_buffers(pcb);

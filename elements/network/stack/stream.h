@@ -31,11 +31,15 @@ struct Stream : Watched {
   Stream* arrivals = nullptr;    ///< of a listener: connections that no program has been told of
   Stream* next_arrival = nullptr;
   Stream* listener = nullptr;  ///< of such a connection
+  /// Those that listen together (SO_REUSEPORT), in a ring; only one has the pcb, and whose turn it was last.
+  Stream *group = nullptr, *turn = nullptr;
   struct tcp_pcb* pcb = nullptr;
   Incoming *incoming = nullptr, **last_incoming = &incoming;  ///< for the program
   Inode app_inode;
   Loopback<Stream> loopback{Type::loopback, *this};
   Address peer;
+  Address local;              ///< of one that listens with another's pcb
+  uint32_t owner = 0;         ///< the user whose process made it listen
   int fd = -1, app_end = -1;  ///< app_end: only until a program has been given it
   int loopback_fd = -1;
   int error = 0;
@@ -46,7 +50,7 @@ struct Stream : Watched {
   bool remote_end = false, told_end = false;  ///< nothing more comes, and the program knows
   bool app_done = false, sent_end = false;    ///< nothing more goes, and the other side knows
   bool app_gone = false;                      ///< closed
-  bool linger_zero = false, nodelay = false;
+  bool linger_zero = false, nodelay = false, reuseaddr = false, reuseport = false;
   bool waits_for_room = false;  ///< in the program's end
 };
 
@@ -61,6 +65,10 @@ void attach(Stream& s);
 void end(Stream& s, bool abort);
 /// From here on the program's end is writable.
 void drain_filler(Stream& s);
+/// Another one that listens at the address and port that this one is bound to, and shares it; or null.
+Stream* find_group(const Stream& s);
+/// From here on it listens with the others.
+void join_group(Stream& s, Stream& other);
 /// lwIP calls them: when a connection is made, and for each that a listener has.
 err_t on_connected(void* arg, struct tcp_pcb* pcb, err_t error);
 err_t on_accepted(void* arg, struct tcp_pcb* pcb, err_t error);

@@ -76,12 +76,12 @@ int connect_stream(Stream& s, const Address& a, int app_end, bool waits) {
   return EINPROGRESS;
 }
 
-long listen_stream(Stream& s, int backlog, int& error) {
+long listen_stream(Stream& s, int backlog, uint32_t owner, int& error) {
   error = 0;
   if (backlog < 1) backlog = 1;
   if (backlog > 255) backlog = 255;
   if (s.state == Stream::State::listening) {
-    tcp_backlog_set(reinterpret_cast<struct tcp_pcb_listen*>(s.pcb), (u8_t)backlog);
+    if (s.pcb != nullptr) tcp_backlog_set(reinterpret_cast<struct tcp_pcb_listen*>(s.pcb), (u8_t)backlog);
     return -1;
   }
   if (s.state != Stream::State::fresh) {
@@ -92,6 +92,13 @@ long listen_stream(Stream& s, int backlog, int& error) {
     error = bind_stream(s, {});
     if (error != 0) return -1;
   }
+  Stream* group = s.reuseport ? find_group(s) : nullptr;
+  if (group != nullptr && group->owner != owner) {
+    // Nobody takes connections that are another user's.
+    error = EADDRINUSE;
+    return -1;
+  }
+  s.owner = owner;
   int ends[2];
   if (long code = call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends); code < 0) {
     error = (int)-code;
@@ -108,7 +115,7 @@ long listen_stream(Stream& s, int backlog, int& error) {
   uint16_t port = s.pcb->local_port;
   int loopback = -1;
   if (any) {
-    long fd = loopback_socket(SOCK_STREAM, s.v6, s.v6only, port);
+    long fd = loopback_socket(SOCK_STREAM, s.v6, s.v6only, s.reuseport, port);
     if (fd < 0 && fd != -EAFNOSUPPORT) return give_up((int)-fd);
     if (fd >= 0 && (call(SYS_listen, fd, backlog) < 0 || !watch((int)fd, EPOLLIN, &s.loopback))) {
       close_descriptor((int)fd);
@@ -122,15 +129,19 @@ long listen_stream(Stream& s, int backlog, int& error) {
     close_descriptor(loopback);
     return give_up(ENOBUFS);
   }
-  err_t why = ERR_OK;
-  struct tcp_pcb* listening = tcp_listen_with_backlog_and_err(s.pcb, (u8_t)backlog, &why);
-  if (listening == nullptr) {
-    close_descriptor(loopback);
-    return give_up(errno_of(why));
+  if (group != nullptr) {
+    join_group(s, *group);
+  } else {
+    err_t why = ERR_OK;
+    struct tcp_pcb* listening = tcp_listen_with_backlog_and_err(s.pcb, (u8_t)backlog, &why);
+    if (listening == nullptr) {
+      close_descriptor(loopback);
+      return give_up(errno_of(why));
+    }
+    s.pcb = listening;
+    tcp_arg(s.pcb, &s);
+    tcp_accept(s.pcb, on_accepted);
   }
-  s.pcb = listening;
-  tcp_arg(s.pcb, &s);
-  tcp_accept(s.pcb, on_accepted);
   // The program gets another end in place of the one it has.
   close_descriptor(s.fd);
   s.fd = ends[0];
@@ -145,7 +156,9 @@ long listen_stream(Stream& s, int backlog, int& error) {
 void name_stream(const Stream& s, Reply& out) {
   out.v6only = s.v6only;
   out.nodelay = s.nodelay;
+  out.reuseport = s.reuseport;
   out.peer = s.peer;
+  if (s.state == Stream::State::listening && s.pcb == nullptr) out.local = s.local;
   if (s.pcb == nullptr) return;
   out.local = from_lwip(s.pcb->local_ip, s.pcb->local_port);
   if (s.state != Stream::State::connected) out.peer.given = 0;
@@ -157,8 +170,9 @@ int set_stream_option(Stream& s, const Request& r) {
   bool on = r.value != 0, listens = s.state == Stream::State::listening;
   if (r.level == SOL_SOCKET) {
     if (s.pcb == nullptr) return 0;
-    if (r.name == SO_REUSEADDR) {
-      if (on)
+    if (r.name == SO_REUSEADDR || r.name == SO_REUSEPORT) {
+      (r.name == SO_REUSEADDR ? s.reuseaddr : s.reuseport) = on;
+      if (s.reuseaddr || s.reuseport)
         ip_set_option(s.pcb, SOF_REUSEADDR);
       else
         ip_reset_option(s.pcb, SOF_REUSEADDR);
@@ -217,6 +231,8 @@ int set_stream_option(Stream& s, const Request& r) {
 int get_stream_option(const Stream& s, const Request& r, int& value) {
   bool listens = s.state == Stream::State::listening;
   value = 0;
+  if (r.level == SOL_SOCKET) return value = s.reuseport, r.name == SO_REUSEPORT ? 0 : ENOPROTOOPT;
+  if (listens && r.level == IPPROTO_TCP && r.name == TCP_INFO) return value = TCP_LISTEN, 0;
   if (r.level == IPPROTO_IPV6) {
     if (r.name == IPV6_V6ONLY) return value = s.v6only, s.v6 ? 0 : ENOPROTOOPT;
     if (r.name == IPV6_TCLASS || r.name == IPV6_UNICAST_HOPS) return value = r.name == IPV6_TCLASS ? 0 : 64, 0;
@@ -237,11 +253,11 @@ int get_stream_option(const Stream& s, const Request& r, int& value) {
     case TCP_KEEPCNT: return value = listens ? 9 : (int)s.pcb->keep_cnt, 0;
     case TCP_INFO: {
       bool done = s.state == Stream::State::connected && (s.sent_end || s.remote_end);
-      value = listens ? TCP_LISTEN : s.state == Stream::State::connecting ? TCP_SYN_SENT
-                                 : s.state == Stream::State::fresh        ? TCP_CLOSE
-                                 : !done                                  ? TCP_ESTABLISHED
-                                 : s.sent_end                             ? TCP_FIN_WAIT2
-                                                                          : TCP_CLOSE_WAIT;
+      value = s.state == Stream::State::connecting ? TCP_SYN_SENT
+              : s.state == Stream::State::fresh    ? TCP_CLOSE
+              : !done                              ? TCP_ESTABLISHED
+              : s.sent_end                         ? TCP_FIN_WAIT2
+                                                   : TCP_CLOSE_WAIT;
       return 0;
     }
     case TCP_CORK:
