@@ -339,7 +339,7 @@ Result<> save(const Store& store, const std::vector<std::string>& names, Archive
     bool named = ref && std::find(image.names.begin(), image.names.end(), ref->str()) != image.names.end();
     auto blob = [&](const oci::Descriptor& d) -> Result<std::string> {
       std::string path = "blobs/" + d.digest.path();
-      for (std::string folder : {std::string("blobs"), std::string(dir_name(path))})
+      for (const std::string& folder : {std::string("blobs"), dir_name(path)})
         if (written.insert(folder).second) TRY(tar.add(folder_entry(folder)));
       if (written.insert(path).second) TRY(add_blob_file(store, tar, d.digest, d.size, path));
       return path;
