@@ -24,6 +24,8 @@ class Server:
         self.storage, self.scheme = pathlib.Path(storage), scheme
         self.process = subprocess.Popen([*self.program, "registry", "serve", "--storage", str(storage), "--listen", "127.0.0.1:0", *map(str, args)], stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
+        while line.startswith("warning: "):  # of what was to be done before
+            line = self.process.stderr.readline()
         assert line.startswith("serving"), line + self.process.stderr.read()
         self.port = int(line.rsplit(":", 1)[1])
         self.host = f"{'localhost' if scheme == 'https' else '127.0.0.1'}:{self.port}"
