@@ -51,7 +51,7 @@ Result<> fetch_file(Client& client, const std::string& repository, const oci::De
     uint64_t done = 0;
     TRY(client.blob(repository, blob.digest, 0, blob.size, [&](std::string_view piece) -> Result<> {
       hasher.update(piece);
-      TRY(write_all(fd.get(), piece));
+      TRY(write_all(fd.get(), piece), path);
       progress(path, done += piece.size(), blob.size);
       return {};
     }));
