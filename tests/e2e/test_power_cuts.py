@@ -7,6 +7,7 @@ CAISSON_POWER_CUTS=N tries so many moments."""
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,13 +28,13 @@ set -e
 c="caisson --root $D/store --run-root /run/caisson-power"
 mark start
 $c pull -q --tls-verify=false $R/one:1 > /dev/null; mark pulled
-$c create --name kept $R/one:1 /bin/cat /file > /dev/null; mark created
+$c create --name kept --network none $R/one:1 /bin/cat /file > /dev/null; mark created
 $c export kept > $D/root.tar
 $c import $D/root.tar imported > /dev/null; mark imported
 mkdir -p $T/context
 echo "from the context" > $T/context/file
 printf 'FROM %s/one:1\nCOPY file /copied\nRUN cat /copied > /made\n' $R > $T/context/Dockerfile
-$c build -q -t built $T/context > /dev/null; mark built
+$c build -q --network none -t built $T/context > /dev/null; mark built
 $c volume create things > /dev/null; mark volume
 $c pull -q --tls-verify=false $R/two:1 > /dev/null
 $c rmi $R/two:1 > /dev/null; mark removed
@@ -143,6 +144,7 @@ def work_here(disk, registry, commands):
     with disk.here() as device, power.mounted(device, disk.folder / "before-cut") as place:
         environment = {"PATH": f"{pathlib.Path(PROGRAM).parent}:{os.environ['PATH']}", "D": str(place), "DISK": device, "T": str(disk.folder), "R": registry.host}
         done = subprocess.run(["/bin/busybox", "sh", "-c", commands], env=environment, capture_output=True, text=True, timeout=120)
+        shutil.rmtree("/run/caisson-power", ignore_errors=True)
         assert done.returncode == 0, done
 
 
