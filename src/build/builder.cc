@@ -1,6 +1,5 @@
 #include "build/builder.h"
 
-#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -204,10 +203,7 @@ Result<> Builder::build_stages(const std::map<int, std::set<int>>& needs) {
   {
     std::vector<std::jthread> others;
     for (size_t i = 1; i < jobs; ++i)
-      others.emplace_back([&] {
-        (void)::unshare(CLONE_FS);  // a umask of its own, which unpacking changes
-        work();
-      });
+      others.emplace_back(work);
     work();
   }
   if (failure_) return detail::propagate(std::move(*failure_));

@@ -1,9 +1,10 @@
 // caisson artifact: files in a registry that are no images, and what refers to an image there.
 #include <cstdio>
-#include <cstdlib>
+#include <set>
 
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/epoch.h"
 #include "cli/pull.h"
 #include "cli/table.h"
 #include "registry/artifacts.h"
@@ -25,29 +26,28 @@ Result<Place> place_of(const std::string& name, const Args& args) {
   return Place{std::move(reference), std::move(client)};
 }
 
-std::string now() {
-  const char* epoch = std::getenv("SOURCE_DATE_EPOCH");
-  auto seconds = parse_uint(epoch == nullptr ? "" : epoch, INT32_MAX);
-  return seconds ? rfc3339(static_cast<int64_t>(*seconds)) : rfc3339_now();
-}
-
 Result<registry::Artifact> described(const Args& args) {
   registry::Artifact out;
   out.type = args.get("artifact-type");
   size_t slash = out.type.find('/');
   if (slash == std::string::npos || slash == 0 || slash + 1 == out.type.size()) return fail("--artifact-type: what is it? A media type, such as application/spdx+json", EINVAL);
-  out.annotations[std::string(oci::kAnnotationCreated)] = now();
+  auto epoch = TRY(source_date_epoch());
+  out.annotations[std::string(oci::kAnnotationCreated)] = epoch ? rfc3339(*epoch) : rfc3339_now();
   for (const auto& text : args.all("annotation")) {
     size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) return fail("--annotation: \"" + text + "\": write KEY=VALUE", EINVAL);
     out.annotations[text.substr(0, equals)] = text.substr(equals + 1);
   }
+  std::set<std::string> titles;
+  for (size_t i = 2; i < args.rest().size(); ++i)
+    if (std::string title(base_name(args.rest()[i])); !titles.insert(title).second) return fail("artifact: two files are called " + title + ", which is all that is kept of their paths", EINVAL);
   for (size_t i = 2; i < args.rest().size(); ++i) out.files.push_back({args.rest()[i], args.get("media-type", "application/octet-stream")});
   return out;
 }
 
 Result<int> send(const std::string& name, const Args& args, bool attach) {
   auto artifact = TRY(described(args));
+  if (!attach && TRY(oci::parse_reference(name)).digest) return fail("artifact push: " + name + ": its digest is what its content gives: name it by a tag", EINVAL);
   auto place = TRY(place_of(name, args));
   if (attach) {
     artifact.subject = place.reference;

@@ -11,6 +11,7 @@
 #include "build/git.h"
 #include "cli/build_worker.h"
 #include "cli/commands.h"
+#include "cli/epoch.h"
 #include "image/layer.h"
 #include "sys/in_root.h"
 
@@ -62,15 +63,6 @@ Result<std::map<std::string, std::string>> secrets(const Args& args, const std::
     out[id] = file;
   }
   return out;
-}
-
-Result<std::optional<int64_t>> source_date_epoch(const std::map<std::string, std::string>& build_args) {
-  auto given = build_args.find("SOURCE_DATE_EPOCH");
-  const char* environment = ::getenv("SOURCE_DATE_EPOCH");
-  std::string text = given != build_args.end() ? given->second : environment == nullptr ? ""
-                                                                                        : environment;
-  if (text.empty()) return std::optional<int64_t>();
-  return std::optional<int64_t>(static_cast<int64_t>(TRY(parse_uint(text, INT64_MAX), "SOURCE_DATE_EPOCH")));
 }
 
 /// The Dockerfile of a context that others have made, who may have put links in it.
@@ -174,7 +166,8 @@ Result<int> cmd_build(const Globals& globals, const Args& args) {
   options.network = args.get("network");
   options.no_cache = args.flag("no-cache");
   if (args.has("jobs")) options.jobs = static_cast<unsigned>(TRY(parse_uint(args.get("jobs"), 1000), "--jobs"));
-  options.epoch = TRY(source_date_epoch(options.build_args));
+  auto epoch = options.build_args.find("SOURCE_DATE_EPOCH");
+  options.epoch = TRY(source_date_epoch(epoch == options.build_args.end() ? "" : epoch->second));
   BuildWorker::Options how{.pull = args.flag("pull") ? "always" : "missing", .add_hosts = args.all("add-host"), .memory = {}};
   if (args.has("memory")) how.memory = static_cast<int64_t>(TRY(parse_size(args.get("memory")), "--memory"));
   auto worker = TRY(BuildWorker::make(engine, how));

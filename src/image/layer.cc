@@ -315,6 +315,8 @@ class Packer {
 
 Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions options) {
   auto root = TRY(sys::RootDir::open(folder));
+  // Its own, where other threads of the process unpack as well.
+  if (::unshare(CLONE_FS) < 0) return fail_errno("unpack a layer: unshare");
   mode_t before = ::umask(0);
   auto done = Unpacker(std::move(root), options).run(tar);
   ::umask(before);

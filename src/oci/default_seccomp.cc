@@ -95,17 +95,18 @@ void refuse_other_sockets(Seccomp& policy) {
   for (auto& rule : policy.syscalls) std::erase(rule.names, "socket");
   std::erase_if(policy.syscalls, [](const SeccompRule& rule) { return rule.names.empty(); });
   policy.syscalls.push_back(allow({"socket"}, {{0, AF_UNIX, 0, "SCMP_CMP_EQ"}}));
+  auto refuse = [&](std::vector<SeccompArg> args) { policy.syscalls.push_back({{"socket"}, "SCMP_ACT_ERRNO", kNoFamily, std::move(args)}); };
   for (uint64_t family : {AF_INET, AF_INET6})
-    for (uint64_t kind : {SOCK_STREAM, SOCK_DGRAM}) policy.syscalls.push_back(allow({"socket"}, {{0, family, 0, "SCMP_CMP_EQ"}, {1, kKind, kind, "SCMP_CMP_MASKED_EQ"}}));
-  auto refuse = [&](uint64_t family, const char* how) { policy.syscalls.push_back({{"socket"}, "SCMP_ACT_ERRNO", kNoFamily, {{0, family, 0, how}}}); };
+    for (uint64_t kind = 0; kind <= kKind; ++kind) {
+      std::vector<SeccompArg> those{{0, family, 0, "SCMP_CMP_EQ"}, {1, kKind, kind, "SCMP_CMP_MASKED_EQ"}};
+      if (kind == SOCK_STREAM || kind == SOCK_DGRAM)
+        policy.syscalls.push_back(allow({"socket"}, std::move(those)));
+      else
+        refuse(std::move(those));
+    }
   for (uint64_t family = 0; family < AF_INET6; ++family)
-    if (family != AF_UNIX && family != AF_INET) refuse(family, "SCMP_CMP_EQ");
-  refuse(AF_INET6, "SCMP_CMP_GT");
-  // Raw ones, where a policy allows what it does not name.
-  if (policy.default_action == "SCMP_ACT_ALLOW")
-    for (uint64_t family : {AF_INET, AF_INET6})
-      for (uint64_t kind = 0; kind <= kKind; ++kind)
-        if (kind != SOCK_STREAM && kind != SOCK_DGRAM) policy.syscalls.push_back({{"socket"}, "SCMP_ACT_ERRNO", kNoFamily, {{0, family, 0, "SCMP_CMP_EQ"}, {1, kKind, kind, "SCMP_CMP_MASKED_EQ"}}});
+    if (family != AF_UNIX && family != AF_INET) refuse({{0, family, 0, "SCMP_CMP_EQ"}});
+  refuse({{0, AF_INET6, 0, "SCMP_CMP_GT"}});
 }
 
 }  // namespace caisson::oci

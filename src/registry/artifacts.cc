@@ -94,8 +94,8 @@ Result<std::vector<std::string>> pull_artifact(Client& client, const oci::Refere
     auto titled = layer.annotations.find(std::string(oci::kAnnotationTitle));
     if (titled == layer.annotations.end()) continue;
     const std::string& title = titled->second;
-    if (title.empty() || title == "." || title == ".." || title.find('/') != std::string::npos || title.find('\0') != std::string::npos) return fail(from.str() + " has a file \"" + title + "\", which is not the name of a file alone", EINVAL);
-    if (!titles.insert(title).second) return fail(from.str() + " has two files \"" + title + "\"", EINVAL);
+    if (title.empty() || title == "." || title == ".." || title.find('/') != std::string::npos || title.find('\0') != std::string::npos) return fail(from.str() + " has a file \"" + printable(title) + "\", which is not the name of a file alone", EINVAL);
+    if (!titles.insert(title).second) return fail(from.str() + " has two files \"" + printable(title) + "\"", EINVAL);
   }
   if (titles.empty()) return fail(from.str() + " has no files with names: it is an image, or an artifact of another kind", EINVAL);
   TRY(make_dirs(folder));

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "image/gzip.h"
+#include "registry/referrers.h"
 #include "registry/transfer.h"
 
 namespace caisson::registry {
@@ -84,7 +85,7 @@ Result<oci::Digest> push(const image::Store& store, Client& client, const image:
   }
   std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
   oci::Digest digest = oci::Digest::of(outgoing.text, image.descriptor.digest.algorithm());
-  TRY(client.put_manifest(repository, to.tag.empty() ? digest.str() : to.tag, media_type, outgoing.text));
+  TRY(publish(client, repository, to.tag.empty() ? digest.str() : to.tag, media_type, outgoing.text));
   return digest;
 }
 

@@ -1,5 +1,6 @@
 #include "registry/replication.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -80,15 +81,6 @@ class Replication::Destination {
 
   Result<> begin() {
     TRY(make_dirs(folder_));
-    // What is there was pushed before there was such a destination.
-    if (!exists(folder_ + "/" + kName)) {
-      for (const auto& repository : shelf_.repositories()) {
-        if (!fits(repository)) continue;
-        for (const auto& digest : shelf_.manifests(repository)) TRY(add(repository, digest.str()));
-        for (const auto& tag : TRY(shelf_.tags(repository))) TRY(add(repository, tag));
-      }
-      TRY(write_file_durably(folder_ + "/" + kName, text_ + "\n", 0644));
-    }
     thread_ = std::jthread([this] { run(); });
     return {};
   }
@@ -110,6 +102,20 @@ class Replication::Destination {
   }
 
  private:
+  /// What was pushed while it was not a destination: since the last time that this was looked for.
+  Result<> add_missed() {
+    std::string mark = folder_ + "/" + kName;
+    struct stat st;
+    int64_t since = ::stat(mark.c_str(), &st) == 0 ? st.st_mtime : 0;
+    for (const auto& repository : shelf_.repositories()) {
+      if (!fits(repository)) continue;
+      for (const auto& digest : shelf_.manifests(repository, since)) TRY(add(repository, digest.str()));
+      for (const auto& tag : TRY(shelf_.tag_times(repository)))
+        if (tag.pushed >= since) TRY(add(repository, tag.name));
+    }
+    return write_file_durably(mark, text_ + "\n", 0644);
+  }
+
   /// Names of what waits, the oldest first.
   [[nodiscard]] std::vector<std::string> items() const {
     auto names = list_dir(folder_).value_or(std::vector<std::string>());
@@ -121,6 +127,7 @@ class Replication::Destination {
   // Runs in: its thread.
   void run() {
     constexpr int kLongest = 60;  // seconds between two attempts
+    if (auto done = add_missed(); !done) log::error("replication to " + text_ + ": what was pushed before is not sent: " + done.error().message);
     for (int failures = 0; !stop_;) {
       std::vector<std::string> names;
       {

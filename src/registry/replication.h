@@ -12,7 +12,8 @@ namespace caisson::registry {
 
 /// Sends in threads of its own, one a destination, in the order of pushing. What is to be sent is on the
 /// disk until it has arrived (<root>/replication/<destination>/, a file each): no kill loses it, and a destination
-/// that cannot be reached gets it later. A new destination gets what is there already. Deletions are not passed on.
+/// that cannot be reached gets it later. A new destination gets what is there already, and one that was not named for a while
+/// what was pushed meanwhile. Deletions are not passed on.
 class Replication {
  public:
   /// `rules`: "[PATTERN=]REGISTRY[/PATH]", the pattern (fnmatch(3)) of repositories.

@@ -273,6 +273,15 @@ std::vector<oci::Digest> Shelf::listed(const std::string& repository, const std:
   return out;
 }
 
+std::vector<oci::Digest> Shelf::manifests(const std::string& repository, int64_t since) const {
+  auto out = listed(repository, "_manifests");
+  std::erase_if(out, [&](const oci::Digest& digest) {
+    struct stat st;
+    return ::stat(place(repository, "_manifests/" + digest.hex()).c_str(), &st) < 0 || st.st_mtime < since;
+  });
+  return out;
+}
+
 Result<uint64_t> Shelf::collect(int64_t seconds) const {
   std::set<std::string> used;
   uint64_t freed = 0;

@@ -66,8 +66,8 @@ class Shelf {
   /// Sorted; of a repository that is not there: ENOENT.
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository) const;
   [[nodiscard]] std::vector<std::string> repositories() const;
-  /// All manifests and indexes of a repository, in no order.
-  [[nodiscard]] std::vector<oci::Digest> manifests(const std::string& repository) const { return listed(repository, "_manifests"); }
+  /// Manifests and indexes of a repository that were pushed at that time (seconds) or later, in no order.
+  [[nodiscard]] std::vector<oci::Digest> manifests(const std::string& repository, int64_t since) const;
   struct Tag {
     std::string name;
     int64_t pushed = 0;  ///< seconds since the epoch

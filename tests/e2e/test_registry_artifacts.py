@@ -106,7 +106,7 @@ def test_hostile_titles(caisson, tmp_path, title):
     try:
         blob = {**liar.blob(b"content"), "annotations": {"org.opencontainers.image.title": title}}
         liar.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "a/b", "config": liar.blob(b"{}"), "layers": [blob]})
-        assert "not the name of a file alone" in caisson("artifact", "pull", "-o", tmp_path / "out", f"{liar.host}/app:1", code=1).err or title == "nul\0x"
+        assert "not the name of a file alone" in caisson("artifact", "pull", "-o", tmp_path / "out", f"{liar.host}/app:1", code=1).err
         assert not (tmp_path / "out").exists() and not (tmp_path / "x").exists()
     finally:
         liar.close()
@@ -138,6 +138,8 @@ def test_wrong_content_replaces_nothing(caisson, tmp_path):
     (["push", "127.0.0.1:1/a/b:1", "/etc/hostname"], "--artifact-type: what is it?"),
     (["push", "--artifact-type", "sbom", "127.0.0.1:1/a/b:1", "/etc/hostname"], "--artifact-type: what is it?"),
     (["push", "--artifact-type", "a/b", "--annotation", "x", "127.0.0.1:1/a/b:1"], "--annotation: \"x\": write KEY=VALUE"),
+    (["push", "--artifact-type", "a/b", "127.0.0.1:1/a/b:1", "/etc/hostname", "/proc/sys/kernel/hostname"], "two files are called hostname"),
+    (["push", "--artifact-type", "a/b", "127.0.0.1:1/a/b@sha256:" + "0" * 64, "/etc/hostname"], "its digest is what its content gives"),
     (["push", "--artifact-type", "a/b", "--output", "/tmp", "127.0.0.1:1/a/b:1"], "--output has no meaning"),
     (["pull", "--artifact-type", "a/b", "127.0.0.1:1/a/b:1"], "--artifact-type has no meaning"),
     (["pull", "127.0.0.1:1/a/b:1", "second"], "one name"),

@@ -116,6 +116,13 @@ def test_a_new_destination_gets_what_is_there(registries):
     here = registries("here", "--replicate", f"team/*={there.host}")
     wait_for(lambda: tags(there) == ["1"] and waiting(here) == [0])
     assert there("GET", f"team/app/manifests/{digest(document)}")[0] == 200 and tags(there, "other/app") == []
+    # And what was pushed while nothing was sent on.
+    here.close()
+    here = registries("here")
+    image(here, tag="meanwhile", layer=b"meanwhile")
+    here.close()
+    here = registries("here", "--replicate", f"team/*={there.host}")
+    wait_for(lambda: tags(there) == ["1", "meanwhile"] and waiting(here) == [0])
 
 
 def test_two_that_replicate_to_each_other(registries):

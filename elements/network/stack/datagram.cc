@@ -261,15 +261,6 @@ void name_datagram(const Datagram& d, Reply& out) {
   out.reuseport = d.reuseport;
 }
 
-namespace {
-void set_flag(struct udp_pcb* pcb, u8_t which, bool on) {
-  if (on)
-    ip_set_option(pcb, which);
-  else
-    ip_reset_option(pcb, which);
-}
-}  // namespace
-
 int set_datagram_option(Datagram& d, const Request& r) {
   bool on = r.value != 0;
   if (r.level == SOL_SOCKET) {

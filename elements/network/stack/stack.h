@@ -71,6 +71,15 @@ extern Own own;
 extern struct netif device;
 inline constexpr uint16_t kMtu = 1500;
 
+/// SOF_* of a pcb of either kind.
+template <class T>
+void set_flag(T* pcb, u8_t which, bool on) {
+  if (on)
+    ip_set_option(pcb, which);
+  else
+    ip_reset_option(pcb, which);
+}
+
 // convert.cc
 ip_addr_t to_lwip(const Address& a, bool v6);
 Address from_lwip(const ip_addr_t& ip, uint16_t port);

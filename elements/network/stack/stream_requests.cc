@@ -172,15 +172,9 @@ int set_stream_option(Stream& s, const Request& r) {
     if (s.pcb == nullptr) return 0;
     if (r.name == SO_REUSEADDR || r.name == SO_REUSEPORT) {
       (r.name == SO_REUSEADDR ? s.reuseaddr : s.reuseport) = on;
-      if (s.reuseaddr || s.reuseport)
-        ip_set_option(s.pcb, SOF_REUSEADDR);
-      else
-        ip_reset_option(s.pcb, SOF_REUSEADDR);
+      set_flag(s.pcb, SOF_REUSEADDR, s.reuseaddr || s.reuseport);
     } else if (r.name == SO_KEEPALIVE) {
-      if (on)
-        ip_set_option(s.pcb, SOF_KEEPALIVE);
-      else
-        ip_reset_option(s.pcb, SOF_KEEPALIVE);
+      set_flag(s.pcb, SOF_KEEPALIVE, on);
     } else if (r.name == SO_LINGER) {
       s.linger_zero = on && r.more == 0;
     }
