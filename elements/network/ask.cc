@@ -74,17 +74,21 @@ Reply ask(const Request& request, int fd, int* received) {
   return reply;
 }
 
-bool replace(int from, int place) {
-  long flags = call(SYS_fcntl, place, F_GETFL), descriptor = call(SYS_fcntl, place, F_GETFD);
-  if (flags >= 0 && (flags & O_NONBLOCK) != 0) call(SYS_fcntl, from, F_SETFL, O_RDWR | O_NONBLOCK);
+void carry_over(int from, int to) {
+  long flags = call(SYS_fcntl, from, F_GETFL);
+  if (flags >= 0 && (flags & O_NONBLOCK) != 0) call(SYS_fcntl, to, F_SETFL, O_RDWR | O_NONBLOCK);
   // What a program may have set, and that means the same on any socket.
   for (int name : {SO_RCVTIMEO, SO_SNDTIMEO}) {
     long limit[2] = {};
     socklen_t size = sizeof limit;
-    if (call(SYS_getsockopt, place, SOL_SOCKET, name, limit, &size) == 0 && (limit[0] != 0 || limit[1] != 0)) call(SYS_setsockopt, from, SOL_SOCKET, name, limit, size);
+    if (call(SYS_getsockopt, from, SOL_SOCKET, name, limit, &size) == 0 && (limit[0] != 0 || limit[1] != 0)) call(SYS_setsockopt, to, SOL_SOCKET, name, limit, size);
   }
   for (int name : {SO_REUSEADDR, SO_KEEPALIVE, SO_BROADCAST})
-    if (int value = option(place, SOL_SOCKET, name); value > 0) call(SYS_setsockopt, from, SOL_SOCKET, name, &value, sizeof value);
+    if (int value = option(from, SOL_SOCKET, name); value > 0) call(SYS_setsockopt, to, SOL_SOCKET, name, &value, sizeof value);
+}
+
+bool put(int from, int place) {
+  long descriptor = call(SYS_fcntl, place, F_GETFD);
   long code = call(SYS_dup3, from, place, descriptor > 0 && (descriptor & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0);
   call(SYS_close, from);
   if (code >= 0) return true;

@@ -10,9 +10,12 @@ namespace caisson::element {
 /// the error is ENETDOWN. `fd`: the program's socket, -1 for a new one.
 Reply ask(const Request& request, int fd, int* received = nullptr);
 
-/// Puts `from` in the place of `place`, which keeps its flags, and closes it; false (and the
+/// What one socket of a program has, for the one that is to take its place: whether it waits, how
+/// long, and the options that mean the same on any.
+void carry_over(int from, int to);
+/// Puts `from` in the place of `place`, whose flag of exec it keeps, and closes it; false (and the
 /// errno) where that cannot be.
-bool replace(int from, int place);
+bool put(int from, int place);
 
 /// A socket option that is a number; `missing` where there is none.
 int option(int fd, int level, int name, int missing = -1);

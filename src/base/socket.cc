@@ -1,11 +1,14 @@
 #include "base/socket.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cstring>
+
+#include "base/strings.h"
 
 namespace caisson {
 
@@ -45,8 +48,15 @@ Result<SocketPair> socket_pair(int type) {
 Result<Fd> connect_unix(const std::string& path, int type) {
   struct sockaddr_un address = {};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return fail("socket path is too long: " + path);
-  path.copy(address.sun_path, path.size());
+  std::string shorter = path;
+  Fd folder;
+  if (path.size() >= sizeof address.sun_path) {
+    // By its folder's descriptor any path is short.
+    folder = TRY(open_file(dir_name(path), O_PATH | O_DIRECTORY));
+    shorter = "/proc/self/fd/" + std::to_string(folder.get()) + "/" + std::string(base_name(path));
+  }
+  if (shorter.size() >= sizeof address.sun_path) return fail("socket path is too long: " + path);
+  shorter.copy(address.sun_path, shorter.size());
   Fd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return fail_errno("socket");
   if (::connect(fd.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address) < 0) return fail_errno("connect to " + path);

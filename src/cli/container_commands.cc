@@ -19,6 +19,7 @@
 #include "cli/terminal.h"
 #include "engine/engine.h"
 #include "engine/monitor.h"
+#include "engine/network_stack.h"
 #include "engine/spec_builder.h"
 #include "sys/in_root.h"
 
@@ -232,6 +233,7 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
   } else if (!args.flag("interactive")) {
     options.stdio[0] = null.get();
   }
+  options.interception = engine::NetworkStack::interception(engine.containers().run_folder(c.config.id));
   auto launched = engine.runtime().exec(c.config.id, process, std::move(options));
   if (!launched) {
     log::error("error: " + launched.error().message);

@@ -54,7 +54,7 @@ Result<int> inspect_container(const Globals& globals, const std::string& name, b
   Table table({"PID", "ELEMENT", "LINKED", "INSTANCE", "COUNTERS", "COMMAND"});
   for (pid_t pid : pids)
     for (const auto& s : selected) {
-      auto link = elements::inspect(pid, s.name);
+      auto link = elements::inspect(pid, s.name, pids);
       if (!link) continue;  // it has ended meanwhile
       Json counters = Json::object();
       std::string text;

@@ -124,6 +124,27 @@ oci::Process stack_process() {
   return p;
 }
 
+oci::Process interceptor_process() {
+  oci::Process p = stack_process();
+  p.args.emplace_back("calls");
+  p.user = {.uid = 0, .gid = 0, .umask = {}, .additional_gids = {}};
+  std::vector<std::string> rights{"CAP_SYS_PTRACE", "CAP_SETUID"};
+  p.capabilities = oci::Capabilities{.bounding = rights, .effective = rights, .inheritable = {}, .permitted = rights, .ambient = {}};
+  return p;
+}
+
+oci::Seccomp interceptor_policy() {
+  oci::Seccomp out;
+  out.default_action = "SCMP_ACT_ERRNO";
+  out.default_errno_ret = EPERM;
+  oci::SeccompRule rule;
+  rule.action = "SCMP_ACT_ALLOW";
+  rule.names = {"accept4", "arch_prctl", "bind", "clock_gettime", "close", "connect", "dup3", "epoll_create1", "epoll_ctl", "epoll_wait", "execve", "exit", "exit_group", "fcntl", "getpid", "getrandom", "getsockname", "getsockopt", "ioctl",
+                "madvise", "mmap", "openat", "pidfd_getfd", "pidfd_open", "prctl", "pread64", "prlimit64", "pwrite64", "read", "recvmsg", "rt_sigaction", "rt_sigprocmask", "sendmsg", "setresuid", "setsockopt", "socket", "write"};
+  out.syscalls.push_back(std::move(rule));
+  return out;
+}
+
 std::vector<std::string> launched(const std::vector<Selection>& selections, std::vector<std::string> args) {
   if (contains(selections, "files")) args.insert(args.begin(), library_path("files"));
   return args;
@@ -171,7 +192,7 @@ Result<> inject(const std::vector<Selection>& selections, const Injection& where
   if (has_stack) spec.mounts.push_back(read_only_bind(where.control, CAISSON_ELEMENT_NETWORK, false));
   add_environment(selections, root, spec.process->env);
   if (where.required && !spec.process->args.empty())
-    if (std::string why = why_not_linkable(root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
+    if (std::string why = why_not_linkable(selections, root, spec.process->args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
   if (!spec.process->args.empty()) spec.process->args = launched(selections, std::move(spec.process->args));
   return {};
 }

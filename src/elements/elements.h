@@ -71,23 +71,29 @@ struct Injection {
 /// The stack of the element "network", as a process of the container: nobody's, without
 /// capabilities. Its descriptors 0 and 1 are the tap device and the socket it is asked on.
 [[nodiscard]] oci::Process stack_process();
+/// What does for programs that cannot load the library of "network" what it does (elements/network/
+/// interception): the container's root, with the right to trace its programs and to ask the
+/// stack as their users, under a policy of its own. Its descriptor 0 is where listeners come.
+[[nodiscard]] oci::Process interceptor_process();
+[[nodiscard]] oci::Seccomp interceptor_policy();
 
 /// For one more process of such a container (exec): LD_PRELOAD where the root has musl.
 void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env);
 
-/// "" where the program can load elements; otherwise why it cannot. Follows scripts to their
+/// "" where the program can have these elements; otherwise why it cannot. Follows scripts to their
 /// interpreter.
-[[nodiscard]] std::string why_not_linkable(const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env);
+[[nodiscard]] std::string why_not_linkable(const std::vector<Selection>& selections, const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env);
 
 /// An element in a process, as its page tells (elements/include/caisson/element.h).
 struct Link {
   std::string element;
-  std::string linkage;   ///< full, control-only or none
+  std::string linkage;   ///< full, control-only, inherited or none
   std::string instance;  ///< "" where it has not been used since a fork
   std::vector<std::pair<std::string, uint64_t>> counters;
 };
-/// Reads it out of a process of a container. Needs the right to trace it.
-[[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element);
+/// Reads it out of a process of a container. Needs the right to trace it. `all`: the container's
+/// processes, of which one may do for the others what they have not loaded.
+[[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all);
 
 /// The handshake: returns when a program among `processes` has shown each element, or the first
 /// one (`pidfd`) has ended: it could at least load them (why_not_linkable). An error after 5 s.

@@ -48,11 +48,22 @@ uint64_t load_address(const std::string& maps, const std::string& element) {
   return 0;
 }
 
-/// The library as a program of its own: the stack of a container (elements/network/stack).
-bool is_stack(pid_t pid) {
+/// The library as a program of its own: the stack of a container (elements/network/stack), or what
+/// asks it for others (elements/network/interception).
+bool is_network(pid_t pid) {
   char path[256];
   ssize_t n = ::readlink(("/proc/" + std::to_string(pid) + "/exe").c_str(), path, sizeof path);
   return n > 0 && std::string_view(path, static_cast<size_t>(n)).ends_with("/libcaisson-network.so");
+}
+bool is_interceptor(pid_t pid) {
+  return is_network(pid) && read_file("/proc/" + std::to_string(pid) + "/cmdline").value_or("").ends_with(std::string("\0calls\0", 7));
+}
+
+/// Whether the calls that a program makes itself can be told from those of libraries, by where it lies
+/// (src/runtime/interception.cc).
+bool lies_low(const std::string& maps) {
+  constexpr uint64_t kLibrariesBegin = 0x6a00'0000'0000;
+  return std::strtoull(maps.c_str(), nullptr, 16) < kLibrariesBegin;
 }
 
 template <size_t kSize>
@@ -62,11 +73,13 @@ std::string text(const char (&field)[kSize]) {
 
 }  // namespace
 
-Result<Link> inspect(pid_t pid, const std::string& element) {
+namespace {
+
+/// What the process itself shows. `maps`: of /proc/PID/maps.
+Result<Link> inspect_itself(pid_t pid, const std::string& element, const std::string& maps) {
   std::string folder = "/proc/" + std::to_string(pid);
-  constexpr uint64_t kLargestMaps = 64u << 20;
   Link out{element, "none", "", {}};
-  uint64_t base = load_address(TRY(read_file(folder + "/maps", kLargestMaps)), element);
+  uint64_t base = load_address(maps, element);
   if (base == 0) return out;
   Fd memory = TRY(open_file(folder + "/mem", O_RDONLY));
   auto read = [&](uint64_t address, void* to, size_t size) { return ::pread(memory.get(), to, size, static_cast<off_t>(address)) == static_cast<ssize_t>(size); };
@@ -94,6 +107,20 @@ Result<Link> inspect(pid_t pid, const std::string& element) {
   return out;
 }
 
+}  // namespace
+
+Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all) {
+  constexpr uint64_t kLargestMaps = 64u << 20;
+  std::string maps = TRY(read_file("/proc/" + std::to_string(pid) + "/maps", kLargestMaps));
+  Link out = TRY(inspect_itself(pid, element, maps));
+  if (element != "network" || out.linkage != "none" || !lies_low(maps)) return out;
+  auto interceptor = std::find_if(all.begin(), all.end(), is_interceptor);
+  if (interceptor == all.end()) return out;
+  // It has no instance of its own: it is served by that one's.
+  auto served = inspect_itself(*interceptor, element, TRY(read_file("/proc/" + std::to_string(*interceptor) + "/maps", kLargestMaps)));
+  return served ? *served : out;
+}
+
 Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes) {
   constexpr int64_t kPatience = 5000;
   for (int64_t end = monotonic_ms() + kPatience; monotonic_ms() < end; ::usleep(2000)) {
@@ -102,8 +129,8 @@ Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::funct
     auto pids = processes();
     std::erase_if(wanted, [&](const Selection& s) {
       return std::any_of(pids.begin(), pids.end(), [&](pid_t pid) {
-        auto link = inspect(pid, s.name);
-        return link && !is_stack(pid) && (link->linkage == "full" || link->linkage == "control-only");
+        auto link = inspect(pid, s.name, pids);
+        return link && !is_network(pid) && (link->linkage == "full" || link->linkage == "control-only");
       });
     });
     if (wanted.empty()) return {};

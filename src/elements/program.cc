@@ -36,7 +36,7 @@ bool has_interpreter(int fd, const Elf64_Ehdr& header) {
 
 }  // namespace
 
-std::string why_not_linkable(const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env) {
+std::string why_not_linkable(const std::vector<Selection>& selections, const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env) {
   std::string path = find_program(root, program, env);
   constexpr int kMostScripts = 5;
   for (int depth = 0; depth < kMostScripts; ++depth) {
@@ -56,7 +56,11 @@ std::string why_not_linkable(const sys::RootDir& root, const std::string& progra
     if (n < static_cast<ssize_t>(sizeof header) || std::memcmp(start, ELFMAG, SELFMAG) != 0) return {};
     std::memcpy(&header, start, sizeof header);
     if (start[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64) return path + " is not a program for x86-64";
-    return has_interpreter(file->get(), header) ? "" : path + " is a static program, which loads no library";
+    if (has_interpreter(file->get(), header)) return {};
+    // Its calls of the network are answered beside it, where they can be told from a library's.
+    bool intercepted = std::all_of(selections.begin(), selections.end(), [](const Selection& s) { return s.name == "network"; });
+    if (!intercepted) return path + " is a static program, which loads no library";
+    return header.e_type == ET_EXEC ? "" : path + " is a static program that lies where libraries do (static-pie)";
   }
   return {};
 }

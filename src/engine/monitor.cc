@@ -111,13 +111,14 @@ class Monitor {
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), place_, {}};
     bool meets = elements::contains(wanted, "sockets"), placed = !container_.endpoint.ip.empty();
-    NetworkStack stack;
-    if (own_stack && placed) stack = TRY(NetworkStack::prepare(run_folder_, std::move(tap_)));
     if (meets && placed) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
     oci::Spec spec = TRY(build_spec(inputs));
+    NetworkStack stack;
+    if (own_stack && placed) stack = TRY(NetworkStack::prepare(run_folder_, std::move(tap_), spec.linux.seccomp));
     runtime::LaunchOptions launch;
     launch.id = config.id;
     launch.bundle = run_folder_;
+    if (own_stack) launch.interception = NetworkStack::interception(run_folder_);
     // Its stack is there before it asks anything of it, and before it can have ended.
     launch.start = !own_stack;
     launch.rootfs_mount = std::move(rootfs);
@@ -136,7 +137,9 @@ class Monitor {
     pid_ = launched.pid;
     pidfd_ = std::move(launched.pidfd);
     if (own_stack) {
-      stack_ = TRY(std::move(stack).start(runtime_, config.id), "element network");
+      auto started = TRY(std::move(stack).start(runtime_, config.id), "element network");
+      stack_ = std::move(started.stack);
+      interceptor_ = std::move(started.interceptor);
       TRY(runtime_.start(config.id));
     }
     if (config.element_required) TRY(await_elements());
@@ -187,7 +190,8 @@ class Monitor {
 
   Result<> watch() {
     TRY(loop_.add(pidfd_.get(), EPOLLIN, [this](uint32_t) { ended(); }));
-    if (stack_.valid()) TRY(loop_.add(stack_.get(), EPOLLIN, [this](uint32_t) { stack_ended(); }));
+    if (stack_.valid()) TRY(loop_.add(stack_.get(), EPOLLIN, [this](uint32_t) { ended_beside(stack_, "the stack of the element network has ended, and with it the container's network"); }));
+    if (interceptor_.valid()) TRY(loop_.add(interceptor_.get(), EPOLLIN, [this](uint32_t) { ended_beside(interceptor_, "what serves the element network to static programs has ended, and with it their network"); }));
     for (auto& [fd, type] : {std::pair<Fd&, char>(stdout_, kStdout), {stderr_, kStderr}, {pty_, kStdout}})
       if (fd.valid()) {
         int number = fd.get();
@@ -199,12 +203,12 @@ class Monitor {
   }
 
   /// The container goes on, as one whose cable is out.
-  void stack_ended() {
-    loop_.remove(stack_.get());
-    stack_.reset();
+  void ended_beside(Fd& process, const std::string& what) {
+    loop_.remove(process.get());
+    process.reset();
     if (!runtime::process_alive(pid_, container_.status.start_time)) return;
     std::string why(trim(read_file(runtime_.folder(container_.config.id) + "/network.log").value_or("")));
-    log_->write("stderr", "caisson: the stack of the element network has ended, and with it the container's network" + (why.empty() ? "" : " (" + why + ")") + "; restart the container\n");
+    log_->write("stderr", "caisson: " + what + (why.empty() ? "" : " (" + why + ")") + "; restart the container\n");
   }
 
   /// The host's id of the container's root.
@@ -575,10 +579,11 @@ class Monitor {
 
   /// Everything that a life of the container had, so that the next one can begin.
   void tear_down() {
-    if (stack_.valid()) {
-      loop_.remove(stack_.get());
-      stack_.reset();
-    }
+    for (Fd* process : {&stack_, &interceptor_})
+      if (process->valid()) {
+        loop_.remove(process->get());
+        process->reset();
+      }
     tap_.reset();
     for (Fd* fd : {&stdout_, &stderr_, &pty_})
       if (fd->valid()) {
@@ -625,6 +630,7 @@ class Monitor {
   std::optional<ContainerLog> log_;
   Fd signals_, listener_, netns_, pidfd_, stdin_, stdout_, stderr_, pty_;
   Fd stack_;               ///< pidfd of the container's own stack
+  Fd interceptor_;         ///< pidfd of what asks it for programs that cannot
   Fd tap_;                 ///< on its way to the container's own stack
   elements::Place place_;  ///< in its network
   Fd image_mount_;         // others of the same image share it

@@ -182,7 +182,7 @@ Result<> add_elements(const SpecInputs& in, oci::Spec& spec) {
   TRY(elements::inject(selected, {in.root + "/elements", in.run_folder + "/elements", config.element_required, in.place, in.meeting, in.run_folder + "/network"}, *in.rootfs, elements::this_moment(), spec));
   if (!config.element_required) return {};
   for (const auto& program : config.start)
-    if (std::string why = elements::why_not_linkable(*in.rootfs, program.args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
+    if (std::string why = elements::why_not_linkable(selected, *in.rootfs, program.args[0], spec.process->env); !why.empty()) return fail("the elements cannot be linked: " + why + " (--element-required)");
   return {};
 }
 

@@ -173,17 +173,18 @@ void run_hook(const HookEntry& hook, uint32_t number) {
   fail(0, Text().add("error running startContainer hook #").add(static_cast<long>(number)).add(": ").add(path).add(signalled ? ": signal " : ": exit status ").add(static_cast<long>(signalled ? status & 0x7f : status >> 8)));
 }
 
-void install_seccomp() {
-  if (plan()->seccomp_count == 0) return;
+/// `announce`: what the runtime is told when it gets the filter's listener; 0 where it has none.
+void install_filter(uint64_t filter, uint64_t count, unsigned flags, char announce) {
+  if (count == 0) return;
   struct {
     unsigned short count;
     void* filter;
-  } program{static_cast<unsigned short>(plan()->seccomp_count), at<void>(plan()->seccomp)};
-  unsigned flags = plan()->seccomp_flags | (plan()->listener != 0 ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0);
+  } program{static_cast<unsigned short>(count), at<void>(filter)};
+  if (announce != 0) flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER;
   long fd = call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
   check(fd, "install the seccomp filter");
-  if (plan()->listener == 0) return;
-  char byte = kListener;
+  if (announce == 0) return;
+  char byte = announce;
   IoVec iov{&byte, 1};
   struct {
     size_t size;
@@ -191,9 +192,15 @@ void install_seccomp() {
     int fd, pad;
   } control{sizeof(size_t) + 12, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, static_cast<int>(fd), 0};
   Message message{nullptr, 0, &iov, 1, &control, sizeof control, 0};
-  check(call(SYS_sendmsg, plan()->sync_fd, &message, kNoSignal), "hand over the seccomp listener");
+  check(call(SYS_sendmsg, plan()->sync_fd, &message, kNoSignal, 0, 0, kHandsOver), "hand over the seccomp listener");
   call(SYS_close, fd);
   if (read_byte(plan()->sync_fd) == '\0') quit(1);
+}
+
+void install_seccomp() {
+  // First that which the policy's cannot forbid.
+  install_filter(plan()->interception, plan()->interception_count, 0, kInterceptor);
+  install_filter(plan()->seccomp, plan()->seccomp_count, plan()->seccomp_flags, plan()->listener != 0 ? kListener : char{0});
 }
 
 void drop_bounding_set() {

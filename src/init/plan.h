@@ -43,6 +43,8 @@ struct Plan {
   uint64_t seccomp;      ///< sock_filter[]
   uint32_t seccomp_count, seccomp_flags;
   uint64_t listener;  ///< 1: send the seccomp listener over sync_fd
+  uint64_t interception;  ///< sock_filter[] of a second one, which has a listener
+  uint64_t interception_count;
   uint64_t limits;
   uint32_t limit_count, hook_count;
   uint64_t hooks;
@@ -56,5 +58,9 @@ inline constexpr char kPark = 'G';      ///< runtime → init: wait for exec.fif
 inline constexpr char kStart = 'S';     ///< runtime → init: go on at once
 inline constexpr char kError = 'E';     ///< init → runtime: int32 errno, then text
 inline constexpr char kListener = 'L';  ///< init → runtime: with the listener as SCM_RIGHTS
+inline constexpr char kInterceptor = 'I';  ///< init → runtime: the same of the second filter
+/// The sixth argument of the sendmsg(2), which has only three, by which a listener goes out: the
+/// second filter lets it pass.
+inline constexpr uint32_t kHandsOver = 0x63616973;
 
 }  // namespace caisson::init

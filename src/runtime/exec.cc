@@ -73,6 +73,8 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   }
   TRY(find_inherited(plan));
   TRY(check_limits(plan));
+  plan.interception = options.interception;
+  if (options.policy) spec.linux.seccomp = std::move(options.policy);
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   plan.rootless = ::geteuid() != 0;
   bool own_processes = std::find(state.namespaces.begin(), state.namespaces.end(), "pid") != state.namespaces.end();
@@ -98,7 +100,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   TRY(set_oom_score(child.pid, process));
   if (!plan.placed) TRY(send_byte(sync.first.get(), kPlaced));
   Message message = TRY(receive(sync.first.get()));
-  TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, now)));
+  TRY(await_ready(sync.first.get(), std::move(message), spec, plan.interception, child.pid, state_document(state, now)));
   TRY(send_byte(sync.first.get(), init::kStart));
   TRY(await_exec(sync.first.get()));
   undo.keep();

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cstring>
 
+#include "base/log.h"
 #include "base/socket.h"
 #include "base/strings.h"
 #include "runtime/internal.h"
@@ -53,7 +54,16 @@ Result<> send_byte(int sync, char byte) {
   return fail_errno("speak to the container's first process", code);
 }
 
-Result<> await_ready(int sync, Message message, const oci::Spec& spec, pid_t pid, const Json& state) {
+Result<> await_ready(int sync, Message message, const oci::Spec& spec, const std::string& interception, pid_t pid, const Json& state) {
+  if (message.text[0] == init::kInterceptor) {
+    // Without it the program starts all the same, and its calls are ENOSYS.
+    auto way = connect_unix(interception, SOCK_STREAM);
+    auto sent = way ? send_descriptor(way->get(), message.descriptor.get(), " ") : Result<>(std::unexpected(way.error()));
+    if (!sent) log::warning("what the program calls past its C library has no network: " + sent.error().message);
+    message.descriptor.reset();
+    TRY(send_byte(sync, init::kInterceptor));
+    message = TRY(receive(sync));
+  }
   if (message.text[0] == init::kListener) {
     const oci::Seccomp& seccomp = *spec.linux.seccomp;
     Json document{{"ociVersion", oci::kSpecVersion}, {"fds", {"seccompFd"}}, {"pid", pid}, {"state", state}};

@@ -107,6 +107,10 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
     p.seccomp_flags = plan.seccomp->flags;
     p.listener = plan.seccomp->notify ? 1 : 0;
   }
+  if (!plan.interception.empty()) {
+    p.interception_count = interception_filter().size();
+    p.interception = b.bytes(interception_filter().data(), interception_filter().size_bytes());
+  }
   std::vector<init::Limit> limits;
   for (const auto& l : process.rlimits) limits.push_back({static_cast<uint32_t>(sys::rlimit_number(l.type)), 0, l.soft, l.hard});
   p.limit_count = static_cast<uint32_t>(limits.size());

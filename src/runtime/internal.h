@@ -1,8 +1,11 @@
 // What the parts of the runtime share with each other and nobody else.
 #pragma once
 
+#include <linux/filter.h>
+
 #include <map>
 #include <optional>
+#include <span>
 
 #include "base/rollback.h"
 #include "base/socket.h"
@@ -80,6 +83,7 @@ struct ChildPlan {
   Fd rootfs;                     ///< detached mount of the root
   std::vector<Fd> bind_sources;  ///< those that the parent cloned; parallel to spec->mounts
   std::optional<sys::SeccompProgram> seccomp;
+  std::string interception;  ///< LaunchOptions::interception
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
   std::vector<Fd> cgroup_tasks;  ///< of the cgroup v1 that the child enters; see Cgroup::enter
@@ -119,8 +123,8 @@ void put_down(const sys::Cloned& child);
 [[nodiscard]] Result<> send_byte(int sync, char byte);
 /// Waits until the init is ready, with the `message` that came last; hands a
 /// seccomp listener that it sends before to the agent at listenerPath
-/// (config-linux.md, "Seccomp").
-[[nodiscard]] Result<> await_ready(int sync, Message message, const oci::Spec& spec, pid_t pid, const Json& state);
+/// (config-linux.md, "Seccomp"), that of `interception` to the socket there.
+[[nodiscard]] Result<> await_ready(int sync, Message message, const oci::Spec& spec, const std::string& interception, pid_t pid, const Json& state);
 /// Waits for the end of file that says the application runs.
 [[nodiscard]] Result<> await_exec(int sync);
 
@@ -223,6 +227,8 @@ using FreshFolders = std::map<std::string, Fd>;
 [[nodiscard]] std::string signal_description(int signal);
 
 /// Compiles the policy, or takes the compiled program from the cache folder.
+/// Hands the calls of the network to a listener where a program makes them itself.
+[[nodiscard]] std::span<const sock_filter> interception_filter();
 [[nodiscard]] Result<sys::SeccompProgram> seccomp_program(const oci::Seccomp& policy, const std::string& cache_folder);
 
 }  // namespace caisson::runtime

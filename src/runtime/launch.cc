@@ -137,6 +137,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   }
   BindSources bind_sources(spec, user_namespace ? user_namespace->fd.get() : -1);
   TRY(bind_sources.open(plan));
+  plan.interception = options.interception;
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 
@@ -227,7 +228,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
     TRY(send_byte(sync.first.get(), kHooksDone));
     message = TRY(receive(sync.first.get()));
   }
-  TRY(await_ready(sync.first.get(), std::move(message), spec, child.pid, state_document(state, Status::creating)));
+  TRY(await_ready(sync.first.get(), std::move(message), spec, plan.interception, child.pid, state_document(state, Status::creating)));
   TRY(draft.save());
   TRY(send_byte(sync.first.get(), options.start ? init::kStart : init::kPark));
   if (options.start) {

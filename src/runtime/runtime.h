@@ -61,6 +61,12 @@ struct LaunchOptions {
   bool start = false;           ///< run at once instead of waiting for start()
   int stdio[3] = {-1, -1, -1};  ///< -1: the caller's own
   Fd rootfs_mount;              ///< a detached mount to use in place of spec.root_path
+  /// Unix socket (stream) of who answers the calls of the network that the container's programs make
+  /// themselves, past their C library; it gets the seccomp listener. "": nobody. Goes not
+  /// together with a policy that has a listener.
+  std::string interception;
+  /// exec: in place of the container's own.
+  std::optional<oci::Seccomp> policy;
 };
 
 struct ExecOptions {

@@ -90,7 +90,7 @@ def plant(fault, element, folder, objects=()):
     files = [*(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc"]
     if element == "network":
         stack = sources / "network/stack"
-        files += stack.glob("*.cc")
+        files += [*stack.glob("*.cc"), *(sources / "network/interception").glob("*.cc")]
         more += ["-Wl,--wrap=nd6_input", f"-I{PROJECT}/build/libraries/lwip/include", f"-I{stack}", f"-I{stack.parent}", *objects]
     flags = [*FREESTANDING, *"-std=c++23 -shared -nostdlib -fno-exceptions -fno-rtti -fno-threadsafe-statics -Wl,-Bsymbolic -s".split()]
     subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *files, "-iquote", PROJECT / "src", *more, "-lgcc", "-o", library], check=True)

@@ -51,13 +51,13 @@ def test_streams_behave_as_the_kernels(caisson, roots, place, libc):
 
 
 # Faults planted in the element and in the stack: the suites must notice each.
-FAULTS = [("network/calls.cc", "if (is_loopback(r.address)) return to_kernel(fd, who, false)", "if (false) return to_kernel(fd, who, false)"),
-          ("network/calls.cc", "give(arrival.peer, who.v6, address, size);", ""),
-          ("network/calls.cc", "if ((flags & SOCK_NONBLOCK) != 0) call(SYS_fcntl, connection", "if (false) call(SYS_fcntl, connection"),
-          ("network/calls.cc", "(flags & SOCK_CLOEXEC) != 0 ? MSG_CMSG_CLOEXEC : 0", "0"),
-          ("network/calls.cc", "if (reply.peer.given == 0) return (int)finish<long>(-ENOTCONN);", ""),
-          ("network/calls.cc", "give_number(who.v6 ? AF_INET6 : AF_INET, value, size)", "give_number(AF_INET, value, size)"),
-          ("network/calls.cc", "  return n < 0 ? n : n - (long)sizeof header;", "  return n;"),
+FAULTS = [("network/operations.cc", "if (is_loopback(r.address)) return to_kernel(fd, who, false)", "if (false) return to_kernel(fd, who, false)"),
+          ("network/operations.cc", "peer = arrival.peer;", ""),
+          ("network/operations.cc", "if ((flags & SOCK_NONBLOCK) != 0) call(SYS_fcntl, connection", "if (false) call(SYS_fcntl, connection"),
+          ("network/operations.cc", "(flags & SOCK_CLOEXEC) != 0 ? MSG_CMSG_CLOEXEC : 0", "0"),
+          ("network/operations.cc", "if (reply.peer.given == 0) return -ENOTCONN;", ""),
+          ("network/operations.cc", "give_number(who.v6 ? AF_INET6 : AF_INET, value, size)", "give_number(AF_INET, value, size)"),
+          ("network/operations.cc", "  return n < 0 ? n : n - (long)sizeof header;", "  return n;"),
           ("network/calls.cc", "if (translate(fd, name, used, address, room, *length)) return n;", ""),
           ("network/ask.cc", "descriptor > 0 && (descriptor & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0", "0"),
           ("network/protocol.cc", "*size = whole;", ""),

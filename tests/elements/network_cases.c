@@ -13,7 +13,6 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -53,12 +52,6 @@ static struct name peer(int fd) {
   memset(&n, 0, sizeof n);
   if (getpeername(fd, INTO(n)) != 0) n.size = 0;
   return n;
-}
-
-static int kernels_family(int fd) {
-  struct name n;
-  n.size = sizeof n.address;
-  return syscall(SYS_getsockname, fd, &n.address, &n.size) == 0 ? n.address.ss_family : -1;
 }
 
 static int set_number(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value); }
@@ -164,7 +157,7 @@ static void sizes(const char* address, int family) {
 
 static void datagram_sockets(void) {
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP);
-  check(kernels_family(fd) == (with_network ? AF_UNIX : AF_INET), "whose socket it is");
+  check(is_unix(fd) == with_network, "whose socket it is");
   check((fcntl(fd, F_GETFL) & O_NONBLOCK) && (fcntl(fd, F_GETFD) & FD_CLOEXEC), "its flags");
   check(number_option(fd, SOL_SOCKET, SO_TYPE) == SOCK_DGRAM && number_option(fd, SOL_SOCKET, SO_DOMAIN) == AF_INET && number_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_UDP && number_option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 0, "its type");
   check(number_option(fd, SOL_SOCKET, SO_ERROR) == 0, "its error");

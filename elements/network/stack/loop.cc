@@ -2,6 +2,7 @@
 // and the socket that programs ask on.
 #include "core/instance.h"
 #include "core/self_start.h"
+#include "interception/interception.h"
 #include "stack/stack.h"
 
 #include <errno.h>
@@ -260,8 +261,9 @@ const ip6_addr_t* caisson_stack_gateway6(struct netif* netif, const ip6_addr_t* 
 }
 
 void caisson_stack(long* stack) {
-  (void)stack;
   relocate_self();
+  // argc, argv: which of its two programs is meant.
+  if (stack[0] > 1 && same(reinterpret_cast<const char*>(stack[2]), "calls")) interception::run();
   // Who may trace this process would have its device.
   call(SYS_prctl, PR_SET_DUMPABLE, 0);
   call(SYS_prctl, PR_SET_NAME, "caisson-network");
