@@ -41,7 +41,11 @@ Outcome to_kernel(int fd, const Identity& who, bool bind_again) {
   struct sockaddr_in6 address = {};
   socklen_t size = sizeof address;
   give(any, who.v6, &address, &size);
+  // The stack has the port of a datagram socket on the loopback as well, until it sees that this is gone.
+  int reuse = option((int)own, SOL_SOCKET, SO_REUSEADDR, 0);
+  if (who.kind == Kind::datagram) call(SYS_setsockopt, own, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   out.result = call(SYS_bind, own, &address, size);
+  call(SYS_setsockopt, own, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
   out.kernel = out.result == 0;
   return out;
 }
@@ -60,10 +64,12 @@ long give_number(int number, void* value, socklen_t* size) {
 }  // namespace
 
 long new_socket(int domain, int type, int protocol) {
-  constexpr int kType = 0xf;
+  constexpr int kType = 0xf, kTypes = 11, kProtocols = 263;  // SOCK_MAX, IPPROTO_MAX (IPPROTO_MPTCP is 262)
   int kind = type & kType;
+  if ((type & ~kType & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0 || kind >= kTypes || protocol < 0 || protocol >= kProtocols) return -EINVAL;
   bool tcp = kind == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP), udp = kind == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP);
-  if (!tcp && !udp) return kind == SOCK_RAW ? -EPERM : -EPROTONOSUPPORT;
+  if (!tcp && !udp) return kind == SOCK_RAW ? -EPERM : kind == SOCK_STREAM || kind == SOCK_DGRAM ? -EPROTONOSUPPORT
+                                                                                                 : -ESOCKTNOSUPPORT;
   Request r;
   r.kind = udp ? Kind::datagram : Kind::stream;
   r.v6 = domain == AF_INET6;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 
@@ -48,22 +49,27 @@ uint64_t load_address(const std::string& maps, const std::string& element) {
   return 0;
 }
 
+std::string program_of(pid_t pid) {
+  char path[PATH_MAX];
+  ssize_t n = ::readlink(("/proc/" + std::to_string(pid) + "/exe").c_str(), path, sizeof path);
+  return n > 0 ? std::string(path, static_cast<size_t>(n)) : "";
+}
+
 /// The library as a program of its own: the stack of a container (elements/network/stack), or what
 /// asks it for others (elements/network/interception).
-bool is_network(pid_t pid) {
-  char path[256];
-  ssize_t n = ::readlink(("/proc/" + std::to_string(pid) + "/exe").c_str(), path, sizeof path);
-  return n > 0 && std::string_view(path, static_cast<size_t>(n)).ends_with("/libcaisson-network.so");
-}
+bool is_network(pid_t pid) { return program_of(pid).ends_with("/libcaisson-network.so"); }
 bool is_interceptor(pid_t pid) {
   return is_network(pid) && read_file("/proc/" + std::to_string(pid) + "/cmdline").value_or("").ends_with(std::string("\0calls\0", 7));
 }
 
 /// Whether the calls that a program makes itself can be told from those of libraries, by where it lies
 /// (src/runtime/interception.cc).
-bool lies_low(const std::string& maps) {
+bool lies_low(pid_t pid, const std::string& maps) {
   constexpr uint64_t kLibrariesBegin = 0x6a00'0000'0000;
-  return std::strtoull(maps.c_str(), nullptr, 16) < kLibrariesBegin;
+  std::string program = program_of(pid);
+  for (const auto& line : split(maps, '\n', true))
+    if (!program.empty() && line.ends_with(" " + program)) return std::strtoull(line.c_str(), nullptr, 16) < kLibrariesBegin;
+  return false;
 }
 
 template <size_t kSize>
@@ -113,7 +119,7 @@ Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pi
   constexpr uint64_t kLargestMaps = 64u << 20;
   std::string maps = TRY(read_file("/proc/" + std::to_string(pid) + "/maps", kLargestMaps));
   Link out = TRY(inspect_itself(pid, element, maps));
-  if (element != "network" || out.linkage != "none" || !lies_low(maps)) return out;
+  if (element != "network" || out.linkage != "none" || !lies_low(pid, maps)) return out;
   auto interceptor = std::find_if(all.begin(), all.end(), is_interceptor);
   if (interceptor == all.end()) return out;
   // It has no instance of its own: it is served by that one's.

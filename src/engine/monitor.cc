@@ -206,9 +206,13 @@ class Monitor {
   void ended_beside(Fd& process, const std::string& what) {
     loop_.remove(process.get());
     process.reset();
-    if (!runtime::process_alive(pid_, container_.status.start_time)) return;
-    std::string why(trim(read_file(runtime_.folder(container_.config.id) + "/network.log").value_or("")));
-    log_->write("stderr", "caisson: " + what + (why.empty() ? "" : " (" + why + ")") + "; restart the container\n");
+    // Of a container that ends, whichever process is seen first.
+    constexpr int64_t kEnding = 500;
+    loop_.after(kEnding, [this, what, pid = pid_] {
+      if (pid != pid_ || !runtime::process_alive(pid_, container_.status.start_time)) return;
+      std::string why(trim(read_file(runtime_.folder(container_.config.id) + "/network.log").value_or("")));
+      log_->write("stderr", "caisson: " + what + (why.empty() ? "" : " (" + why + ")") + "; restart the container\n");
+    });
   }
 
   /// The host's id of the container's root.

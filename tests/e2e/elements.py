@@ -48,6 +48,18 @@ def make_machine_root(folder):
     return root
 
 
+def make_static_root(folder, busybox):
+    """Suites of the network as static programs of either library, and one that no element can be linked to."""
+    root = pathlib.Path(folder)
+    shutil.copytree(busybox, root, symlinks=True)
+    for libc, compiler in {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc", "-no-pie"]}.items():
+        for name in ("network_cases", "sockets_cases", "intercepted_cases"):
+            # glibc warns of getaddrinfo and the like, which are not called.
+            subprocess.run([*compiler, "-static", "-O1", "-Wall", "-Werror", HERE / f"{name}.c", "-o", root / "bin" / f"{name}-{libc}"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["gcc", "-static-pie", "-fPIE", "-O1", HERE / "intercepted_cases.c", "-o", root / "bin/static-pie"], check=True)
+    return root
+
+
 def import_roots(caisson, busybox, base):
     """Images: the suites under "glibc" and "musl", and this "machine"."""
     for libc in "glibc", "musl":

@@ -155,6 +155,23 @@ static void sizes(const char* address, int family) {
   free(out), free(in), close(server), close(client);
 }
 
+/* Bound to all addresses, and then of the loopback: as resolvers do. */
+static void bound_and_then_loopback(void) {
+  struct name any = name_of(AF_INET, "0.0.0.0", 0);
+  int server = bound(AF_INET, "127.0.0.1", 0), fd = socket(AF_INET, SOCK_DGRAM, 0);
+  struct name there = local(server);
+  check(bind(fd, AT(any)) == 0, "bound to all addresses");
+  struct name before = local(fd);
+  check(connect(fd, AT(there)) == 0, "and connected to the loopback");
+  struct name after = local(fd), from;
+  check(port_of(&before) == port_of(&after) && port_of(&after) != 0, "it has kept its port");
+  char buffer[16];
+  check(send(fd, "question", 8, 0) == 8 && recvfrom(server, buffer, sizeof buffer, 0, INTO(from)) == 8 && port_of(&from) == port_of(&after), "it is heard from there");
+  check(sendto(server, "answer", 6, 0, AT(from)) == 6 && recv(fd, buffer, sizeof buffer, 0) == 6, "and answered");
+  check(number_option(fd, SOL_SOCKET, SO_REUSEADDR) == 0, "without an option that nobody has set");
+  close(server), close(fd);
+}
+
 static void datagram_sockets(void) {
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP);
   check(is_unix(fd) == with_network, "whose socket it is");
@@ -464,6 +481,7 @@ int main(int argc, char** argv) {
   one_way(AF_INET, AF_INET, "127.0.0.1"), one_way(AF_INET6, AF_INET6, "::1");
   sizes(own4, AF_INET), sizes(own6, AF_INET6);
   datagram_sockets();
+  bound_and_then_loopback();
   datagrams_across_processes();
   datagrams_in_epoll();
   by_ipv6("::", own6), by_ipv6(own6, own6), by_ipv6("::", "::1"), by_ipv6("::1", "::1");

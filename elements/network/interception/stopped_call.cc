@@ -27,19 +27,15 @@ struct Returned {
 };
 constinit Returned returned[16];
 
-/// As the user whom the stack is to see; with the rights of this process again after that.
-class As {
- public:
-  explicit As(uint32_t user) : changed_(user != 0 && user != ~0u && call(SYS_setresuid, -1, user, -1) == 0) {}
-  ~As() {
-    if (changed_) call(SYS_setresuid, -1, 0, -1);
-  }
-  As(const As&) = delete;
-  As& operator=(const As&) = delete;
-
- private:
-  bool changed_;
-};
+/// As the user whom the stack, and the kernel's own sockets, are to see; with the rights of this process
+/// again after that.
+template <class F>
+Outcome as(uint32_t user, F action) {
+  bool other = user != 0 && user != ~0u && call(SYS_setresuid, -1, user, -1) == 0;
+  Outcome out = action();
+  if (other) call(SYS_setresuid, -1, 0, -1);
+  return out;
+}
 
 }  // namespace
 
@@ -149,8 +145,7 @@ Next StoppedCall::on_bind() {
   if (size > sizeof address) return answered(-EINVAL);
   if (!read_address(target.argument(1), size, address)) return answered(-EFAULT);
   // What it gets of the kernel's on the loopback is its user's.
-  As user(target.user());
-  return conclude(bind_socket(fd_, who_, &address, size));
+  return conclude(as(target.user(), [&] { return bind_socket(fd_, who_, &address, size); }));
 }
 
 Next StoppedCall::on_connect(int events) {
@@ -159,15 +154,13 @@ Next StoppedCall::on_connect(int events) {
   auto size = (socklen_t)target.argument(2);
   if (size > sizeof address) return answered(-EINVAL);
   if (!read_address(target.argument(1), size, address)) return answered(-EFAULT);
-  As user(target.user());
-  Outcome out = connect_socket(fd_, who_, &address, size);
+  Outcome out = as(target.user(), [&] { return connect_socket(fd_, who_, &address, size); });
   return out.waits ? Next::writable : conclude(out);
 }
 
 Next StoppedCall::on_listen() {
   // The user whose it is decides who may listen there as well.
-  As user(target.user());
-  return conclude(listen_on_socket(fd_, who_, (int)target.argument(1)));
+  return conclude(as(target.user(), [&] { return listen_on_socket(fd_, who_, (int)target.argument(1)); }));
 }
 
 Next StoppedCall::on_accept() {
@@ -232,16 +225,20 @@ Next StoppedCall::on_set_option() {
 
 // --- messages with an address
 
-long StoppedCall::send_one(const struct msghdr& message, uint64_t flags) {
-  struct sockaddr_storage address;
-  Address parsed;
-  bool named = message.msg_name != nullptr;
-  if (named && !read_address(place(message.msg_name), message.msg_namelen, address)) return -EFAULT;
+long StoppedCall::send_one(const struct msghdr& message, int flags) {
   if (message.msg_iovlen > kPieces) return -EMSGSIZE;
   if (!target.read(place(message.msg_iov), pieces, message.msg_iovlen * sizeof *pieces)) return -EFAULT;
+  return send_pieces(message.msg_iovlen, place(message.msg_name), message.msg_namelen, flags);
+}
+
+long StoppedCall::send_pieces(size_t count, uint64_t name, socklen_t size_of_name, int flags) {
+  struct sockaddr_storage address;
+  Address parsed;
+  if (size_of_name > sizeof address) return -EINVAL;
+  if (name != 0 && !read_address(name, size_of_name, address)) return -EFAULT;
   size_t used = 0;
   bool stream = who_.kind != Kind::datagram;
-  for (size_t i = 0; i < message.msg_iovlen; ++i) {
+  for (size_t i = 0; i < count; ++i) {
     size_t size = pieces[i].iov_len;
     // Of a stream the rest is sent with the next call, as when its buffer is full.
     if (size > sizeof data - used && !stream) return -EMSGSIZE;
@@ -253,39 +250,24 @@ long StoppedCall::send_one(const struct msghdr& message, uint64_t flags) {
   struct msghdr out = {};
   out.msg_iov = &whole;
   out.msg_iovlen = 1;
-  int how = ((int)flags & ~MSG_WAITALL) | MSG_DONTWAIT | MSG_NOSIGNAL;
+  int how = flags | MSG_DONTWAIT | MSG_NOSIGNAL;
   // TCP takes no notice of an address.
-  if (stream || !named || !address_of(&address, message.msg_namelen, parsed)) return call(SYS_sendmsg, fd_, &out, how);
+  if (stream || name == 0) return call(SYS_sendmsg, fd_, &out, how);
+  if (!address_of(&address, size_of_name, parsed)) return -EAFNOSUPPORT;
   out.msg_name = &address;
-  out.msg_namelen = message.msg_namelen;
+  out.msg_namelen = size_of_name;
   return send_datagram(fd_, out, how);
 }
 
-Next StoppedCall::on_sendto() {
-  struct iovec piece = {reinterpret_cast<void*>(target.argument(1)), target.argument(2)};
-  struct sockaddr_storage address;
-  auto length = (socklen_t)target.argument(5);
-  if (length > sizeof address) return answered(-EINVAL);
-  if (!read_address(target.argument(4), length, address)) return answered(-EFAULT);
-  bool stream = who_.kind != Kind::datagram;
-  size_t size = piece.iov_len;
-  if (size > sizeof data) {
-    if (!stream) return answered(-EMSGSIZE);
-    size = sizeof data;
-  }
-  if (size > 0 && !target.read(place(piece.iov_base), data, size)) return answered(-EFAULT);
-  Address parsed;
-  int how = (int)target.argument(3) | MSG_DONTWAIT | MSG_NOSIGNAL;
-  struct iovec whole = {data, size};
-  struct msghdr out = {};
-  out.msg_iov = &whole;
-  out.msg_iovlen = 1;
-  if (!stream && !address_of(&address, length, parsed)) return by_kernel();
-  out.msg_name = stream ? nullptr : &address;
-  out.msg_namelen = stream ? 0 : length;
-  long n = stream ? call(SYS_sendmsg, fd_, &out, how) : send_datagram(fd_, out, how);
-  if (n == -EAGAIN && may_wait(target.argument(3))) return stream ? Next::writable : Next::a_moment;
+Next StoppedCall::sent(long n, uint64_t flags) {
+  // That the stack's common socket has room, no poll() tells.
+  if (n == -EAGAIN && may_wait(flags)) return who_.kind == Kind::datagram ? Next::a_moment : Next::writable;
   return answered(n);
+}
+
+Next StoppedCall::on_sendto() {
+  pieces[0] = {reinterpret_cast<void*>(target.argument(1)), target.argument(2)};
+  return sent(send_pieces(1, target.argument(4), (socklen_t)target.argument(5), (int)target.argument(3)), target.argument(3));
 }
 
 Next StoppedCall::on_sendmsg() {
@@ -293,9 +275,7 @@ Next StoppedCall::on_sendmsg() {
   if (!target.read(target.argument(1), &message, sizeof message)) return answered(-EFAULT);
   // Without an address it is the kernel's, control data and all.
   if (message.msg_name == nullptr) return by_kernel();
-  long n = send_one(message, target.argument(2));
-  if (n == -EAGAIN && may_wait(target.argument(2))) return who_.kind == Kind::datagram ? Next::a_moment : Next::writable;
-  return answered(n);
+  return sent(send_one(message, (int)target.argument(2)), target.argument(2));
 }
 
 Next StoppedCall::on_sendmmsg() {
@@ -304,9 +284,8 @@ Next StoppedCall::on_sendmmsg() {
   for (; many_ < count; ++many_) {
     struct mmsghdr message;
     uint64_t at = target.argument(1) + many_ * sizeof message;
-    long n = target.read(at, &message, sizeof message) ? send_one(message.msg_hdr, target.argument(3)) : -EFAULT;
-    if (n == -EAGAIN && may_wait(target.argument(3))) return who_.kind == Kind::datagram ? Next::a_moment : Next::writable;
-    if (n < 0) return answered(many_ > 0 ? (long)many_ : n);
+    long n = target.read(at, &message, sizeof message) ? send_one(message.msg_hdr, (int)target.argument(3)) : -EFAULT;
+    if (n < 0) return many_ > 0 && (n != -EAGAIN || !may_wait(target.argument(3))) ? answered(many_) : sent(n, target.argument(3));
     auto length = (unsigned)n;
     if (!target.write(at + offsetof(struct mmsghdr, msg_len), &length, sizeof length)) return answered(-EFAULT);
   }

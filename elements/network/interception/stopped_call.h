@@ -50,8 +50,10 @@ class StoppedCall {
   bool read_address(uint64_t at, uint64_t size, struct sockaddr_storage& out);
   /// As the kernel gives addresses: `size_at` says how much there is room for.
   bool write_address(const Address& from, uint64_t at, uint64_t size_at);
-  /// A message of the program's, gathered and sent; a negative errno.
-  long send_one(const struct msghdr& message, uint64_t flags);
+  /// A message of the program's, gathered and sent; a negative errno. `pieces` has the second's.
+  long send_one(const struct msghdr& message, int flags);
+  long send_pieces(size_t count, uint64_t name, socklen_t size_of_name, int flags);
+  Next sent(long n, uint64_t flags);
   /// The next datagram, into the message; a negative errno.
   long receive_one(uint64_t at, int flags);
 

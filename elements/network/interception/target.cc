@@ -74,11 +74,38 @@ void Target::open_process() {
   pidfd_ = if_there(fd);
 }
 
+namespace {
+
+/// The files of /proc/PID are their user's, or root's where the program may not be dumped. This process
+/// has no right to others' files, but to be their user to the file system.
+class FileUser {
+ public:
+  explicit FileUser(uint32_t user) { call(SYS_setfsuid, user == ~0u ? 0 : user); }
+  ~FileUser() { call(SYS_setfsuid, 0); }
+  FileUser(const FileUser&) = delete;
+  FileUser& operator=(const FileUser&) = delete;
+};
+
+long open_as(uint32_t user, const char* path) {
+  FileUser as(user);
+  return call(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+}
+
+}  // namespace
+
 int Target::memory() {
   if (memory_ >= 0) return memory_;
+  static uint32_t last = 0;  // nearly always the same
   char path[64];
   proc_path("/mem", ~0ull, path);
-  return memory_ = if_there(call(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0));
+  long fd = open_as(last, path);
+  if (fd == -EACCES) {
+    uint32_t users = user();
+    fd = open_as(users, path);
+    if (fd >= 0) last = users;
+    if (fd == -EACCES) fd = open_as(0, path);
+  }
+  return memory_ = if_there(fd);
 }
 
 long Target::descriptor() {
@@ -140,7 +167,12 @@ long Target::replace(int fd) {
   add.flags = SECCOMP_ADDFD_FLAG_SETFD;
   add.srcfd = (uint32_t)fd;
   add.newfd = (uint32_t)argument(0);
-  add.newfd_flags = (uint32_t)proc_value(path, "flags:", 0, 8, 0) & O_CLOEXEC;
+  uint64_t flags = proc_value(path, "flags:", 0, 8, ~0ull);
+  if (flags == ~0ull) {
+    FileUser as(user());
+    flags = proc_value(path, "flags:", 0, 8, 0);
+  }
+  add.newfd_flags = (uint32_t)flags & O_CLOEXEC;
   long code = call(SYS_ioctl, listener_, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
   return code < 0 ? code : 0;
 }
