@@ -1,7 +1,12 @@
 """Roots with programs of either C library, for the tests of elements."""
+import atexit
+import concurrent.futures
+import functools
+import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
@@ -87,23 +92,47 @@ def lwip(folder, flags):
 FREESTANDING = "-O2 -fno-asynchronous-unwind-tables -ffreestanding -fPIC -fno-stack-protector -fvisibility=hidden -U_FORTIFY_SOURCE -D_GNU_SOURCE -fno-tree-loop-distribute-patterns -w".split()
 
 
+def sources_of(element, tree):
+    folders = [f"{element}/*.cc", "core/*.cc", *(["network/stack/*.cc", "network/interception/*.cc"] if element == "network" else [])]
+    return sorted(path.relative_to(tree) for pattern in folders for path in tree.glob(pattern))
+
+
+def compile_parts(tree, names, folder):
+    """An object of each of these sources of an element, several at a time."""
+    flags = [*FREESTANDING, *"-std=c++23 -fno-exceptions -fno-rtti -fno-threadsafe-statics".split(), f"-I{tree}", f"-I{tree}/include", f"-I{tree}/network", f"-I{tree}/network/stack",
+             f"-I{PROJECT}/build/libraries/lwip/include", "-iquote", PROJECT / "src"]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def one(name):
+        made = folder / (str(name).replace("/", "-") + ".o")
+        subprocess.run(["g++", *flags, "-c", tree / name, "-o", made], check=True)
+        return name, made
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(one, names))
+
+
+@functools.cache
+def sound_parts(element):
+    """What a fault leaves as it is."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="caisson-elements-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return compile_parts(PROJECT / "elements", sources_of(element, PROJECT / "elements"), folder)
+
+
 def plant(fault, element, folder, objects=()):
     """The library of an element with a fault: (source, good text, bad text)."""
-    sources = folder / "elements"
-    shutil.copytree(PROJECT / "elements", sources)
     name, good, bad = fault
-    text = (sources / name).read_text()
+    tree = folder / "elements"
+    shutil.copytree(PROJECT / "elements", tree)
+    text = (tree / name).read_text()
     assert good in text, "the fault is planted nowhere"
-    (sources / name).write_text(text.replace(good, bad))
+    (tree / name).write_text(text.replace(good, bad))
+    parts = dict(sound_parts(element))
+    # A header is in all of them.
+    parts.update(compile_parts(tree, [pathlib.Path(name)] if name.endswith(".cc") else list(parts), folder / "parts"))
+    more = {"files": ["-Wl,--gc-sections", "-Wl,-e,caisson_start", "-Wl,--exclude-libs,ALL", "-l:libsodium.a", "-l:libzstd.a"],
+            "network": ["-Wl,--gc-sections", "-Wl,-e,caisson_start", "-Wl,--wrap=nd6_input"]}.get(element, [])
     library = folder / f"libcaisson-{element}.so"
-    more = ["-Wl,--gc-sections", "-Wl,-e,caisson_start"] if element in ("files", "network") else []
-    if element == "files":
-        more += ["-Wl,--exclude-libs,ALL", "-l:libsodium.a", "-l:libzstd.a"]
-    files = [*(sources / element).glob("*.cc"), *(sources / "core").glob("*.cc"), PROJECT / "src/init/memory.cc"]
-    if element == "network":
-        stack = sources / "network/stack"
-        files += [*stack.glob("*.cc"), *(sources / "network/interception").glob("*.cc")]
-        more += ["-Wl,--wrap=nd6_input", f"-I{PROJECT}/build/libraries/lwip/include", f"-I{stack}", f"-I{stack.parent}", *objects]
-    flags = [*FREESTANDING, *"-std=c++23 -shared -nostdlib -fno-exceptions -fno-rtti -fno-threadsafe-statics -Wl,-Bsymbolic -s".split()]
-    subprocess.run(["g++", *flags, f"-I{sources}", f"-I{sources}/include", *files, "-iquote", PROJECT / "src", *more, "-lgcc", "-o", library], check=True)
+    subprocess.run(["g++", *FREESTANDING, *"-std=c++23 -fno-exceptions -fno-rtti -shared -nostdlib -Wl,-Bsymbolic -s".split(), "-iquote", PROJECT / "src", *parts.values(), PROJECT / "src/init/memory.cc", *objects, *more, "-lgcc", "-o", library], check=True)
     return library

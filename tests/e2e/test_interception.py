@@ -105,7 +105,7 @@ def test_the_suites_notice_a_fault(caisson, roots, place, objects, tmp_path, fau
     out = ""
     with faulty_library(caisson, objects, tmp_path, fault):
         for suite in ["intercepted_cases", place[0]], ["network_cases", *place, "network"]:
-            out += caisson.run(*WITH, *at(place), "static", "/bin/sh", "-c", f"timeout 20 /bin/{suite[0]}-glibc {' '.join(suite[1:])} || echo not ok: it has failed", code=None).out
+            out += caisson.run(*WITH, *at(place), "static", "/bin/sh", "-c", f"timeout 12 /bin/{suite[0]}-glibc {' '.join(suite[1:])} || echo not ok: it has failed", code=None).out
             if "not ok" in out:
                 break
     if fault == NO_FAULT:

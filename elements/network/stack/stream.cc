@@ -28,6 +28,8 @@ int next_failure = 0;
 /// As large as a frame inside the host may be, in whole packets of the wire; what is sent to the
 /// world is cut as ever.
 constexpr uint16_t kNearSegment = 41 * (kMtu - 60);
+/// Whole segments of the wire in one frame for it: what a few of them are less than other traffic waits for.
+constexpr uint16_t kFarPieces = 8;
 
 void ready(Stream& s) {
   if (s.ready) return;
@@ -194,11 +196,33 @@ err_t on_connected(void* arg, struct tcp_pcb* pcb, err_t error) {
 
 namespace {
 
+/// What the other side takes of one frame on the wire, where that is a whole one: what is larger, the
+/// device cuts to that (tap.cc).
+uint16_t whole_segment(const Stream& s) { return IP_IS_V6_VAL(s.pcb->remote_ip) ? kMtu - 60 : kMtu - 40; }
+
 /// Frames inside the host are as large as they can be.
 void enlarge(Stream& s) {
-  if (!is_near(s.pcb->remote_ip) || s.pcb->mss < kMtu - 60) return;
+  bool near = is_near(s.pcb->remote_ip);
+  s.far_frames = !near && s.pcb->mss == whole_segment(s);
+  if (!near || s.pcb->mss < kMtu - 60) return;
   s.pcb->mss = kNearSegment;
   if (s.pcb->cwnd < 2 * kNearSegment) s.pcb->cwnd = 2 * kNearSegment;
+}
+
+/// Those that leave it grow with what may be under way, so that a few of them always fit; where one was
+/// lost, they are as the wire has them from then on, since all of one is sent again.
+void fit_frames(Stream& s) {
+  if (!s.far_frames) return;
+  uint16_t whole = whole_segment(s);
+  // It is lowered only there.
+  if (s.pcb->ssthresh < TCP_SND_BUF) {
+    // lwIP counts by the largest that is under way.
+    if (s.pcb->unacked == nullptr && s.pcb->unsent == nullptr) s.pcb->mss = whole, s.far_frames = false;
+    return;
+  }
+  uint32_t fitting = s.pcb->cwnd / 4 < s.pcb->snd_wnd_max / 4 ? s.pcb->cwnd / 4 : s.pcb->snd_wnd_max / 4;
+  uint32_t pieces = fitting / whole < kFarPieces ? fitting / whole : kFarPieces;
+  if (pieces * whole > s.pcb->mss) s.pcb->mss = (uint16_t)(pieces * whole);
 }
 
 }  // namespace
@@ -369,6 +393,7 @@ void deliver(Stream& s) {
 /// From the program to the network. False where the connection is over.
 bool collect(Stream& s) {
   static char buffer[65536];
+  fit_frames(s);
   bool written = false;
   while (!s.app_done) {
     size_t room = tcp_sndbuf(s.pcb);

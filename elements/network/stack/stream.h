@@ -52,6 +52,7 @@ struct Stream : Watched {
   bool app_gone = false;                      ///< closed
   bool linger_zero = false, nodelay = false, reuseaddr = false, reuseport = false;
   bool waits_for_room = false;  ///< in the program's end
+  bool far_frames = false;      ///< to another host, in frames that the device cuts
 };
 
 /// Without OUT, which would be said each time that the program reads.
