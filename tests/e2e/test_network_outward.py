@@ -110,3 +110,16 @@ def test_frames_are_lost_on_the_way(caisson, client, lost):
     send(caisson, name, 7000, size)
     if lost == "3":
         assert packets_out(caisson, name) - before > size / 1460 / 2, "frames are the wire's after a loss"
+
+
+def test_frames_of_the_wire_are_lost(caisson, machine, client):
+    """Of what was one frame for the stack a part is missing: that is sent again, and all arrives."""
+    inside = ("ip", "netns", "exec", machine, "nft")
+    run(*inside, "add table ip lost; add chain ip lost in { type filter hook prerouting priority 0; }")
+    try:
+        name = client()
+        for every in 1000, 150, 40:
+            run(*inside, f"flush chain ip lost in; add rule ip lost in ip saddr {HERE} numgen inc mod {every} < 1 drop")
+            send(caisson, name, 7000, 2 << 20)
+    finally:
+        run(*inside, "delete table ip lost")

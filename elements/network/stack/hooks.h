@@ -12,6 +12,11 @@ extern "C" {
 u32_t caisson_stack_isn(const ip_addr_t* local_ip, u16_t local_port, const ip_addr_t* remote_ip, u16_t remote_port);
 /* The way to an IPv6 address that is not on the link. */
 const ip6_addr_t* caisson_stack_gateway6(struct netif* netif, const ip6_addr_t* dest);
+struct tcp_pcb;
+struct tcp_hdr;
+struct pbuf;
+/* A packet for a connection, or for one that listens, is about to be looked at. */
+signed char caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hdr* header, const struct pbuf* packet);
 #ifdef __cplusplus
 }
 #endif

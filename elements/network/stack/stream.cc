@@ -25,12 +25,6 @@ constexpr int kFailures = 1024;
 Failure failures[kFailures];
 int next_failure = 0;
 
-/// As large as a frame inside the host may be, in whole packets of the wire; what is sent to the
-/// world is cut as ever.
-constexpr uint16_t kNearSegment = 41 * (kMtu - 60);
-/// Whole segments of the wire in one frame for it: what a few of them are less than other traffic waits for.
-constexpr uint16_t kFarPieces = 8;
-
 void ready(Stream& s) {
   if (s.ready) return;
   s.ready = true;
@@ -168,7 +162,10 @@ err_t on_received(void* arg, struct tcp_pcb* pcb, struct pbuf* p, err_t error) {
 
 err_t on_sent(void* arg, struct tcp_pcb* pcb, u16_t size) {
   (void)pcb, (void)size;
-  if (arg != nullptr) ready(*static_cast<Stream*>(arg));
+  if (arg == nullptr) return ERR_OK;
+  auto& s = *static_cast<Stream*>(arg);
+  send_the_next_lost(s);
+  ready(s);
   return ERR_OK;
 }
 
@@ -187,45 +184,13 @@ void on_error(void* arg, err_t error) {
 err_t on_connected(void* arg, struct tcp_pcb* pcb, err_t error) {
   (void)error;
   limit_buffers(pcb);
+  take_first_round_trip(*pcb);
   if (arg == nullptr) return ERR_OK;
   auto& s = *static_cast<Stream*>(arg);
   s.just_connected = true;
   ready(s);
   return ERR_OK;
 }
-
-namespace {
-
-/// What the other side takes of one frame on the wire, where that is a whole one: what is larger, the
-/// device cuts to that (tap.cc).
-uint16_t whole_segment(const Stream& s) { return IP_IS_V6_VAL(s.pcb->remote_ip) ? kMtu - 60 : kMtu - 40; }
-
-/// Frames inside the host are as large as they can be.
-void enlarge(Stream& s) {
-  bool near = is_near(s.pcb->remote_ip);
-  s.far_frames = !near && s.pcb->mss == whole_segment(s);
-  if (!near || s.pcb->mss < kMtu - 60) return;
-  s.pcb->mss = kNearSegment;
-  if (s.pcb->cwnd < 2 * kNearSegment) s.pcb->cwnd = 2 * kNearSegment;
-}
-
-/// Those that leave it grow with what may be under way, so that a few of them always fit; where one was
-/// lost, they are as the wire has them from then on, since all of one is sent again.
-void fit_frames(Stream& s) {
-  if (!s.far_frames) return;
-  uint16_t whole = whole_segment(s);
-  // It is lowered only there.
-  if (s.pcb->ssthresh < TCP_SND_BUF) {
-    // lwIP counts by the largest that is under way.
-    if (s.pcb->unacked == nullptr && s.pcb->unsent == nullptr) s.pcb->mss = whole, s.far_frames = false;
-    return;
-  }
-  uint32_t fitting = s.pcb->cwnd / 4 < s.pcb->snd_wnd_max / 4 ? s.pcb->cwnd / 4 : s.pcb->snd_wnd_max / 4;
-  uint32_t pieces = fitting / whole < kFarPieces ? fitting / whole : kFarPieces;
-  if (pieces * whole > s.pcb->mss) s.pcb->mss = (uint16_t)(pieces * whole);
-}
-
-}  // namespace
 
 Stream* find_group(const Stream& s) {
   for (Stream* bucket : streams)
@@ -284,6 +249,7 @@ err_t on_accepted(void* arg, struct tcp_pcb* pcb, err_t error) {
   Stream* s = open_stream(listener->v6);
   if (s == nullptr) return ERR_MEM;
   limit_buffers(pcb);
+  take_first_round_trip(*pcb);
   s->pcb = pcb;
   s->state = Stream::State::connected;
   s->told_connected = true;
@@ -393,9 +359,8 @@ void deliver(Stream& s) {
 /// From the program to the network. False where the connection is over.
 bool collect(Stream& s) {
   static char buffer[65536];
-  fit_frames(s);
   bool written = false;
-  while (!s.app_done) {
+  while (!s.app_done && fit_frames(s)) {
     size_t room = tcp_sndbuf(s.pcb);
     if (room > sizeof buffer) room = sizeof buffer;
     // lwIP counts what one call may have in 16 bits.

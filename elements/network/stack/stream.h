@@ -53,6 +53,9 @@ struct Stream : Watched {
   bool linger_zero = false, nodelay = false, reuseaddr = false, reuseport = false;
   bool waits_for_room = false;  ///< in the program's end
   bool far_frames = false;      ///< to another host, in frames that the device cuts
+  bool recovers = false;        ///< something of a flight was lost, which ends at `recover`
+  uint8_t duplicates = 0;       ///< acknowledgements of the same
+  uint32_t recover = 0, timed_out = 0;
 };
 
 /// Without OUT, which would be said each time that the program reads.
@@ -62,6 +65,18 @@ inline constexpr uint32_t kQuiet = EPOLLIN | EPOLLRDHUP | EPOLLET;
 Stream* open_stream(bool v6);
 /// lwIP shall call us.
 void attach(Stream& s);
+// flight.cc
+/// For a new connection: frames inside the host are as large as they can be.
+void enlarge(Stream& s);
+/// Those that leave it grow with what may be under way, so that a few of them always fit; where one was
+/// lost, they are as the wire has them from then on, since all of one is sent again. False where
+/// nothing may be added until those are sent that wait.
+bool fit_frames(Stream& s);
+/// Of a new connection: how long to wait before something counts as lost, by how long its handshake took.
+void take_first_round_trip(struct tcp_pcb& pcb);
+/// Something was acknowledged, not all that was under way when some of it was lost.
+void send_the_next_lost(Stream& s);
+
 /// Lets go of everything. A connection that still has something to send goes on by itself.
 void end(Stream& s, bool abort);
 /// From here on the program's end is writable.
