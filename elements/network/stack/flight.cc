@@ -43,12 +43,15 @@ bool fit_frames(Stream& s) {
   uint16_t whole = whole_segment(s);
   // It is lowered only where something was lost.
   if (s.pcb->ssthresh < TCP_SND_BUF) {
-    // lwIP adds to the last one that waits, and may find none there that is larger than its segments.
-    for (const struct tcp_seg* waits = s.pcb->unsent; waits != nullptr; waits = waits->next)
-      if (waits->next == nullptr && waits->len > whole) return false;
-    s.pcb->mss = whole;
-    tcp_poll(s.pcb, let_large_ones_go, 1);
-    return true;
+    // lwIP adds to the last one that waits, which may not be larger than its segments, nor have room for one.
+    if (s.pcb->mss != whole) {
+      if (s.pcb->unsent != nullptr) return false;
+      s.pcb->mss = whole;
+      tcp_poll(s.pcb, let_large_ones_go, 1);
+    }
+    const struct tcp_seg* last = s.pcb->unsent;
+    while (last != nullptr && last->next != nullptr) last = last->next;
+    return last == nullptr || last->len <= whole;
   }
   uint32_t fitting = s.pcb->cwnd < s.pcb->snd_wnd_max ? s.pcb->cwnd / 4 : s.pcb->snd_wnd_max / 4;
   uint32_t pieces = fitting / whole < kFarPieces ? fitting / whole : kFarPieces;

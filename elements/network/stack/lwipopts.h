@@ -8,7 +8,6 @@
 #define LWIP_NETCONN 0
 #define LWIP_SOCKET 0
 #define LWIP_STATS 0
-#define LWIP_DEBUG 0
 
 /* Everything is allocated as it is needed. */
 #define MEM_LIBC_MALLOC 1
