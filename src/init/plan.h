@@ -42,7 +42,7 @@ struct Plan {
   uint64_t search_path;  ///< value of PATH
   uint64_t seccomp;      ///< sock_filter[]
   uint32_t seccomp_count, seccomp_flags;
-  uint64_t listener;  ///< 1: send the seccomp listener over sync_fd
+  uint64_t listener;      ///< 1: send the seccomp listener over sync_fd
   uint64_t interception;  ///< sock_filter[] of a second one, which has a listener
   uint64_t interception_count;
   uint64_t limits;
@@ -53,11 +53,11 @@ struct Plan {
 };
 
 // Messages on the sync socket, one byte each unless said otherwise.
-inline constexpr char kReady = 'R';     ///< init → runtime: waiting, the program exists
-inline constexpr char kPark = 'G';      ///< runtime → init: wait for exec.fifo
-inline constexpr char kStart = 'S';     ///< runtime → init: go on at once
-inline constexpr char kError = 'E';     ///< init → runtime: int32 errno, then text
-inline constexpr char kListener = 'L';  ///< init → runtime: with the listener as SCM_RIGHTS
+inline constexpr char kReady = 'R';        ///< init → runtime: waiting, the program exists
+inline constexpr char kPark = 'G';         ///< runtime → init: wait for exec.fifo
+inline constexpr char kStart = 'S';        ///< runtime → init: go on at once
+inline constexpr char kError = 'E';        ///< init → runtime: int32 errno, then text
+inline constexpr char kListener = 'L';     ///< init → runtime: with the listener as SCM_RIGHTS
 inline constexpr char kInterceptor = 'I';  ///< init → runtime: the same of the second filter
 /// The sixth argument of the sendmsg(2), which has only three, by which a listener goes out: the
 /// second filter lets it pass.

@@ -71,7 +71,8 @@ static struct msghdr message_of(struct sockaddr_storage* address, socklen_t size
 
 static void pause_ms(int ms) {
   struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-  while (nanosleep(&t, &t) < 0 && errno == EINTR);
+  while (nanosleep(&t, &t) < 0 && errno == EINTR)
+    ;
 }
 
 static long since_ms(const struct timespec* from) {
@@ -426,7 +427,8 @@ static void* storm(void* argument) {
     }
     if (next(&state) % 7 == 0) close(3 + (int)(next(&state) % 24));
     syscall(calls[which], a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (i % 64 == 0) for (size_t k = 0; k < sizeof memory; k += 8) *(uint64_t*)(memory + k) = next(&state) % 3 ? 0 : next(&state);
+    if (i % 64 == 0)
+      for (size_t k = 0; k < sizeof memory; k += 8) *(uint64_t*)(memory + k) = next(&state) % 3 ? 0 : next(&state);
   }
   return NULL;
 }

@@ -91,7 +91,7 @@ Next StoppedCall::go_on(int events) {
 }
 
 void StoppedCall::time_out() { target.answer(many_ > 0 ? (long)many_ : target.number() == SYS_connect ? -EINPROGRESS
-                                                                                                     : -EAGAIN); }
+                                                                                                      : -EAGAIN); }
 
 int64_t StoppedCall::patience(Next what) {
   struct {

@@ -58,7 +58,7 @@ class StoppedCall {
   long receive_one(uint64_t at, int flags);
 
   Identity who_;
-  int fd_ = -1;        ///< the copy of the program's descriptor
+  int fd_ = -1;  ///< the copy of the program's descriptor
   bool begun_ = false;
   unsigned many_ = 0;  ///< messages of sendmmsg and recvmmsg that are done
 };
