@@ -109,4 +109,4 @@ def test_twenty_at_once(caisson, roots, containers, element):
     # Those without the element go by TCP, which is another's only with a stack of its own: the plain one, and the one that asked whether it answers.
     wait_for(lambda: [counters(caisson, s)["accepted"] for s in servers] == [10 if element == "sockets" else 12] * 10)
     instances = {l["instance"] for s in servers for l in json.loads(caisson("element", "inspect", s, "--format", "json").out)}
-    assert len(instances) == (10 if element == "sockets" else 20), "with that of the stack"
+    assert len(instances) == (10 if element == "sockets" else 30), "with those of the two processes beside it"

@@ -38,3 +38,8 @@ def test_systemd_cgroup_driver(hierarchy):
 
 def test_checkpoint_and_restore():
     in_guest(["tests/guest/test_checkpoint.py"])
+
+
+def test_programs_that_make_their_calls_themselves():
+    """Before 6.9 a thread's descriptors are reached by its process, before 6.6 nobody is woken on the same processor."""
+    in_guest(["tests/e2e/test_interception.py::test_calls_behave_as_the_kernels"])

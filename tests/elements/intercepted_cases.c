@@ -134,7 +134,7 @@ static void signals(void) {
 
   /* Many signals that restart, while something comes now and then. */
   on_signal(SA_RESTART);
-  struct itimerval often = {{0, 2000}, {0, 2000}};
+  struct itimerval often = {{0, 20000}, {0, 20000}};
   setitimer(ITIMER_REAL, &often, NULL);
   enum { kMany = 100 };
   child = fork();
@@ -144,7 +144,7 @@ static void signals(void) {
       int fd = client(&at);
       good += fd >= 0 && send(fd, "0123456789", 10, 0) == 10 && wait_for(fd, POLLIN, 5000) && recv(fd, buffer, 1, 0) == 1;
       close(fd);
-      if (i % 5 == 0) pause_ms(7);
+      if (i % 5 == 0) pause_ms(30);
     }
     _exit(good == kMany ? 0 : 1);
   }

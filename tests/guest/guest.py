@@ -81,6 +81,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 ip link set lo up
 hostname guest
 modprobe loop
+modprobe tun
 # The project may lie where the next file system is mounted.
 mkdir -p /run/project
 mount --bind @FOLDER@ /run/project
