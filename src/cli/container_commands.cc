@@ -17,6 +17,7 @@
 #include "cli/pull.h"
 #include "cli/run_options.h"
 #include "cli/terminal.h"
+#include "elements/elements.h"
 #include "engine/engine.h"
 #include "engine/monitor.h"
 #include "engine/network_stack.h"
@@ -234,6 +235,7 @@ Result<int> cmd_exec(const Globals& globals, const Args& args) {
     options.stdio[0] = null.get();
   }
   options.interception = engine::NetworkStack::interception(engine.containers().run_folder(c.config.id));
+  options.intercept_libraries = !options.interception.empty() && elements::lies_among_libraries(root, process.args[0], process.env);
   auto launched = engine.runtime().exec(c.config.id, process, std::move(options));
   if (!launched) {
     log::error("error: " + launched.error().message);

@@ -10,6 +10,7 @@
 #include "elements/elements.h"
 #include "elements/package.h"
 #include "engine/engine.h"
+#include "engine/network_stack.h"
 #include "engine/spec_builder.h"
 
 namespace caisson::cli {
@@ -50,11 +51,12 @@ Result<int> inspect_container(const Globals& globals, const std::string& name, b
   auto selected = TRY(engine::selected_elements(container.config));
   auto pids = TRY(TRY(engine.runtime().cgroup(TRY(engine.runtime().load(container.config.id)))).processes());
   std::sort(pids.begin(), pids.end());
+  bool libraries_too = engine::NetworkStack::has_libraries_mark(engine.containers().run_folder(container.config.id));
   Json out = Json::array();
   Table table({"PID", "ELEMENT", "LINKED", "INSTANCE", "COUNTERS", "COMMAND"});
   for (pid_t pid : pids)
     for (const auto& s : selected) {
-      auto link = elements::inspect(pid, s.name, pids);
+      auto link = elements::inspect(pid, s.name, pids, libraries_too);
       if (!link) continue;  // it has ended meanwhile
       Json counters = Json::object();
       std::string text;

@@ -80,6 +80,10 @@ struct Injection {
 /// For one more process of such a container (exec): LD_PRELOAD where the root has musl.
 void add_environment(const std::vector<Selection>& selections, const sys::RootDir& root, std::vector<std::string>& env);
 
+/// Whether the program is a static one that lies where libraries do (static-pie): what it calls is then told
+/// from nothing else (runtime::LaunchOptions::intercept_libraries).
+[[nodiscard]] bool lies_among_libraries(const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env);
+
 /// "" where the program can have these elements; otherwise why it cannot. Follows scripts to their
 /// interpreter.
 [[nodiscard]] std::string why_not_linkable(const std::vector<Selection>& selections, const sys::RootDir& root, const std::string& program, const std::vector<std::string>& env);
@@ -92,12 +96,13 @@ struct Link {
   std::vector<std::pair<std::string, uint64_t>> counters;
 };
 /// Reads it out of a process of a container. Needs the right to trace it. `all`: the container's
-/// processes, of which one may do for the others what they have not loaded.
-[[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all);
+/// processes, of which one may do for the others what they have not loaded; `libraries_too`: also for those
+/// that lie where libraries do.
+[[nodiscard]] Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all, bool libraries_too = false);
 
 /// The handshake: returns when a program among `processes` has shown each element, or the first
 /// one (`pidfd`) has ended: it could at least load them (why_not_linkable). An error after 5 s.
-[[nodiscard]] Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes);
+[[nodiscard]] Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes, bool libraries_too = false);
 
 // settings.cc: text that the libraries read; pure.
 [[nodiscard]] Result<std::string> clock_settings(const std::string& options, const Moment& now, const oci::Spec& spec);

@@ -115,11 +115,11 @@ Result<Link> inspect_itself(pid_t pid, const std::string& element, const std::st
 
 }  // namespace
 
-Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all) {
+Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pid_t>& all, bool libraries_too) {
   constexpr uint64_t kLargestMaps = 64u << 20;
   std::string maps = TRY(read_file("/proc/" + std::to_string(pid) + "/maps", kLargestMaps));
   Link out = TRY(inspect_itself(pid, element, maps));
-  if (element != "network" || out.linkage != "none" || !lies_low(pid, maps)) return out;
+  if (element != "network" || out.linkage != "none" || (!libraries_too && !lies_low(pid, maps))) return out;
   auto interceptor = std::find_if(all.begin(), all.end(), is_interceptor);
   if (interceptor == all.end()) return out;
   // It has no instance of its own: it is served by that one's.
@@ -127,7 +127,7 @@ Result<Link> inspect(pid_t pid, const std::string& element, const std::vector<pi
   return served ? *served : out;
 }
 
-Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes) {
+Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::function<std::vector<pid_t>()>& processes, bool libraries_too) {
   constexpr int64_t kPatience = 5000;
   for (int64_t end = monotonic_ms() + kPatience; monotonic_ms() < end; ::usleep(2000)) {
     struct pollfd ended = {pidfd, POLLIN, 0};
@@ -135,7 +135,7 @@ Result<> await_linked(std::vector<Selection> wanted, int pidfd, const std::funct
     auto pids = processes();
     std::erase_if(wanted, [&](const Selection& s) {
       return std::any_of(pids.begin(), pids.end(), [&](pid_t pid) {
-        auto link = inspect(pid, s.name, pids);
+        auto link = inspect(pid, s.name, pids, libraries_too);
         return link && !is_network(pid) && (link->linkage == "full" || link->linkage == "control-only");
       });
     });

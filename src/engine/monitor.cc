@@ -118,7 +118,11 @@ class Monitor {
     runtime::LaunchOptions launch;
     launch.id = config.id;
     launch.bundle = run_folder_;
-    if (own_stack) launch.interception = NetworkStack::interception(run_folder_);
+    if (own_stack) {
+      launch.interception = NetworkStack::interception(run_folder_);
+      launch.intercept_libraries = starts_static_pie(config, root, spec.process->env);
+      if (launch.intercept_libraries) TRY(NetworkStack::mark_libraries(run_folder_));
+    }
     // Its stack is there before it asks anything of it, and before it can have ended.
     launch.start = !own_stack;
     launch.rootfs_mount = std::move(rootfs);
@@ -164,9 +168,15 @@ class Monitor {
     return watch();
   }
 
+  /// Its programs are told from libraries by nothing, so all is intercepted.
+  static bool starts_static_pie(const ContainerConfig& config, const sys::RootDir& root, const std::vector<std::string>& env) {
+    auto is = [&](const std::vector<std::string>& args) { return !args.empty() && elements::lies_among_libraries(root, args[0], env); };
+    return config.start.empty() ? is(config.args) : std::any_of(config.start.begin(), config.start.end(), [&](const StartCommand& s) { return is(s.args); });
+  }
+
   Result<> await_elements() {
     auto group = TRY(runtime_.cgroup(TRY(runtime_.load(container_.config.id))));
-    return elements::await_linked(TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); });
+    return elements::await_linked(TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); }, NetworkStack::has_libraries_mark(run_folder_));
   }
 
   Result<> adopt() {

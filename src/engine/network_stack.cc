@@ -15,6 +15,8 @@ namespace caisson::engine {
 
 namespace {
 
+constexpr const char* kLibrariesMark = "/interception-of-libraries";
+
 Result<Fd> listen_at(const std::string& folder, const std::string& name, int type, mode_t mode) {
   Fd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   // Through the folder's descriptor: the path may be longer than a socket's address can hold.
@@ -37,7 +39,7 @@ bool has_listener(const std::optional<oci::Seccomp>& policy) {
 Result<NetworkStack> NetworkStack::prepare(const std::string& run_folder, Fd tap, const std::optional<oci::Seccomp>& policy) {
   std::string folder = run_folder + "/network";
   TRY(remove_tree(folder));
-  TRY(remove_tree(run_folder + "/interception"));
+  for (const char* old : {"/interception", kLibrariesMark}) TRY(remove_tree(run_folder + old));
   TRY(make_dirs(folder));
   NetworkStack out;
   out.tap_ = std::move(tap);
@@ -52,6 +54,9 @@ std::string NetworkStack::interception(const std::string& run_folder) {
   std::string path = run_folder + "/interception";
   return exists(path) ? path : "";
 }
+
+Result<> NetworkStack::mark_libraries(const std::string& run_folder) { return replace_file(run_folder + kLibrariesMark, ""); }
+bool NetworkStack::has_libraries_mark(const std::string& run_folder) { return exists(run_folder + kLibrariesMark); }
 
 Result<NetworkStack::Started> NetworkStack::start(const runtime::Runtime& runtime, const std::string& id) && {
   // Where they say why they have ended.

@@ -25,6 +25,9 @@ class NetworkStack {
 
   /// For runtime::LaunchOptions; "" where nothing of a container is intercepted.
   [[nodiscard]] static std::string interception(const std::string& run_folder);
+  /// A note that libraries are not spared there (runtime::LaunchOptions::intercept_libraries).
+  [[nodiscard]] static Result<> mark_libraries(const std::string& run_folder);
+  [[nodiscard]] static bool has_libraries_mark(const std::string& run_folder);
 
  private:
   Fd tap_, control_, listeners_;

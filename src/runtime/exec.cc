@@ -74,6 +74,7 @@ Result<Launched> Runtime::exec(const std::string& id, const oci::Process& proces
   TRY(find_inherited(plan));
   TRY(check_limits(plan));
   plan.interception = options.interception;
+  plan.intercept_libraries = options.intercept_libraries;
   if (options.policy) spec.linux.seccomp = std::move(options.policy);
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   plan.rootless = ::geteuid() != 0;

@@ -108,8 +108,9 @@ std::string build_init_plan(const ChildPlan& plan, const std::vector<std::string
     p.listener = plan.seccomp->notify ? 1 : 0;
   }
   if (!plan.interception.empty()) {
-    p.interception_count = interception_filter().size();
-    p.interception = b.bytes(interception_filter().data(), interception_filter().size_bytes());
+    auto filter = interception_filter(plan.intercept_libraries);
+    p.interception_count = filter.size();
+    p.interception = b.bytes(filter.data(), filter.size_bytes());
   }
   std::vector<init::Limit> limits;
   for (const auto& l : process.rlimits) limits.push_back({static_cast<uint32_t>(sys::rlimit_number(l.type)), 0, l.soft, l.hard});

@@ -20,7 +20,7 @@ namespace {
 // The upper halves of two addresses. Programs lie below 0x6600'0000'0000, also with as much
 // randomness as x86-64 has, libraries and the vDSO above 0x6e00'0000'0000 (mmap(2) goes down from the
 // stack): what they call, they call knowing of the element, or on sockets of the kernel's.
-constexpr uint32_t kLibrariesBegin = 0x6a00;
+constexpr uint32_t kLibrariesBegin = 0x6a00, kNowhere = ~0u;
 
 constexpr uint32_t kUpper = 4;  ///< of 64 bits, little-endian
 constexpr uint32_t argument(uint32_t i) { return static_cast<uint32_t>(offsetof(struct seccomp_data, args)) + i * 8; }
@@ -75,15 +75,22 @@ constexpr uint8_t distance(size_t from, std::string_view label) {
   return static_cast<uint8_t>(to - from - 1);
 }
 
-constexpr auto assemble() {
+/// `spared`: from where on nothing is intercepted.
+constexpr auto assemble(uint32_t spared) {
   std::array<sock_filter, std::size(kProgram)> out{};
-  for (size_t i = 0; i < out.size(); ++i) out[i] = {kProgram[i].code, distance(i, kProgram[i].yes), distance(i, kProgram[i].no), kProgram[i].operand};
+  for (size_t i = 0; i < out.size(); ++i) {
+    const Line& line = kProgram[i];
+    out[i] = {line.code, distance(i, line.yes), distance(i, line.no), line.operand == kLibrariesBegin ? spared : line.operand};
+  }
   return out;
 }
-constexpr auto kFilter = assemble();
+constexpr auto kPrograms = assemble(kLibrariesBegin), kEverything = assemble(kNowhere);
 
 }  // namespace
 
-std::span<const sock_filter> interception_filter() { return kFilter; }
+std::span<const sock_filter> interception_filter(bool libraries) {
+  if (libraries) return kEverything;
+  return kPrograms;
+}
 
 }  // namespace caisson::runtime

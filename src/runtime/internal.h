@@ -84,6 +84,7 @@ struct ChildPlan {
   std::vector<Fd> bind_sources;  ///< those that the parent cloned; parallel to spec->mounts
   std::optional<sys::SeccompProgram> seccomp;
   std::string interception;  ///< LaunchOptions::interception
+  bool intercept_libraries = false;
   std::vector<oci::Hook> start_hooks;
   bool container_hooks = false, runtime_hooks = false;
   std::vector<Fd> cgroup_tasks;  ///< of the cgroup v1 that the child enters; see Cgroup::enter
@@ -228,7 +229,8 @@ using FreshFolders = std::map<std::string, Fd>;
 
 /// Compiles the policy, or takes the compiled program from the cache folder.
 /// Hands the calls of the network to a listener where a program makes them itself.
-[[nodiscard]] std::span<const sock_filter> interception_filter();
+/// Libraries are told from programs by where they lie; `libraries`: and are not spared.
+[[nodiscard]] std::span<const sock_filter> interception_filter(bool libraries);
 [[nodiscard]] Result<sys::SeccompProgram> seccomp_program(const oci::Seccomp& policy, const std::string& cache_folder);
 
 }  // namespace caisson::runtime

@@ -138,6 +138,7 @@ Result<Launched> Runtime::create(const oci::Spec& spec, LaunchOptions options) c
   BindSources bind_sources(spec, user_namespace ? user_namespace->fd.get() : -1);
   TRY(bind_sources.open(plan));
   plan.interception = options.interception;
+  plan.intercept_libraries = options.intercept_libraries;
   if (spec.linux.seccomp) plan.seccomp = TRY(seccomp_program(*spec.linux.seccomp, root_ + "/../seccomp"));
   if (plan.seccomp && plan.seccomp->notify && spec.linux.seccomp->listener_path.empty()) return fail("linux.seccomp.listenerPath: is required with SCMP_ACT_NOTIFY", EINVAL);
 

@@ -65,6 +65,7 @@ struct LaunchOptions {
   /// themselves, past their C library; it gets the seccomp listener. "": nobody. Goes not
   /// together with a policy that has a listener.
   std::string interception;
+  bool intercept_libraries = false;  ///< also what lies where libraries do: for a static-pie program
   /// exec: in place of the container's own.
   std::optional<oci::Seccomp> policy;
 };

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import wait_for
 from elements import FREESTANDING, import_roots, judge, lwip, make_static_root
-from talkers import PYTHON, USR, answers
+from talkers import CLIENTS, PYTHON, USR, answers
 from test_network_element import faulty_library
 
 WITH = ("--element", "network")
@@ -157,16 +157,29 @@ def test_static_programs_and_their_resolver(caisson, roots, containers):
         caisson("network", "rm", "--force", "resolved", code=None)
 
 
-def test_what_is_not_intercepted(caisson, roots, place, containers, tmp_path):
-    """A static program that lies where libraries do is told from none of them; a container whose policy
-    has a listener of its own has no second one."""
-    name = containers(*WITH, *at(place), "static", "/bin/static-pie", "storm", "1000")
-    assert next(l for l in inspected(caisson, name) if l["command"].startswith("/bin/static-pie"))["linked"] == "none"
+def test_programs_that_lie_where_libraries_do(caisson, roots, place, containers, tmp_path):
+    """static-pie, as Rust makes them for musl: as a container's first program, and entering later. What they
+    execute may be linked."""
+    judge(caisson.run(*WITH, "--element-required", *at(place), "static", "/bin/static-pie", place[0], code=None).out, 50)
+    name = containers(*WITH, *at(place), "static", "/bin/static-pie", "exec", "sleep", "1000")
+    wait_for(lambda: interceptor(caisson, name))
+    judge(caisson("exec", name, "/bin/static-pie", place[0], code=None).out, 50)
     caisson("rm", "-f", name)
-    refused = caisson.run(*WITH, "--element-required", *at(place), "static", "/bin/static-pie", place[0], code=125)
-    assert "static-pie" in refused.err and "lies where libraries do" in refused.err
+    program = ("-v", f"{roots}/static/bin/static-pie:/static-pie:ro")
+    server = containers(*USR, *program, *WITH, *at(place), "machine", "/static-pie", "exec", "python3", "-c", PYTHON)
+    answers(caisson, place[0], 7000)
+    assert next(l for l in inspected(caisson, server) if l["command"].startswith("python3"))["linked"] == "full"
+    for kind in "python", "perl":
+        port, answer = caisson.run(*USR, *program, *WITH, "--network", "beside", "machine", "/static-pie", "exec", *CLIENTS[kind], place[0]).out.split("|")
+        assert answer.endswith(f" {port} {kind}")
+
+
+def test_what_is_not_intercepted(caisson, roots, place, containers):
+    name = containers(*WITH, *at(place), "static", "sh", "-c", "/bin/static-pie exec /bin/static-pie storm 1000; true")
+    shown = wait_for(lambda: [l for l in inspected(caisson, name) if l["command"].startswith("/bin/static-pie storm")])
+    assert {l["linked"] for l in shown} == {"none"}, "who executes it is told from libraries by where it lies"
     # Other elements are in no static program at all.
-    assert "is a static program" in caisson.run(*WITH, "--element", "clock=+1d", "--element-required", *at(place), "static", "/bin/network_cases-glibc", code=125).err
+    assert "is a static program" in caisson.run(*WITH, "--element", "clock=+1d", "--element-required", "--network", "beside", "static", "/bin/network_cases-glibc", code=125).err
 
 
 def test_the_policy_comes_first(caisson, roots, place, tmp_path):

@@ -1,7 +1,7 @@
 /* What a program expects of calls that are answered beside it: signals, threads, pointers that lead
  * nowhere, limits. Linked statically; run with the kernel's service too.
  *
- * Usage: intercepted_cases ADDRESS | storm SECONDS
+ * Usage: intercepted_cases ADDRESS | storm SECONDS | exec PROGRAM ARGUMENTS
  * ADDRESS: the container's own. storm: calls of nonsense from several threads, and then a connection. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -457,6 +457,7 @@ static int storm_for(int seconds) {
 int main(int argc, char** argv) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (argc == 3 && strcmp(argv[1], "storm") == 0) return storm_for(atoi(argv[2]));
+  if (argc > 2 && strcmp(argv[1], "exec") == 0) return execvp(argv[2], argv + 2);
   if (argc != 2) return 2;
   own = argv[1];
   signal(SIGPIPE, SIG_IGN);

@@ -88,12 +88,18 @@ TEST(Injection, AddsMountsAndKeepsTheImagesOwn) {
 TEST(Programs, StaticOnesAreTold) {
   auto host = sys::RootDir::open("/");
   ASSERT_TRUE(host);
-  EXPECT_EQ(why_not_linkable(*host, "/bin/sh", {}), "");
-  EXPECT_EQ(why_not_linkable(*host, "sh", {"PATH=/usr/bin"}), "");
-  EXPECT_NE(why_not_linkable(*host, "/bin/busybox", {}).find("static"), std::string::npos);
+  const std::vector<Selection> clock{{"clock", ""}}, network{{"network", ""}}, both{{"clock", ""}, {"network", ""}};
+  EXPECT_EQ(why_not_linkable(clock, *host, "/bin/sh", {}), "");
+  EXPECT_EQ(why_not_linkable(clock, *host, "sh", {"PATH=/usr/bin"}), "");
+  EXPECT_NE(why_not_linkable(clock, *host, "/bin/busybox", {}).find("static"), std::string::npos);
+  EXPECT_EQ(why_not_linkable(network, *host, "/bin/busybox", {}), "") << "its calls are answered beside it";
+  EXPECT_NE(why_not_linkable(both, *host, "/bin/busybox", {}).find("static"), std::string::npos);
+  EXPECT_FALSE(lies_among_libraries(*host, "/bin/busybox", {}));
+  EXPECT_FALSE(lies_among_libraries(*host, "/bin/sh", {}));
+  EXPECT_TRUE(lies_among_libraries(*host, "/lib64/ld-linux-x86-64.so.2", {}));
   Scratch scratch;
   ASSERT_TRUE(replace_file(scratch.path() + "/script", "#!/bin/busybox sh\n"));
-  EXPECT_NE(why_not_linkable(*host, scratch.path() + "/script", {}).find("/bin/busybox is a static"), std::string::npos);
+  EXPECT_NE(why_not_linkable(clock, *host, scratch.path() + "/script", {}).find("/bin/busybox is a static"), std::string::npos);
   ASSERT_TRUE(replace_file(scratch.path() + "/loop", "#!" + scratch.path() + "/loop\n"));
-  EXPECT_EQ(why_not_linkable(*host, scratch.path() + "/loop", {}), "") << "that it cannot run is for others to say";
+  EXPECT_EQ(why_not_linkable(clock, *host, scratch.path() + "/loop", {}), "") << "that it cannot run is for others to say";
 }
