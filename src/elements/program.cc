@@ -38,7 +38,7 @@ bool has_interpreter(int fd, const Elf64_Ehdr& header) {
 struct Kind {
   enum class Linking : uint8_t { unknown,
                                  dynamic,
-                                 fixed,   ///< static, at an address of its own
+                                 fixed,            ///< static, at an address of its own
                                  among_libraries,  ///< static, where libraries lie (static-pie)
                                  foreign } linking = Linking::unknown;
   std::string path;  ///< of what is executed in the end

@@ -176,7 +176,8 @@ class Monitor {
 
   Result<> await_elements() {
     auto group = TRY(runtime_.cgroup(TRY(runtime_.load(container_.config.id))));
-    return elements::await_linked(TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); }, NetworkStack::has_libraries_mark(run_folder_));
+    return elements::await_linked(
+        TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); }, NetworkStack::has_libraries_mark(run_folder_));
   }
 
   Result<> adopt() {
