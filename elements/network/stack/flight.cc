@@ -100,7 +100,7 @@ extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hd
   }
   bool bare = packet->tot_len == 0 && (TCPH_FLAGS(header) & (TCP_SYN | TCP_FIN | TCP_RST)) == 0 && header->ackno == pcb->lastack && pcb->unacked != nullptr;
   // Otherwise it only opens the window. There is no option that it could have but SACK.
-  bool of_a_hole = TCPH_HDRLEN(header) > TCP_HLEN / 4 || SND_WND_SCALE(pcb, header->wnd) == pcb->snd_wnd;
+  bool of_a_hole = TCPH_HDRLEN(header) > TCP_HLEN / 4 || (tcpwnd_size_t)SND_WND_SCALE(pcb, header->wnd) == pcb->snd_wnd;
   if (!bare || !of_a_hole) return ERR_OK;
   if (s.recovers) {
     // One of what is under way has arrived.
