@@ -15,6 +15,7 @@
 #include "caisson/element.h"
 #include "elements/elements.h"
 #include "elements/embedded.h"
+#include "sys/address_space.h"
 
 namespace caisson::elements {
 namespace {
@@ -65,10 +66,9 @@ bool is_interceptor(pid_t pid) {
 /// Whether the calls that a program makes itself can be told from those of libraries, by where it lies
 /// (src/runtime/interception.cc).
 bool lies_low(pid_t pid, const std::string& maps) {
-  constexpr uint64_t kLibrariesBegin = 0x6a00'0000'0000;
   std::string program = program_of(pid);
   for (const auto& line : split(maps, '\n', true))
-    if (!program.empty() && line.ends_with(" " + program)) return std::strtoull(line.c_str(), nullptr, 16) < kLibrariesBegin;
+    if (!program.empty() && line.ends_with(" " + program)) return std::strtoull(line.c_str(), nullptr, 16) < sys::kLibrariesBegin;
   return false;
 }
 

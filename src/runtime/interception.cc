@@ -13,14 +13,14 @@
 
 #include "init/plan.h"
 #include "runtime/internal.h"
+#include "sys/address_space.h"
 
 namespace caisson::runtime {
 namespace {
 
-// The upper halves of two addresses. Programs lie below 0x6600'0000'0000, also with as much
-// randomness as x86-64 has, libraries and the vDSO above 0x6e00'0000'0000 (mmap(2) goes down from the
-// stack): what they call, they call knowing of the element, or on sockets of the kernel's.
-constexpr uint32_t kLibrariesBegin = 0x6a00, kNowhere = ~0u;
+// The upper halves of two addresses. What libraries call, they call knowing of the element, or on sockets
+// of the kernel's.
+constexpr uint32_t kLibrariesBegin = sys::kLibrariesBegin >> 32, kNowhere = ~0u;
 
 constexpr uint32_t kUpper = 4;  ///< of 64 bits, little-endian
 constexpr uint32_t argument(uint32_t i) { return static_cast<uint32_t>(offsetof(struct seccomp_data, args)) + i * 8; }
