@@ -69,7 +69,7 @@ void meet_clients(int listener, int backlog, uint32_t own_address) {
     fd = high;
     break;
   }
-  auto name = unix_address(meeting_path(end, false));
+  auto name = unix_address(meeting_path(end, Party::kServer));
   int on = 1;
   call(SYS_unlink, name.sun_path);  // of one that has ended: the port is ours now
   if (call(SYS_bind, fd, &name, sizeof name) < 0 || call(SYS_setsockopt, listener, IPPROTO_TCP, TCP_SAVE_SYN, &on, sizeof on) < 0 || call(SYS_chmod, name.sun_path, 0777) < 0 || call(SYS_listen, fd, backlog > 0 ? backlog : 1) < 0) {

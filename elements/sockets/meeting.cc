@@ -4,12 +4,13 @@
 
 namespace caisson::element {
 
-Text<64> meeting_path(const End& end, bool client) {
+Text<64> meeting_path(const End& end, Party party) {
   const auto* a = reinterpret_cast<const uint8_t*>(&end.address);
   Text<64> path;
   path.add(kMeetingFolder);
   for (int i = 0; i < 4; ++i) path.add(uint64_t{a[i]}).add(i < 3 ? "." : "/");
-  path.add(client ? "c" : "").add(end.v6 ? "6." : "4.").add(uint64_t{end.port});
+  const char kind[] = {static_cast<char>(party), 0};
+  path.add(kind).add(end.v6 ? "6." : "4.").add(uint64_t{end.port});
   return path;
 }
 
@@ -27,7 +28,7 @@ int bounded_number(const char*& p, int most) {
 
 }  // namespace
 
-bool parse_meeting_path(const char* path, End& out) {
+bool parse_meeting_path(const char* path, End& out, Party& party) {
   if (!starts_with(path, kMeetingFolder)) return false;
   const char* p = path + length(kMeetingFolder);
   auto* a = reinterpret_cast<uint8_t*>(&out.address);
@@ -36,7 +37,9 @@ bool parse_meeting_path(const char* path, End& out) {
     if (value < 0 || *p++ != (i < 3 ? '.' : '/')) return false;
     a[i] = (uint8_t)value;
   }
-  if (*p == 'c') ++p;
+  party = static_cast<Party>(*p);
+  if (party != Party::kServer && party != Party::kClient && party != Party::kClientWithMemory) return false;
+  ++p;
   if ((*p != '4' && *p != '6') || p[1] != '.') return false;
   out.v6 = *p == '6';
   p += 2;
@@ -86,16 +89,23 @@ void give(const End& end, bool v6, struct sockaddr* out, socklen_t* size) {
 
 namespace {
 
-bool end_of_socket(long which, int fd, End& out) {
+bool end_of_socket(long which, int fd, End& out, Party& party) {
   struct sockaddr_un name = {};
   socklen_t size = sizeof name - 1;
-  return call(which, fd, &name, &size) == 0 && name.sun_family == AF_UNIX && parse_meeting_path(name.sun_path, out);
+  return call(which, fd, &name, &size) == 0 && name.sun_family == AF_UNIX && parse_meeting_path(name.sun_path, out, party);
 }
 
 }  // namespace
 
-bool own_end(int fd, End& out) { return end_of_socket(SYS_getsockname, fd, out); }
-bool peer_end(int fd, End& out) { return end_of_socket(SYS_getpeername, fd, out); }
+bool own_end(int fd, End& out) {
+  Party party;
+  return end_of_socket(SYS_getsockname, fd, out, party);
+}
+bool peer_end(int fd, End& out, Party& party) { return end_of_socket(SYS_getpeername, fd, out, party); }
+bool peer_end(int fd, End& out) {
+  Party party;
+  return peer_end(fd, out, party);
+}
 
 int option(int fd, int level, int name) {
   int value = 0;

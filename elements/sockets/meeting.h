@@ -19,10 +19,18 @@ struct End {
   bool v6 = false;  ///< of a socket of the family INET6, whose addresses are mapped (RFC 4291, section 2.5.5.2)
 };
 
-/// "/.caisson/sockets/10.88.0.5/4.80" of a server, ".../c4.41000" of a client.
-Text<64> meeting_path(const End& end, bool client);
+/// Whose name it is. What clients say in their name their first byte depends on, so servers of
+/// before that ("4.80") are not met.
+enum class Party : char {
+  kServer = 's',
+  kClient = 'c',
+  kClientWithMemory = 'm',  ///< its first byte comes with memory for both ends (memory.h)
+};
+
+/// "/.caisson/sockets/10.88.0.5/s4.80" of a server, ".../c4.41000" of a client.
+Text<64> meeting_path(const End& end, Party party);
 /// False where the path is none of ours.
-bool parse_meeting_path(const char* path, End& out);
+bool parse_meeting_path(const char* path, End& out, Party& party);
 
 /// False where it is no IPv4 address, or mapped one.
 bool end_of(const struct sockaddr* address, socklen_t size, End& out);
@@ -33,6 +41,7 @@ void give(const End& end, bool v6, struct sockaddr* out, socklen_t* size);
 /// other's. False for everything else.
 bool own_end(int fd, End& out);
 bool peer_end(int fd, End& out);
+bool peer_end(int fd, End& out, Party& party);
 
 /// A socket option that is a number; -1 where there is none.
 int option(int fd, int level, int name);

@@ -18,6 +18,7 @@
 #include "core/symbols.h"
 #include "core/sys.h"
 #include "sockets/listeners.h"
+#include "sockets/memory.h"
 #include "sockets/waiting.h"
 
 namespace caisson::element {
@@ -25,8 +26,9 @@ namespace {
 
 enum Counter : int { kConnected,
                      kAccepted,
-                     kListening };
-const char* const kCounters[] = {"connected", "accepted", "listening", nullptr};
+                     kListening,
+                     kInMemory };
+const char* const kCounters[] = {"connected", "accepted", "listening", "in memory", nullptr};
 
 uint32_t own_address = 0;  ///< 0: the element does nothing
 
@@ -34,7 +36,9 @@ __attribute__((constructor(101))) void begin() {
   static char text[256];
   if (read_file(CAISSON_ELEMENT_SETTINGS "/sockets", text, sizeof text) > 0 && setting(text, "abi", 0) == 1) own_address = (uint32_t)setting(text, "address", 0);
   make_instance("sockets", own_address != 0 ? CAISSON_FULL : CAISSON_NONE, kCounters);
-  if (own_address != 0) find_inherited();
+  if (own_address == 0) return;
+  set_busy_poll((uint64_t)setting(text, "busy_poll", 0));
+  find_inherited();
 }
 
 long status_flags(int fd) {
@@ -84,18 +88,18 @@ int find_meetings(End server, struct sockaddr_un (&there)[2]) {
   int found = 0;
   for (bool v6 : {false, true}) {
     server.v6 = v6;
-    there[found] = unix_address(meeting_path(server, false));
+    there[found] = unix_address(meeting_path(server, Party::kServer));
     if (call(SYS_access, there[found].sun_path, 0 /* F_OK */) == 0) ++found;
   }
   return found;
 }
 
 /// A unix socket that is connected to the server's, with this end's address as its name; -1
-/// where the server takes none.
-long meet(const End& client, const struct sockaddr_un& there) {
+/// where the server takes none. With `memory` this end brings some.
+long meet(const End& client, const struct sockaddr_un& there, SharedMemory** memory) {
   long fd = call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
-  auto here = unix_address(meeting_path(client, true));
+  auto here = unix_address(meeting_path(client, memory != nullptr ? Party::kClientWithMemory : Party::kClient));
   long code = call(SYS_bind, fd, &here, sizeof here);
   if (code == -EADDRINUSE) {  // of a process that was killed
     call(SYS_unlink, here.sun_path);
@@ -104,7 +108,7 @@ long meet(const End& client, const struct sockaddr_un& there) {
   if (code == 0) code = call(SYS_connect, fd, &there, sizeof there);
   // The name stays with the socket.
   call(SYS_unlink, here.sun_path);
-  if (code == 0) return fd;
+  if (code == 0 && (memory == nullptr || (*memory = send_memory((int)fd)) != nullptr)) return fd;
   call(SYS_close, fd);
   return -1;
 }
@@ -155,7 +159,13 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   End client{own_address, 0, server.v6};
   client.port = local_port(fd, client.v6);
   long meeting = -1;
-  for (int i = 0; i < meetings && meeting < 0 && client.port != 0; ++i) meeting = meet(client, there[i]);
+  // What is waited for in receive calls comes sooner through memory.
+  SharedMemory* memory = nullptr;
+  const bool wants_memory = (status_flags(fd) & O_NONBLOCK) == 0 && would_use_memory();
+  for (int i = 0; i < meetings && meeting < 0 && client.port != 0; ++i) {
+    if (wants_memory) meeting = meet(client, there[i], &memory);
+    if (meeting < 0) meeting = meet(client, there[i], nullptr);
+  }
   if (meeting < 0) return next(fd, address, size);
   int before = mark_doorbell(fd);
   int result = next(fd, address, size);
@@ -165,6 +175,7 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   if (error != 0) {
     // The server will find that end closed and pass it over.
     call(SYS_close, meeting);
+    drop_memory(memory);
     unmark_doorbell(fd, before);
     return (int)finish<long>(-error);
   }
@@ -174,6 +185,7 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   copy_options(fd, (int)meeting);
   if ((status_flags(fd) & O_NONBLOCK) == 0) call(SYS_fcntl, meeting, F_SETFL, status_flags((int)meeting) & ~O_NONBLOCK);
   put(meeting, fd, (call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) != 0);
+  attach(fd, memory, false);
   wait_again(fd);
   count(kConnected);
   if (!wait) return 0;
@@ -193,14 +205,18 @@ CAISSON_EXPORT int listen(int fd, int backlog) noexcept {
 }
 
 /// The next client that has met this process and is still there; a negative errno where none is.
-static long next_meeting(int meeting, int flags, End& client, End& own) {
+static long next_meeting(int meeting, int flags, End& client, End& own, SharedMemory*& memory) {
   for (;;) {
     long fd = call(SYS_accept4, meeting, 0, 0, (flags & SOCK_NONBLOCK) | SOCK_CLOEXEC);
     if (fd == -ECONNABORTED || fd == -EINTR) continue;
     if (fd < 0) return fd;
+    Party party;
+    memory = nullptr;
+    bool good = peer_end((int)fd, client, party) && own_end((int)fd, own) && (party != Party::kClientWithMemory || receive_memory((int)fd, busy_polls() && (flags & SOCK_NONBLOCK) == 0, memory));
     // One that gave up is closed and has said nothing.
     char byte;
-    if (peer_end((int)fd, client) && own_end((int)fd, own) && call(SYS_recvfrom, fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != 0) return fd;
+    if (good && call(SYS_recvfrom, fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) != 0) return fd;
+    drop_memory(memory);
     call(SYS_close, fd);
   }
 }
@@ -214,10 +230,12 @@ static int accept_either(int listener, struct sockaddr* address, socklen_t* size
   int meeting = connection >= 0 ? meeting_of(listener) : -1;
   if (meeting < 0 || !is_doorbell(connection)) return connection;
   End client, own;
-  long fd = next_meeting(meeting, flags, client, own);
+  SharedMemory* memory = nullptr;
+  long fd = next_meeting(meeting, flags, client, own, memory);
   if (fd < 0) return connection;
   copy_options(connection, (int)fd);
-  if (!put(fd, connection, (flags & SOCK_CLOEXEC) != 0)) return connection;
+  if (!put(fd, connection, (flags & SOCK_CLOEXEC) != 0)) return drop_memory(memory), connection;
+  attach(connection, memory, true);
   if (size != nullptr) *size = room;
   give(client, own.v6, address, size);
   count(kAccepted);
@@ -290,6 +308,91 @@ CAISSON_EXPORT int setsockopt(int fd, int level, int name, const void* value, so
   return next_setsockopt.get()(fd, level, name, value, size);
 }
 
+// --- what goes through memory
+
+/// Receives as `kernels` does with `done` bytes less. MSG_WAITALL waits for all of it.
+template <class F>
+static ssize_t receive_either(int fd, void* buffer, size_t size, int flags, F kernels) {
+  size_t done = 0;
+  while (may_have_memory(fd) && done < size) {
+    long n = receive_from_memory(fd, static_cast<char*>(buffer) + done, size - done, flags);
+    if (n < 0 && done == 0) return finish<ssize_t>(n);
+    if (n > 0) count(kInMemory);
+    if (n > 0) done += (size_t)n;
+    if (n <= 0 || (flags & MSG_WAITALL) == 0) break;
+  }
+  if (done == size && done > 0) return (ssize_t)done;
+  if (done > 0 && (flags & MSG_WAITALL) == 0) return (ssize_t)done;
+  ssize_t n = kernels(static_cast<char*>(buffer) + done, size - done);
+  return done > 0 ? (ssize_t)done + (n > 0 ? n : 0) : n;
+}
+
+/// Sends as `kernels` does, but for what the other end takes by itself.
+template <class F>
+static ssize_t send_either(int fd, const void* data, size_t size, int flags, F kernels) {
+  long done = may_have_memory(fd) ? send_to_memory(fd, data, size, flags) : 0;
+  if (done < 0) return finish<ssize_t>(done);
+  if (done > 0 && (size_t)done == size) return done;
+  ssize_t n = kernels(static_cast<const char*>(data) + done, size - (size_t)done);
+  return done > 0 ? done + (n > 0 ? n : 0) : n;
+}
+
+CAISSON_NEXT(read);
+CAISSON_EXPORT ssize_t read(int fd, void* buffer, size_t size) {
+  return receive_either(fd, buffer, size, 0, [&](void* to, size_t n) { return next_read.get()(fd, to, n); });
+}
+
+CAISSON_NEXT(recv);
+CAISSON_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
+  return receive_either(fd, buffer, size, flags, [&](void* to, size_t n) { return next_recv.get()(fd, to, n, flags); });
+}
+
+CAISSON_NEXT(recvfrom);
+CAISSON_EXPORT ssize_t recvfrom(int fd, void* __restrict buffer, size_t size, int flags, struct sockaddr* __restrict address, socklen_t* __restrict address_size) {
+  auto kernels = [&](void* to, size_t n) { return next_recvfrom.get()(fd, to, n, flags, address, address_size); };
+  return address == nullptr ? receive_either(fd, buffer, size, flags, kernels) : kernels(buffer, size);
+}
+
+CAISSON_NEXT(write);
+CAISSON_EXPORT ssize_t write(int fd, const void* data, size_t size) {
+  return send_either(fd, data, size, 0, [&](const void* from, size_t n) { return next_write.get()(fd, from, n); });
+}
+
+CAISSON_NEXT(send);
+CAISSON_EXPORT ssize_t send(int fd, const void* data, size_t size, int flags) {
+  return send_either(fd, data, size, flags, [&](const void* from, size_t n) { return next_send.get()(fd, from, n, flags); });
+}
+
+CAISSON_NEXT(sendto);
+CAISSON_EXPORT ssize_t sendto(int fd, const void* data, size_t size, int flags, const struct sockaddr* address, socklen_t address_size) {
+  auto kernels = [&](const void* from, size_t n) { return next_sendto.get()(fd, from, n, flags, address, address_size); };
+  return address == nullptr ? send_either(fd, data, size, flags, kernels) : kernels(data, size);
+}
+
+// What glibc's headers make of a read of known size (_FORTIFY_SOURCE). It ends the program where the size is wrong.
+extern "C" {
+ssize_t __read_chk(int fd, void* buffer, size_t size, size_t room);
+ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags);
+}
+
+CAISSON_NEXT(__read_chk);
+CAISSON_EXPORT ssize_t __read_chk(int fd, void* buffer, size_t size, size_t room) {
+  if (size > room) return next___read_chk.get()(fd, buffer, size, room);
+  return read(fd, buffer, size);
+}
+
+CAISSON_NEXT(__recv_chk);
+CAISSON_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags) {
+  if (size > room) return next___recv_chk.get()(fd, buffer, size, room, flags);
+  return recv(fd, buffer, size, flags);
+}
+
+CAISSON_NEXT(shutdown);
+CAISSON_EXPORT int shutdown(int fd, int how) noexcept {
+  if (own_address != 0) shut(fd, how);
+  return next_shutdown.get()(fd, how);
+}
+
 // --- descriptors
 
 CAISSON_NEXT(epoll_ctl);
@@ -304,6 +407,7 @@ CAISSON_EXPORT int close(int fd) {
   if (own_address != 0) {
     set_fresh(fd, false);
     stop_meeting(fd);
+    detach(fd);
   }
   return next_close.get()(fd);
 }
@@ -313,6 +417,7 @@ CAISSON_EXPORT int dup2(int from, int to) noexcept {
   if (own_address != 0 && from != to) {
     set_fresh(to, false);
     stop_meeting(to);
+    detach(to);
   }
   return next_dup2.get()(from, to);
 }
@@ -322,6 +427,7 @@ CAISSON_EXPORT int dup3(int from, int to, int flags) noexcept {
   if (own_address != 0 && from != to) {
     set_fresh(to, false);
     stop_meeting(to);
+    detach(to);
   }
   return next_dup3.get()(from, to, flags);
 }
@@ -331,4 +437,9 @@ __attribute__((constructor(102))) static void look_up() {
   next_close.get();
   next_dup2.get();
   next_dup3.get();
+  next_read.get();
+  next_write.get();
+  next_recv.get();
+  next_send.get();
+  next_shutdown.get();
 }

@@ -72,7 +72,7 @@ const std::vector<Element>& catalogue() {
       {"files", "a directory tree out of one file, read-only or with changes beside it", "PACKAGE,at=FOLDER[,copy-on-write[=FOLDER]][,key=FILE][,size=BYTES]"},
       {"network", "a TCP/IP stack of the container's own, in place of the kernel's", "[delay=MS][,loss=PERCENT][,buffer=SIZE]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
-      {"sockets", "connections between containers of one network as unix sockets, in place of TCP", ""},
+      {"sockets", "connections between containers of one network as unix sockets and shared memory, in place of TCP", "[busy-poll=MICROSECONDS]"},
   };
   return all;
 }

@@ -147,10 +147,15 @@ Result<std::string> network_settings(const std::string& options, const Place& pl
 }
 
 Result<std::string> sockets_settings(const std::string& options, const std::string& address) {
-  if (!options.empty()) return fail("sockets: unknown option \"" + options + "\": it has none");
+  constexpr uint64_t kLongest = 1000;
+  uint64_t busy_poll = 50;  // as the kernel's documentation advises for net.core.busy_read
+  if (options.starts_with("busy-poll="))
+    busy_poll = TRY(parse_uint(std::string_view(options).substr(10), kLongest), "sockets: busy-poll, in microseconds");
+  else if (!options.empty())
+    return fail("sockets: unknown option \"" + options + "\": write busy-poll=MICROSECONDS");
   struct in_addr own = {};
   if (!address.empty() && ::inet_pton(AF_INET, address.c_str(), &own) != 1) return fail("sockets: \"" + address + "\" is no IPv4 address");
-  return "abi 1\naddress " + std::to_string(own.s_addr) + "\n";
+  return "abi 1\naddress " + std::to_string(own.s_addr) + "\nbusy_poll " + std::to_string(busy_poll) + "\n";
 }
 
 }  // namespace caisson::elements

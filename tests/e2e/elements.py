@@ -10,7 +10,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
-CASES = ("clock_cases", "files_cases", "network_cases", "resources_cases", "sockets_cases")
+CASES = ("clock_cases", "files_cases", "handoff_cases", "network_cases", "resources_cases", "sockets_cases")
 COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
 LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
 

@@ -429,7 +429,7 @@ static void those_who_leave(void) {
   if (with_element && !with_network) {
     /* One that was about to connect, and thought better of it. */
     struct sockaddr_un there = {.sun_family = AF_UNIX}, here = there;
-    snprintf(there.sun_path, sizeof there.sun_path, "/.caisson/sockets/%s/4.%d", own_text(), port);
+    snprintf(there.sun_path, sizeof there.sun_path, "/.caisson/sockets/%s/s4.%d", own_text(), port);
     snprintf(here.sun_path, sizeof here.sun_path, "/.caisson/sockets/%s/c4.9", own_text());
     int u = socket(AF_UNIX, SOCK_STREAM, 0);
     check(bind(u, (struct sockaddr*)&here, sizeof here) == 0 && (int)syscall(SYS_connect, u, &there, sizeof there) == 0, "a client that gives up");
