@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "base/fd.h"
@@ -278,30 +279,43 @@ Result<bool> Client::has_blob(const std::string& repository, const oci::Digest& 
   return detail::propagate(refusal(response, "blob " + digest.str()));
 }
 
-Result<std::optional<std::string>> Client::referrers(const std::string& repository, const oci::Digest& subject) {
-  auto response = TRY(send_persistently({.url = at(repository + "/referrers/" + subject.str()), .fields = {{"Accept", std::string(oci::kMediaIndex)}}}, "repository:" + repository + ":pull"));
-  if (response.status == 404) return std::nullopt;
-  if (response.status != 200) return detail::propagate(refusal(response, "referrers of " + subject.str()));
-  return std::move(response.body);
+Result<std::vector<std::string>> Client::list(http::Url url, const std::string& accept, const std::string& repository, const std::string& what) {
+  constexpr size_t kMostPages = 10000, kMostBytes = 64u << 20;
+  std::vector<std::string> pages;
+  std::set<std::string> seen{url.target};
+  size_t bytes = 0;
+  for (;;) {
+    auto response = TRY(send_persistently({.url = url, .fields = {{"Accept", accept}}}, "repository:" + repository + ":pull"));
+    if (response.status != 200) {
+      Error why = refusal(response, what);
+      return pages.empty() ? detail::propagate(std::move(why)) : fail(why.message + " (page " + std::to_string(pages.size() + 1) + ")", EPROTO);
+    }
+    // <…>; rel="next" (RFC 8288).
+    std::string link = response.field("link");
+    bytes += response.body.size();
+    pages.push_back(std::move(response.body));
+    size_t open = link.find('<'), close = link.find('>');
+    if (open == std::string::npos || close == std::string::npos || link.find("rel=\"next\"") == std::string::npos) return pages;
+    url = TRY(http::resolve(url, link.substr(open + 1, close - open - 1)));
+    if (!url.same_origin(base_)) return fail(what + ": " + host_ + " names another host for the rest", EACCES);
+    if (!seen.insert(url.target).second || pages.size() >= kMostPages || bytes > kMostBytes) return fail(what + ": " + host_ + " has no end of them, after " + std::to_string(pages.size()) + " pages", EPROTO);
+  }
+}
+
+Result<std::optional<std::vector<std::string>>> Client::referrers(const std::string& repository, const oci::Digest& subject) {
+  auto pages = list(at(repository + "/referrers/" + subject.str()), std::string(oci::kMediaIndex), repository, "referrers of " + subject.str());
+  if (!pages && pages.error().code == ENOENT) return std::nullopt;
+  return TRY(std::move(pages));
 }
 
 Result<std::vector<std::string>> Client::tags(const std::string& repository) {
+  std::string what = "tags of " + repository;
   std::vector<std::string> out;
-  http::Url url = at(repository + "/tags/list");
-  constexpr int kMostPages = 10000;
-  for (int page = 0; page < kMostPages; ++page) {
-    auto response = TRY(send_persistently({.url = url}, "repository:" + repository + ":pull"));
-    if (response.status != 200) return detail::propagate(refusal(response, "tags of " + repository));
-    Json said = TRY(parse_json(response.body, "tags of " + repository));
+  for (const auto& page : TRY(list(at(repository + "/tags/list"), "application/json", repository, what))) {
+    Json said = TRY(parse_json(page, what));
     if (said.is_object() && said.contains("tags") && said["tags"].is_array())
       for (const auto& tag : said["tags"])
         if (tag.is_string()) out.push_back(tag.get<std::string>());
-    // <…>; rel="next" (RFC 8288).
-    std::string link = response.field("link");
-    size_t open = link.find('<'), close = link.find('>');
-    if (open == std::string::npos || close == std::string::npos || link.find("rel=\"next\"") == std::string::npos) break;
-    url = TRY(http::resolve(url, link.substr(open + 1, close - open - 1)));
-    if (!url.same_origin(base_)) return fail(host_ + " names another host for the rest of its tags", EACCES);
   }
   std::sort(out.begin(), out.end());
   return out;

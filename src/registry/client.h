@@ -62,8 +62,8 @@ class Client {
   [[nodiscard]] Result<bool> has_blob(const std::string& repository, const oci::Digest& digest);
   /// `from`: another repository there that has it, to be mounted from; "": none. Returns whether it was.
   [[nodiscard]] Result<bool> put_blob(const std::string& repository, const oci::Digest& digest, uint64_t size, const std::string& from, const Produce& produce);
-  /// The index of what refers to a manifest; none where the registry keeps no such list.
-  [[nodiscard]] Result<std::optional<std::string>> referrers(const std::string& repository, const oci::Digest& subject);
+  /// The indexes, one for each page, of what refers to a manifest; none where the registry keeps no such list.
+  [[nodiscard]] Result<std::optional<std::vector<std::string>>> referrers(const std::string& repository, const oci::Digest& subject);
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository);
   /// Whether the credentials are good.
   [[nodiscard]] Result<> check_login();
@@ -77,6 +77,9 @@ class Client {
   [[nodiscard]] Result<http::Response> send_persistently(const http::Request& request, const std::string& scope, const http::Receive& receive = nullptr);
   [[nodiscard]] Result<std::string> authorize(const std::string& challenge, const std::string& scope);
   [[nodiscard]] http::Url at(const std::string& path) const;
+  /// All pages of a list, each of which says where the next one is (distribution-spec, "Listing Tags",
+  /// "Listing Referrers"). ENOENT where there is no such list.
+  [[nodiscard]] Result<std::vector<std::string>> list(http::Url url, const std::string& accept, const std::string& repository, const std::string& what);
   [[nodiscard]] Result<http::Url> upload_place(const http::Url& asked, const http::Response& response) const;
   /// Returns where the upload is to be ended. Holds one chunk in memory.
   [[nodiscard]] Result<http::Url> send_in_chunks(http::Url place, const std::string& scope, uint64_t chunk_size, const Produce& produce);

@@ -1,6 +1,7 @@
 #include "registry/referrers.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace caisson::registry {
 namespace {
@@ -35,9 +36,14 @@ Result<> publish(Client& client, const std::string& repository, const std::strin
 }
 
 Result<std::vector<oci::Descriptor>> referrers(Client& client, const std::string& repository, const oci::Digest& subject) {
-  auto list = TRY(client.referrers(repository, subject));
-  auto index = list ? TRY(oci::parse_index(*list, "referrers of " + subject.str())) : TRY(tagged(client, repository, subject));
-  return std::move(index.manifests);
+  auto pages = TRY(client.referrers(repository, subject));
+  if (!pages) return std::move(TRY(tagged(client, repository, subject)).manifests);
+  std::vector<oci::Descriptor> out;
+  for (const auto& page : *pages) {
+    auto index = TRY(oci::parse_index(page, "referrers of " + subject.str()));
+    std::move(index.manifests.begin(), index.manifests.end(), std::back_inserter(out));
+  }
+  return out;
 }
 
 }  // namespace caisson::registry

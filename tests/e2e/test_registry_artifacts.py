@@ -112,6 +112,41 @@ def test_hostile_titles(caisson, tmp_path, title):
         liar.close()
 
 
+def test_lists_in_pages(caisson, tmp_path):
+    """Referrers and tags that come in pages, of which one is missing, leads elsewhere, or is followed by itself for ever."""
+    liar = LyingRegistry()
+    try:
+        subject = liar.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "config": liar.blob(b"{}"), "layers": []})
+        about = [liar.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": f"a/{i}", "config": liar.blob(b"{}"), "layers": [], "subject": subject}, tag=f"about{i}") for i in range(5)]
+        lists = {f"/v2/app/referrers/{subject['digest']}": [json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": about[i : i + 2]}) for i in range(0, 5, 2)],
+                 "/v2/app/tags/list": [json.dumps({"name": "app", "tags": tags}) for tags in (["1", "about0"], ["about1"], [])]}
+        after = {}  # what follows a page, where it is not the next one
+
+        def answer(request):
+            path, _, page = request.path.partition("?page=")
+            if path not in lists or not (page or "0").isdigit():
+                return False
+            at = int(page or 0)
+            following = after.get(at, f"{path}?page={at + 1}" if at + 1 < len(lists[path]) else None)
+            request.reply(200, lists[path][at].encode(), **({"Link": f'<{following}>; rel="next"'} if following else {}))
+            return True
+
+        liar.answer = answer
+        image = f"{liar.host}/app:1"
+        assert [d["digest"] for d in referring(caisson, image)] == [d["digest"] for d in about]
+        assert caisson("tags", f"{liar.host}/app").out.split() == ["1", "about0", "about1"]
+        for path, command in (("/v2/app/referrers/" + subject["digest"], ("artifact", "ls", image)), ("/v2/app/tags/list", ("tags", f"{liar.host}/app"))):
+            after[1] = f"{path}?page=none"
+            assert "(page 3)" in caisson(*command, code=1).err
+            after[1] = f"http://127.0.0.2:1{path}?page=2"
+            assert "names another host for the rest" in caisson(*command, code=1).err
+            after[1] = f"{path}?page=1"
+            assert "has no end of them, after 2 pages" in caisson(*command, code=1).err
+            after.clear()
+    finally:
+        liar.close()
+
+
 def test_wrong_content_replaces_nothing(caisson, tmp_path):
     liar = LyingRegistry()
     try:
