@@ -16,9 +16,9 @@ def other_machine(here, there, server):
     run("ip", "netns", "add", name)
     try:
         run("ip", "link", "add", "far0", "type", "veth", "peer", "name", "eth0", "netns", name)
-        run("ip", "addr", "add", f"{here}/30", "dev", "far0")
+        run("ip", "addr", "add", f"{here}/29", "dev", "far0")
         run("ip", "link", "set", "far0", "up")
-        run("ip", "-n", name, "addr", "add", f"{there}/30", "dev", "eth0")
+        run("ip", "-n", name, "addr", "add", f"{there}/29", "dev", "eth0")
         for device in ("lo", "eth0"):
             run("ip", "-n", name, "link", "set", device, "up")
         process = subprocess.Popen(["ip", "netns", "exec", name, *server], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -2,7 +2,7 @@
 //
 // lwIP sends again what was lost after three duplicate acknowledgements (RFC 5681), of which it counts few, and
 // after a time that begins with three seconds and falls slowly. Here are RFC 6582's (NewReno) fast retransmit, with
-// further losses of one flight, and the first measure of RFC 6298, section 2.2.
+// further losses of one flight (with SACK: arrived.cc), and the first measure of RFC 6298, section 2.2.
 #include <lwip/priv/tcp_priv.h>
 
 #include "stack/stream.h"
@@ -18,14 +18,6 @@ constexpr uint16_t kFarPieces = 8;
 /// What the other side takes of one frame on the wire, where that is a whole one: what is larger, the
 /// device cuts to that (tap.cc).
 uint16_t whole_segment(const Stream& s) { return IP_IS_V6_VAL(s.pcb->remote_ip) ? kMtu - 60 : kMtu - 40; }
-
-/// lwIP does not send what is larger than its window, which is the size of one segment after a time-out:
-/// less than what is still there of the large ones.
-err_t let_large_ones_go(void* arg, struct tcp_pcb* pcb) {
-  (void)arg;
-  if (pcb->unacked == nullptr && pcb->unsent != nullptr && pcb->unsent->len > pcb->cwnd) pcb->cwnd = pcb->unsent->len;
-  return ERR_OK;
-}
 
 }  // namespace
 
@@ -47,7 +39,7 @@ bool fit_frames(Stream& s) {
     if (s.pcb->mss != whole) {
       if (s.pcb->unsent != nullptr) return false;
       s.pcb->mss = whole;
-      tcp_poll(s.pcb, let_large_ones_go, 1);
+      tcp_poll(s.pcb, look_after, 1);
     }
     const struct tcp_seg* last = s.pcb->unsent;
     while (last != nullptr && last->next != nullptr) last = last->next;
@@ -71,13 +63,45 @@ void take_first_round_trip(struct tcp_pcb& pcb) {
   pcb.rto = (int16_t)(ticks + pcb.sv);
 }
 
+void begin_recovery(Stream& s) {
+  s.recovers = true;
+  s.recover = s.pcb->snd_nxt;
+  begin_again(s);
+  tcp_rexmit_fast(s.pcb);
+}
+
+err_t look_after(void* arg, struct tcp_pcb* pcb) {
+  // lwIP does not send what is larger than its window, which is the size of one segment after a time-out:
+  // less than what is still there of the large ones.
+  if (pcb->unacked == nullptr && pcb->unsent != nullptr && pcb->unsent->len > pcb->cwnd) pcb->cwnd = pcb->unsent->len;
+  if (arg == nullptr) return ERR_OK;
+  auto& s = *static_cast<Stream*>(arg);
+  if (s.pcb != pcb) return ERR_OK;
+  // Once: where that does not help either, the time-out comes.
+  if (s.stood_at == pcb->lastack && s.pushed_at != pcb->lastack && is_missing_some(s)) {
+    s.pushed_at = pcb->lastack;
+    if (s.recovers) {
+      s.recover = pcb->snd_nxt;
+      forget_again(s);
+    } else {
+      begin_recovery(s);
+    }
+    send_holes_again(s);
+  }
+  s.stood_at = pcb->lastack;
+  return ERR_OK;
+}
+
 void send_the_next_lost(Stream& s) {
   s.duplicates = 0;
   if (!s.recovers) return;
   s.recovers = TCP_SEQ_LT(s.pcb->lastack, s.recover) && s.pcb->unacked != nullptr;
   if (!s.recovers) return;
   // What was acknowledged ends before the next hole. lwIP took it for the end of the recovery.
-  if (tcp_rexmit(s.pcb) != ERR_OK) return;
+  if (s.tells_arrived)
+    send_holes_again(s);
+  else if (tcp_rexmit(s.pcb) != ERR_OK)
+    return;
   tcp_set_flags(s.pcb, TF_INFR);
   s.pcb->rtime = 0;
 }
@@ -86,7 +110,7 @@ void send_the_next_lost(Stream& s) {
 
 using namespace caisson::element::stack;
 
-extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hdr* header, const struct pbuf* packet) {
+extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hdr* header, u16_t size, u16_t first_size, const u8_t* second, const struct pbuf* packet) {
   if (pcb->state < ESTABLISHED || pcb->callback_arg == nullptr) return ERR_OK;
   auto& s = *static_cast<Stream*>(pcb->callback_arg);
   if (s.pcb != pcb) return ERR_OK;
@@ -97,7 +121,9 @@ extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hd
     s.timed_out = pcb->rto_end;
     s.recovers = false;
     s.recover = pcb->snd_nxt;
+    spare_arrived(s);
   }
+  note_arrived(s, {size, first_size, reinterpret_cast<const uint8_t*>(header + 1), second});
   bool bare = packet->tot_len == 0 && (TCPH_FLAGS(header) & (TCP_SYN | TCP_FIN | TCP_RST)) == 0 && header->ackno == pcb->lastack && pcb->unacked != nullptr;
   // Otherwise it only opens the window. There is no option that it could have but SACK.
   bool of_a_hole = TCPH_HDRLEN(header) > TCP_HLEN / 4 || (tcpwnd_size_t)SND_WND_SCALE(pcb, header->wnd) == pcb->snd_wnd;
@@ -105,10 +131,13 @@ extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hd
   if (s.recovers) {
     // One of what is under way has arrived.
     if (pcb->cwnd < TCP_SND_BUF) pcb->cwnd += pcb->mss;
-  } else if (++s.duplicates == 3 && TCP_SEQ_GT(pcb->lastack, s.recover)) {
-    s.recovers = true;
-    s.recover = pcb->snd_nxt;
-    tcp_rexmit_fast(pcb);
+    if (lost_again(s)) {
+      s.recover = pcb->snd_nxt;
+      forget_again(s);
+    }
+    if (s.tells_arrived) send_holes_again(s);
+  } else if (++s.duplicates >= needed_duplicates(s) && (s.tells_arrived || TCP_SEQ_GT(pcb->lastack, s.recover))) {
+    begin_recovery(s);
   }
   return ERR_OK;
 }

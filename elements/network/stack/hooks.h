@@ -15,8 +15,9 @@ const ip6_addr_t* caisson_stack_gateway6(struct netif* netif, const ip6_addr_t* 
 struct tcp_pcb;
 struct tcp_hdr;
 struct pbuf;
-/* A packet for a connection, or for one that listens, is about to be looked at. */
-signed char caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hdr* header, const struct pbuf* packet);
+/* A packet for a connection, or for one that listens, is about to be looked at. `first_size` bytes of
+   its options are behind the header, the others, to `size`, are `second`. */
+signed char caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hdr* header, u16_t size, u16_t first_size, const u8_t* second, const struct pbuf* packet);
 #ifdef __cplusplus
 }
 #endif

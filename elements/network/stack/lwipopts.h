@@ -92,7 +92,7 @@ void caisson_stack_free(void* block);
 #define SO_REUSE 1
 #define LWIP_HOOK_FILENAME "stack/hooks.h"
 #define LWIP_HOOK_TCP_ISN caisson_stack_isn
-#define LWIP_HOOK_TCP_INPACKET_PCB(pcb, header, options, first, second, packet) caisson_stack_incoming(pcb, header, packet)
+#define LWIP_HOOK_TCP_INPACKET_PCB(pcb, header, size, first_size, second, packet) caisson_stack_incoming(pcb, header, size, first_size, second, packet)
 #define LWIP_HOOK_ND6_GET_GW caisson_stack_gateway6
 #define LWIP_NETIF_HOSTNAME 0
 

@@ -55,7 +55,22 @@ struct Stream : Watched {
   bool far_frames = false;      ///< to another host, in frames that the device cuts
   bool recovers = false;        ///< something of a flight was lost, which ends at `recover`
   uint8_t duplicates = 0;       ///< acknowledgements of the same
-  uint32_t recover = 0, timed_out = 0;
+  bool tells_arrived = false;   ///< by SACK, up to `arrived`
+  uint32_t recover = 0, timed_out = 0, arrived = 0;
+  uint32_t stood_at = 0, pushed_at = 0;  ///< what was acknowledged when it was looked after; when that sent something again
+};
+
+/// The options of a segment, which lwIP has in two parts.
+class Options {
+ public:
+  Options(int size, int first_size, const uint8_t* first, const uint8_t* second) : size_(size), first_size_(first_size), first_(first), second_(second) {}
+  int size() const { return size_; }
+  uint8_t operator[](int i) const { return i < first_size_ ? first_[i] : second_[i - first_size_]; }
+  uint32_t number(int i) const { return (uint32_t)(*this)[i] << 24 | (uint32_t)(*this)[i + 1] << 16 | (uint32_t)(*this)[i + 2] << 8 | (*this)[i + 3]; }
+
+ private:
+  int size_, first_size_;
+  const uint8_t *first_, *second_;
 };
 
 /// Without OUT, which would be said each time that the program reads.
@@ -74,8 +89,33 @@ void enlarge(Stream& s);
 bool fit_frames(Stream& s);
 /// Of a new connection: how long to wait before something counts as lost, by how long its handshake took.
 void take_first_round_trip(struct tcp_pcb& pcb);
+/// Called by lwIP every tenth of a second or two (tcp_poll): what has stood still since is sent again, sooner than a
+/// time-out does it.
+err_t look_after(void* arg, struct tcp_pcb* pcb);
+/// Something was lost: lwIP's fast retransmit of the first segment.
+void begin_recovery(Stream& s);
 /// Something was acknowledged, not all that was under way when some of it was lost.
 void send_the_next_lost(Stream& s);
+
+// arrived.cc
+/// What a segment's options say has arrived.
+void note_arrived(Stream& s, const Options& options);
+/// The next segments below that which have not, and were not sent again yet.
+void send_holes_again(Stream& s);
+/// What was sent after the recovery began has arrived: so would have what was sent again.
+bool lost_again(const Stream& s);
+/// All that is missing may be sent again once more.
+void forget_again(Stream& s);
+/// The same, and the first of it is about to be.
+void begin_again(Stream& s);
+/// After a time-out lwIP sends everything again: not what has arrived.
+void spare_arrived(Stream& s);
+/// After how many duplicate acknowledgements something counts as lost: less than three where no more
+/// can come (RFC 5827).
+int needed_duplicates(const Stream& s);
+
+/// Something behind what is missing has arrived.
+bool is_missing_some(const Stream& s);
 
 /// Lets go of everything. A connection that still has something to send goes on by itself.
 void end(Stream& s, bool abort);
