@@ -26,8 +26,10 @@ class SharedMemory {
 namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-/// How long a turn of a receiver that was killed passes for open: less than a millisecond.
-constexpr uint64_t kLongestTurn = 1 << 20;
+/// For how much longer than it looks a turn is open: to take what is being given. One of a receiver that was
+/// killed passes for open that long; less than a millisecond.
+constexpr uint64_t kLongestTake = 1 << 20;
+
 /// Whether to try once more what has been in vain lately.
 class Patience {
  public:
@@ -241,7 +243,7 @@ SharedMemory* send_memory(int connection) {
     message.msg_control = &control;
     message.msg_controllen = sizeof control;
     if (call(SYS_sendmsg, connection, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
-      call(SYS_munmap, memory, sizeof(SharedMemory));
+      drop_memory(reinterpret_cast<SharedMemory*>(memory));
       memory = 0;
     }
   }
@@ -263,8 +265,9 @@ bool receive_memory(int connection, bool use, SharedMemory*& out) {
   if (message.msg_controllen < sizeof control.header || control.header.cmsg_level != SOL_SOCKET || control.header.cmsg_type != SCM_RIGHTS || control.header.cmsg_len != CMSG_LEN(sizeof(int))) return true;
   int descriptor = *reinterpret_cast<int*>(CMSG_DATA(&control.header));
   struct stat status;
-  // What could shrink would end this program with it.
-  if (use && call(SYS_fcntl, descriptor, F_GET_SEALS) == kSeals && call(SYS_fstat, descriptor, &status) == 0 && status.st_size == (off_t)sizeof(SharedMemory)) out = reinterpret_cast<SharedMemory*>(memory_of(descriptor));
+  // What could shrink would end this program with it. There may be other seals (the sysctl vm.memfd_noexec).
+  long seals = call(SYS_fcntl, descriptor, F_GET_SEALS);
+  if (use && seals > 0 && (seals & kSeals) == kSeals && call(SYS_fstat, descriptor, &status) == 0 && status.st_size == (off_t)sizeof(SharedMemory)) out = reinterpret_cast<SharedMemory*>(memory_of(descriptor));
   call(SYS_close, descriptor);
   return true;
 }
@@ -317,7 +320,7 @@ long receive_from_memory(int fd, void* buffer, size_t size, int flags) {
   if (!blocks(fd) || cookie_of(fd) != c.cookie) return 0;
   auto* to = static_cast<char*>(buffer);
   NoSignals quiet;
-  Turn turn(use.incoming(), use.incoming_room(), size, ticks() + kLongestTurn);
+  Turn turn(use.incoming(), use.incoming_room(), size, ticks() + busy_poll_ticks() + kLongestTake);
   if (!turn.open()) return 0;
   bool found = look([&] { return turn.given(); }, [&] { return kernel_has(fd); });
   if (turn.given()) turn.take(to);
