@@ -110,31 +110,39 @@ Result<> Builder::copy_step(const Instruction& instruction, State& state, int st
   if (words.size() > 1 && !target.is_folder) return fail("when using " + instruction.name + " with more than one source file, the destination must be a directory and end with a /", EINVAL);
 
   if (keep_git_dir && !repository) return fail("ADD: --keep-git-dir has no meaning without a repository", EINVAL);
-  std::optional<sys::RootDir> checked_out;
+  // Where and how, for whoever looks for the same step.
+  auto described = [&](const std::string& content) { return Json{content, target.path, target.is_folder, chown, target.mode.value_or(010000), target.unpack, target.unpack_downloads}; };
+  auto put = [&](Workspace& workspace, const Tree& tree, const std::vector<Piece>& pieces) {
+    return workspace.edit([&](const sys::RootDir& image) -> Result<> {
+      if (!chown.empty()) target.owner = TRY(owner_of(image, chown), "--chown=" + chown);
+      return copy_pieces(tree, pieces, target, image, worker_.scratch());
+    });
+  };
+  Writing writing;
+  writing.created_by = instruction.str();
   if (repository) {
     if (!checksum.empty()) return fail("ADD: --checksum of a repository is not supported: name a commit (" + repository->url + "#COMMIT)", ENOTSUP);
-    checked_out = TRY(sys::RootDir::open(TRY(check_out(*repository, worker_.scratch() + "/repository." + std::to_string(files_++), keep_git_dir), "ADD")));
-    patterns.emplace_back(".");
     // Archives in it are files of it.
     target.unpack = false;
+    // Its commit says what is in it, so that what is known is not fetched.
+    std::string commit = TRY(find_commit(*repository), "ADD");
+    writing.description = {{"repository", {described(commit), repository->url, repository->folder, keep_git_dir, exclude}}};
+    writing.work = [&](Workspace& workspace) -> Result<> {
+      auto root = TRY(sys::RootDir::open(TRY(check_out(*repository, worker_.scratch() + "/repository." + std::to_string(files_++), keep_git_dir, commit), "ADD")));
+      Tree tree{root, nullptr, false, repository->url, exclude.empty() ? nullptr : &excluded};
+      return put(workspace, tree, TRY(find_pieces(tree, {"."}, parents)));
+    };
+    return write_layer(std::move(writing), state);
   }
 
   auto copy = [&](const Tree& whole) -> Result<> {
     Tree tree{whole.root, whole.ignored, whole.keep_owners, whole.shown, exclude.empty() ? nullptr : &excluded};
     auto pieces = TRY(find_pieces(tree, patterns, parents));
     pieces.insert(pieces.end(), generated.begin(), generated.end());
-    Writing writing;
-    writing.description = {{"copy", {TRY(digest_of(tree, pieces)), target.path, target.is_folder, chown, target.mode.value_or(010000), target.unpack, target.unpack_downloads}}};
-    writing.created_by = instruction.str();
-    writing.work = [&](Workspace& workspace) {
-      return workspace.edit([&](const sys::RootDir& image) -> Result<> {
-        if (!chown.empty()) target.owner = TRY(owner_of(image, chown), "--chown=" + chown);
-        return copy_pieces(tree, pieces, target, image, worker_.scratch());
-      });
-    };
+    writing.description = {{"copy", described(TRY(digest_of(tree, pieces)))}};
+    writing.work = [&](Workspace& workspace) { return put(workspace, tree, pieces); };
     return write_layer(std::move(writing), state);
   };
-  if (checked_out) return copy({*checked_out, nullptr, false, repository->url});
   return with_tree(instruction.flag("from"), stage, copy);
 }
 

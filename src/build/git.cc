@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include "base/process.h"
 #include "base/strings.h"
@@ -22,8 +23,9 @@ std::vector<std::string> environment() {
   return out;
 }
 
-Result<> run_git(std::vector<std::string> args) {
-  bool terminal = ::isatty(STDERR_FILENO) == 1;
+/// What it prints; on a terminal where it shows how far it is, unless that is `wanted`.
+Result<std::string> run_git(std::vector<std::string> args, bool wanted = false) {
+  bool terminal = !wanted && ::isatty(STDERR_FILENO) == 1;
   SpawnOptions options;
   options.argv = {"git"};
   options.argv.insert(options.argv.end(), args.begin(), args.end());
@@ -42,7 +44,7 @@ Result<> run_git(std::vector<std::string> args) {
     if (!ran && ran.error().code == ENOENT) return fail("git is not installed, and a repository needs it", ENOENT);
     done = TRY(std::move(ran));
   }
-  if (done.status.code == 0) return {};
+  if (done.status.code == 0) return done.out;
   std::string why(trim(done.err));
   std::replace(why.begin(), why.end(), '\n', ' ');
   return fail(what + (why.empty() ? " failed" : ": " + why));
@@ -78,9 +80,34 @@ std::optional<GitSource> git_source(const std::string& text, bool as_context) {
   return out;
 }
 
-Result<std::string> check_out(const GitSource& source, const std::string& place, bool keep_git_dir) {
+namespace {
+
+Result<> check_names(const GitSource& source) {
   // It would be an option of git's.
   if (source.ref.starts_with('-') || source.url.starts_with('-')) return fail("\"" + source.ref + "\" is no name of a branch, tag or commit", EINVAL);
+  return {};
+}
+
+std::string shown(const GitSource& source) { return source.url + (source.ref.empty() ? "" : "#" + source.ref); }
+
+}  // namespace
+
+Result<std::string> find_commit(const GitSource& source) {
+  TRY(check_names(source));
+  if (is_commit(source.ref)) return source.ref;
+  std::string ref = source.ref.empty() ? "HEAD" : source.ref;
+  std::map<std::string, std::string> commits;
+  for (const auto& line : split(TRY(run_git({"ls-remote", "--", source.url, ref, ref + "^{}"}, true), shown(source)), '\n', true))
+    if (size_t tab = line.find('\t'); tab != std::string::npos && is_commit(line.substr(0, tab))) commits[line.substr(tab + 1)] = line.substr(0, tab);
+  // As git fetch looks for them (gitrevisions(7)); what a tag with a text of its own is of, goes first.
+  for (const char* prefix : {"", "refs/", "refs/tags/", "refs/heads/"})
+    for (const char* peeled : {"^{}", ""})
+      if (auto found = commits.find(prefix + ref + peeled); found != commits.end()) return found->second;
+  return fail(shown(source) + ": there is no branch, tag or commit of that name", ENOENT);
+}
+
+Result<std::string> check_out(const GitSource& source, const std::string& place, bool keep_git_dir, const std::string& commit) {
+  TRY(check_names(source));
   // Files are as a repository has them, whatever is made here otherwise.
   mode_t before = ::umask(022);
   auto all = [&]() -> Result<> {
@@ -94,12 +121,13 @@ Result<std::string> check_out(const GitSource& source, const std::string& place,
     else
       TRY(std::move(fetched));
     TRY(run_git({"-C", place, "checkout", "--quiet", "--detach", is_commit(ref) ? ref : "FETCH_HEAD"}));
+    if (!commit.empty() && trim(TRY(run_git({"-C", place, "rev-parse", "HEAD"}, true))) != commit) return fail(ref + " has just been moved to another commit: build again", EAGAIN);
     if (exists(place + "/.gitmodules")) TRY(run_git({"-C", place, "submodule", "update", "--quiet", "--init", "--recursive", "--depth", "1"}));
     if (!keep_git_dir) TRY(remove_git_dirs(place));
     return {};
   }();
   ::umask(before);
-  TRY(std::move(all), source.url + (source.ref.empty() ? "" : "#" + source.ref));
+  TRY(std::move(all), shown(source));
   if (source.folder.empty()) return place;
   // Whoever made the repository may have put links in it.
   auto root = TRY(sys::RootDir::open(place));

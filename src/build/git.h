@@ -17,10 +17,12 @@ struct GitSource {
 /// None where the text is no address of a repository. `as_context`: "github.com/…" is one too.
 [[nodiscard]] std::optional<GitSource> git_source(const std::string& text, bool as_context = false);
 
+/// The commit that its branch, tag or HEAD is of now; asks the server unless it names one.
+[[nodiscard]] Result<std::string> find_commit(const GitSource& source);
 /// Checks it out below `place`, which is made, with its submodules and without .git unless that is
 /// wanted. Returns the folder's path; no link leads out of `place` on the way there. git's
 /// questions (passwords) are refused: credentials come from its own configuration. On a terminal
-/// git shows how far it is.
-[[nodiscard]] Result<std::string> check_out(const GitSource& source, const std::string& place, bool keep_git_dir);
+/// git shows how far it is. `commit`: EAGAIN where it is another one by now; "": whichever it is.
+[[nodiscard]] Result<std::string> check_out(const GitSource& source, const std::string& place, bool keep_git_dir, const std::string& commit = "");
 
 }  // namespace caisson::build

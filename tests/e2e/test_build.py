@@ -585,6 +585,45 @@ def test_add_of_a_repository(caisson, context, repository):
     assert run("sh", "-c", "ls -d /src/.git 2>/dev/null; ls -d /with/.git; stat -c %u:%g /docs/page") == "/with/.git\n3:4\n"
 
 
+def test_a_repository_that_is_known_is_not_fetched(caisson, context, repository, tmp_path):
+    """What its branch or tag is of is asked; nothing is checked out where that step is known."""
+    log = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(f"#!/bin/sh\necho \"$*\" >> {log}\nexec {shutil.which('git')} \"$@\"\n")
+    (tmp_path / "bin/git").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+    def built(step):
+        log.write_text("")
+        context.write(BASE + step)
+        return caisson("build", "-q", context.path, env=env).out, [next(w for w in l.split() if w != "-C" and not w.startswith("/")) for l in log.read_text().splitlines()]
+
+    repository.git("tag", "-a", "-m", "with a text", "v2")
+    repository.git("push", "--quiet", "origin", "v2")
+    repository.git("branch", "v1")  # a tag goes before a branch
+    repository.git("push", "--quiet", "origin", "refs/heads/v1")
+    for ref in "", "#v1", "#v2", "#other", "#refs/tags/v1", "#heads/other", "#v1:docs":
+        first, commands = built(f"ADD {repository.url}{ref} /src\n")
+        assert commands[0] == "ls-remote" and "fetch" in commands, ref
+        assert built(f"ADD {repository.url}{ref} /src\n") == (first, ["ls-remote"]), ref
+    first, commands = built(f"ADD {repository.url}#{repository.first} /src\n")
+    assert "fetch" in commands and built(f"ADD {repository.url}#{repository.first} /src\n") == (first, []), "of a commit nothing is asked"
+    # Another place, another commit, or other files of it.
+    first, _ = built(f"ADD {repository.url} /src\n")
+    for step in f"ADD {repository.url} /other\n", f"ADD --exclude=text {repository.url} /src\n", f"ADD --keep-git-dir {repository.url} /src\n", f"ADD --chown=3 {repository.url} /src\n":
+        image, commands = built(step)
+        assert image != first and "fetch" in commands, step
+    repository.commit(text="third\n")
+    image, commands = built(f"ADD {repository.url} /src\n")
+    assert image != first and "fetch" in commands
+    # It moves between the question and the fetch.
+    (tmp_path / "bin/git").write_text(f"#!/bin/sh\n[ \"$1\" = ls-remote ] && printf '{'1' * 40}\\tHEAD\\n' || exec {shutil.which('git')} \"$@\"\n")
+    assert "moved to another commit: build again" in caisson("build", context.path, env=env, code=1).err
+    for ref in "#nosuch", "#v":
+        context.write(BASE + f"ADD {repository.url}{ref} /src\n")
+        assert f"{ref}: there is no branch, tag or commit of that name" in caisson("build", context.path, code=1).err
+
+
 def test_a_context_at_an_address(caisson, context, tmp_path):
     import http.server
 
