@@ -70,7 +70,7 @@ const std::vector<Element>& catalogue() {
   static const std::vector<Element> all{
       {"clock", "a clock of its own: offset, standing still, faster or slower", "[TIME|+SPAN|-SPAN][,rate=N][,fixed][,monotonic][,files]"},
       {"files", "a directory tree out of one file, read-only or with changes beside it", "PACKAGE,at=FOLDER[,copy-on-write[=FOLDER]][,key=FILE][,size=BYTES]"},
-      {"network", "a TCP/IP stack of the container's own, in place of the kernel's", "[delay=MS][,loss=PERCENT][,buffer=SIZE]"},
+      {"network", "a TCP/IP stack of the container's own, in place of the kernel's", "[delay=MS][,loss=PERCENT][,buffer=SIZE][,busy-poll=MICROSECONDS]"},
       {"resources", "processors, memory, load and uptime of the container, not of the server", ""},
       {"sockets", "connections between containers of one network as unix sockets and shared memory, in place of TCP", "[busy-poll=MICROSECONDS]"},
   };

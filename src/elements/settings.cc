@@ -111,11 +111,23 @@ Result<std::string> resources_settings(const std::string& options, const Moment&
   return "abi 1\nstarted " + std::to_string(now.boot + offset_of(spec, "boottime")) + "\nmemory " + std::to_string(memory) + "\ncpus " + std::to_string(cpus) + "\n";
 }
 
+namespace {
+
+constexpr uint64_t kBusyPoll = 50;  ///< µs, as the kernel's documentation advises for net.core.busy_read
+
+/// "busy-poll=MICROSECONDS".
+Result<uint64_t> parse_busy_poll(std::string_view word) {
+  constexpr uint64_t kLongest = 1000;
+  return TRY(parse_uint(word.substr(word.find('=') + 1), kLongest), "busy-poll, in microseconds");
+}
+
+}  // namespace
+
 Result<std::string> network_settings(const std::string& options, const Place& place) {
   constexpr uint64_t kLongest = 10'000;
   constexpr double kAllLost = 1'000'000;
   constexpr uint64_t kSmallest = 64u << 10, kLargest = 4u << 20;  // of buffers; the largest that the stack is built for
-  uint64_t delay = 0, buffer = 512u << 10;
+  uint64_t delay = 0, buffer = 512u << 10, busy_poll = kBusyPoll;
   double loss = 0;
   for (const auto& word : split(options, ',', true)) {
     if (word.starts_with("delay="))
@@ -124,12 +136,14 @@ Result<std::string> network_settings(const std::string& options, const Place& pl
       loss = TRY(parse_decimal(word.substr(5)), "network: loss, in percent");
     else if (word.starts_with("buffer="))
       buffer = TRY(parse_size(std::string_view(word).substr(7)), "network: buffer");
+    else if (word.starts_with("busy-poll="))
+      busy_poll = TRY(parse_busy_poll(word), "network");
     else
-      return fail("network: unknown option \"" + word + "\": write delay=MILLISECONDS, loss=PERCENT, buffer=SIZE");
+      return fail("network: unknown option \"" + word + "\": write delay=MILLISECONDS, loss=PERCENT, buffer=SIZE, busy-poll=MICROSECONDS");
   }
   if (loss < 0 || loss > 100) return fail("network: loss is a part of 100");
   if (buffer < kSmallest || buffer > kLargest) return fail("network: buffer: from 64k to 4m");
-  std::string out = "abi 1\nprefix " + std::to_string(place.prefix) + "\ndelay " + std::to_string(delay) + "\nloss " + std::to_string(static_cast<uint64_t>(loss / 100 * kAllLost)) + "\nbuffer " + std::to_string(buffer) + "\n";
+  std::string out = "abi 1\nprefix " + std::to_string(place.prefix) + "\ndelay " + std::to_string(delay) + "\nloss " + std::to_string(static_cast<uint64_t>(loss / 100 * kAllLost)) + "\nbuffer " + std::to_string(buffer) + "\nbusy_poll " + std::to_string(busy_poll) + "\n";
   auto add = [&](const char* name, const std::string& text, int family, size_t size) -> Result<> {
     if (text.empty()) return {};
     unsigned char raw[16];
@@ -147,10 +161,9 @@ Result<std::string> network_settings(const std::string& options, const Place& pl
 }
 
 Result<std::string> sockets_settings(const std::string& options, const std::string& address) {
-  constexpr uint64_t kLongest = 1000;
-  uint64_t busy_poll = 50;  // as the kernel's documentation advises for net.core.busy_read
+  uint64_t busy_poll = kBusyPoll;
   if (options.starts_with("busy-poll="))
-    busy_poll = TRY(parse_uint(std::string_view(options).substr(10), kLongest), "sockets: busy-poll, in microseconds");
+    busy_poll = TRY(parse_busy_poll(options), "sockets");
   else if (!options.empty())
     return fail("sockets: unknown option \"" + options + "\": write busy-poll=MICROSECONDS");
   struct in_addr own = {};

@@ -430,7 +430,7 @@ def test_nothing_is_left(caisson, roots, containers):
     wait_for(lambda: taps() == before, 5)
 
 
-@pytest.mark.parametrize("args, error", [((*WITH, "--network", "none"), "no address of its own"), ((*WITH, "--network", "host"), "no address of its own"), (("--element", "network=fast"), "unknown option"), (("--element", "network=loss=101"), "a part of 100"), (("--element", "network=delay=-1"), "delay"), (("--element", "network=buffer=1k"), "from 64k to 4m"), (("--element", "network=buffer=5m"), "from 64k to 4m"), (("--element", "network=buffer=much"), "buffer"), (("--element", "network=delay=999999"), "delay"),
+@pytest.mark.parametrize("args, error", [((*WITH, "--network", "none"), "no address of its own"), ((*WITH, "--network", "host"), "no address of its own"), (("--element", "network=fast"), "unknown option"), (("--element", "network=loss=101"), "a part of 100"), (("--element", "network=delay=-1"), "delay"), (("--element", "network=buffer=1k"), "from 64k to 4m"), (("--element", "network=buffer=5m"), "from 64k to 4m"), (("--element", "network=buffer=much"), "buffer"), (("--element", "network=busy-poll=1001"), "network: busy-poll, in microseconds"), (("--element", "network=busy-poll="), "network: busy-poll, in microseconds"), (("--element", "network=delay=999999"), "delay"),
                                          ((*WITH, "--element", "sockets"), "exclude each other"), ((*WITH, "--net-rate-out", "1m"), "--net-rate-out")])
 def test_bad_requests(caisson, args, error):
     assert error in caisson.run(*args, "bb", "true", code=125).err

@@ -62,9 +62,10 @@ struct Own {
   ip_addr_t ip4, gateway4, ip6, gateway6;
   int prefix = 24;
   bool has6 = false;
-  uint32_t delay = 0;   ///< of what goes out, in milliseconds
-  uint32_t loss = 0;    ///< how many of kAllLost packets that go out are lost
-  uint32_t buffer = 0;  ///< bytes of a connection that wait here, each way
+  uint32_t delay = 0;     ///< of what goes out, in milliseconds
+  uint32_t loss = 0;      ///< how many of kAllLost packets that go out are lost
+  uint32_t buffer = 0;    ///< bytes of a connection that wait here, each way
+  int64_t busy_poll = 0;  ///< for how many nanoseconds it looks for more before it sleeps
 };
 inline constexpr uint32_t kAllLost = 1'000'000;
 extern Own own;
