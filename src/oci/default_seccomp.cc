@@ -11,7 +11,7 @@
 namespace caisson::oci {
 namespace {
 
-/// With socket, clone and personality, 251 calls: what ordinary programs make.
+/// With socket, clone and personality, 250 calls: what ordinary programs make.
 /// The others are of no use without a capability (below), have a newer form that
 /// programs use, or give the kernel's weaknesses a door that nobody needs.
 constexpr std::string_view kAllowed =
@@ -28,7 +28,7 @@ constexpr std::string_view kAllowed =
     "mq_unlink mremap msgctl msgget msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 "
     "pause pidfd_open pidfd_send_signal pipe pipe2 poll ppoll prctl pread64 preadv preadv2 prlimit64 pselect6 pwrite64 "
     "pwritev pwritev2 read readlink readlinkat readv recvfrom recvmmsg recvmsg removexattr rename renameat renameat2 "
-    "restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait "
+    "restart_syscall rmdir rseq rt_sigaction rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait "
     "sched_getaffinity sched_getparam sched_get_priority_max sched_get_priority_min sched_getscheduler sched_setaffinity "
     "sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop sendfile sendmmsg sendmsg "
     "sendto setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit set_robust_list "
