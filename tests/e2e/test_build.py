@@ -378,7 +378,7 @@ def test_add_from_an_address(caisson, context, tmp_path):
     ("ADD --keep-git-dir busybox /x", "--keep-git-dir has no meaning without a repository"),
     ("COPY --keep-git-dir busybox /x", "unknown flag --keep-git-dir"),
     ("ADD git://127.0.0.1:1/x.git busybox /x/", "a repository is added alone"),
-    ("ADD git://127.0.0.1:1/x.git /x/", "git://127.0.0.1:1/x.git: git fetch: "),
+    ("ADD git://127.0.0.1:1/x.git /x/", "git://127.0.0.1:1/x.git: git ls-remote: "),
     ("RUN exit 3", "returned a non-zero code: 3"),
     ("RUN --network=mine true", 'network "mine" is not supported'),
     ("USER nosuch\nRUN true", "nosuch"),
