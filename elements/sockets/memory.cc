@@ -215,9 +215,27 @@ long memory_of(int descriptor) {
   return at < 0 && at > -4096 ? 0 : at;
 }
 
-union DescriptorMessage {
-  struct cmsghdr header;
-  char bytes[CMSG_SPACE(sizeof(int))];
+/// A byte with a descriptor.
+struct DescriptorMessage {
+  DescriptorMessage() {
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+  }
+  DescriptorMessage(const DescriptorMessage&) = delete;
+  DescriptorMessage& operator=(const DescriptorMessage&) = delete;
+  struct cmsghdr& header() {
+    return *reinterpret_cast<struct cmsghdr*>(control);
+  }
+  int& descriptor() { return *reinterpret_cast<int*>(CMSG_DATA(&header())); }
+
+  struct msghdr message = {};
+
+ private:
+  char byte = 0;
+  struct iovec data = {&byte, 1};
+  alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
 };
 
 }  // namespace
@@ -244,19 +262,12 @@ SharedMemory* send_memory(int connection) {
   long memory = 0;
   if (call(SYS_ftruncate, descriptor, sizeof(SharedMemory)) == 0 && call(SYS_fcntl, descriptor, F_ADD_SEALS, kSeals) == 0) memory = memory_of((int)descriptor);
   if (memory != 0) {
-    DescriptorMessage control = {};
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    *reinterpret_cast<int*>(CMSG_DATA(&control.header)) = (int)descriptor;
-    char byte = 0;
-    struct iovec data = {&byte, 1};
-    struct msghdr message = {};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    message.msg_control = &control;
-    message.msg_controllen = sizeof control;
-    if (call(SYS_sendmsg, connection, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
+    DescriptorMessage hello;
+    hello.header().cmsg_len = CMSG_LEN(sizeof(int));
+    hello.header().cmsg_level = SOL_SOCKET;
+    hello.header().cmsg_type = SCM_RIGHTS;
+    hello.descriptor() = (int)descriptor;
+    if (call(SYS_sendmsg, connection, &hello.message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
       drop_memory(reinterpret_cast<SharedMemory*>(memory));
       memory = 0;
     }
@@ -267,17 +278,11 @@ SharedMemory* send_memory(int connection) {
 
 bool receive_memory(int connection, bool use, SharedMemory*& out) {
   out = nullptr;
-  DescriptorMessage control = {};
-  char byte = 0;
-  struct iovec data = {&byte, 1};
-  struct msghdr message = {};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = &control;
-  message.msg_controllen = sizeof control;
-  if (call(SYS_recvmsg, connection, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1) return false;
-  if (message.msg_controllen < sizeof control.header || control.header.cmsg_level != SOL_SOCKET || control.header.cmsg_type != SCM_RIGHTS || control.header.cmsg_len != CMSG_LEN(sizeof(int))) return true;
-  int descriptor = *reinterpret_cast<int*>(CMSG_DATA(&control.header));
+  DescriptorMessage hello;
+  if (call(SYS_recvmsg, connection, &hello.message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1) return false;
+  const struct cmsghdr& header = hello.header();
+  if (hello.message.msg_controllen < sizeof header || header.cmsg_level != SOL_SOCKET || header.cmsg_type != SCM_RIGHTS || header.cmsg_len != CMSG_LEN(sizeof(int))) return true;
+  int descriptor = hello.descriptor();
   struct stat status;
   // What could shrink would end this program with it. There may be other seals (the sysctl vm.memfd_noexec).
   long seals = call(SYS_fcntl, descriptor, F_GET_SEALS);
