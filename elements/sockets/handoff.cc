@@ -32,6 +32,11 @@ uint32_t Turn::given_now() const {
   return believed(now_in(*handoff_));
 }
 
+void Turn::take_until(uint32_t end, char* to) {
+  copy_bytes(to + taken_, room_ + taken_, end - taken_);
+  taken_ = end;
+}
+
 size_t Turn::take(char* to) {
   for (int quiet = 0; taken_ < most_ && quiet < kMoment;) {
     uint32_t end = given_now();
@@ -40,8 +45,7 @@ size_t Turn::take(char* to) {
       ++quiet;
       continue;
     }
-    copy_bytes(to + taken_, room_ + taken_, end - taken_);
-    taken_ = end;
+    take_until(end, to);
     quiet = 0;
   }
   return taken_;
@@ -50,10 +54,7 @@ size_t Turn::take(char* to) {
 size_t Turn::close(char* to) {
   if (most_ == 0) return taken_;
   uint32_t end = believed(__atomic_exchange_n(&handoff_->state, 0, __ATOMIC_SEQ_CST));
-  if (end > taken_) {
-    copy_bytes(to + taken_, room_ + taken_, end - taken_);
-    taken_ = end;
-  }
+  if (end > taken_) take_until(end, to);
   most_ = 0;
   return taken_;
 }

@@ -57,6 +57,7 @@ class Turn {
   /// How much is given by that state; what cannot be is no news.
   uint32_t believed(uint64_t state) const;
   uint32_t given_now() const;
+  void take_until(uint32_t end, char* to);
 
   Handoff* handoff_;
   const char* room_;

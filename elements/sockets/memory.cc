@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "core/patience.h"
 #include "core/sys.h"
 #include "sockets/handoff.h"
 
@@ -27,35 +28,8 @@ namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 /// For how much longer than it looks a turn is open: to take what is being given. One of a receiver that was
-/// killed passes for open that long; less than a millisecond.
+/// killed passes for open until then; this is less than a millisecond.
 constexpr uint64_t kLongestTake = 1 << 20;
-
-/// Whether to try once more what has been in vain lately.
-class Patience {
- public:
-  bool has() {
-    uint8_t without = load(without_);
-    if (without > 0) store(without_, without - 1);
-    return without == 0;
-  }
-  void in_vain() {
-    constexpr int kMost = 6;
-    int times = load(times_) < kMost ? load(times_) + 1 : kMost;
-    store(times_, times);
-    store(without_, 1 << times);
-  }
-  void not_in_vain() {
-    store(times_, 0);
-    store(without_, 0);
-  }
-
- private:
-  // What threads lose of each other's counts does not matter.
-  static uint8_t load(const uint8_t& from) { return __atomic_load_n(&from, __ATOMIC_RELAXED); }
-  static void store(uint8_t& to, int value) { __atomic_store_n(&to, (uint8_t)value, __ATOMIC_RELAXED); }
-
-  uint8_t times_ = 0, without_ = 0;  ///< waits in vain, one after the other; calls that do without
-};
 
 /// So many calls of a connection go without: the pages of memory cost some ten microseconds when
 /// they are first touched, which a connection for one question would never earn.
@@ -210,9 +184,9 @@ bool blocks(int fd) {
   return flags >= 0 && (flags & O_NONBLOCK) == 0;
 }
 
-long memory_of(int descriptor) {
+SharedMemory* map_memory(long descriptor) {
   long at = call(SYS_mmap, 0, sizeof(SharedMemory), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-  return at < 0 && at > -4096 ? 0 : at;
+  return at < 0 && at > -4096 ? nullptr : reinterpret_cast<SharedMemory*>(at);
 }
 
 /// A byte with a descriptor.
@@ -259,21 +233,21 @@ bool would_use_memory() { return busy_polls() && long_connections.has(); }
 SharedMemory* send_memory(int connection) {
   long descriptor = call(SYS_memfd_create, "caisson-sockets", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (descriptor < 0) return nullptr;
-  long memory = 0;
-  if (call(SYS_ftruncate, descriptor, sizeof(SharedMemory)) == 0 && call(SYS_fcntl, descriptor, F_ADD_SEALS, kSeals) == 0) memory = memory_of((int)descriptor);
-  if (memory != 0) {
+  SharedMemory* memory = nullptr;
+  if (call(SYS_ftruncate, descriptor, sizeof(SharedMemory)) == 0 && call(SYS_fcntl, descriptor, F_ADD_SEALS, kSeals) == 0) memory = map_memory(descriptor);
+  if (memory != nullptr) {
     DescriptorMessage hello;
     hello.header().cmsg_len = CMSG_LEN(sizeof(int));
     hello.header().cmsg_level = SOL_SOCKET;
     hello.header().cmsg_type = SCM_RIGHTS;
     hello.descriptor() = (int)descriptor;
     if (call(SYS_sendmsg, connection, &hello.message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1) {
-      drop_memory(reinterpret_cast<SharedMemory*>(memory));
-      memory = 0;
+      drop_memory(memory);
+      memory = nullptr;
     }
   }
   call(SYS_close, descriptor);
-  return reinterpret_cast<SharedMemory*>(memory);
+  return memory;
 }
 
 bool receive_memory(int connection, bool use, SharedMemory*& out) {
@@ -286,7 +260,7 @@ bool receive_memory(int connection, bool use, SharedMemory*& out) {
   struct stat status;
   // What could shrink would end this program with it. There may be other seals (the sysctl vm.memfd_noexec).
   long seals = call(SYS_fcntl, descriptor, F_GET_SEALS);
-  if (use && seals > 0 && (seals & kSeals) == kSeals && call(SYS_fstat, descriptor, &status) == 0 && status.st_size == (off_t)sizeof(SharedMemory)) out = reinterpret_cast<SharedMemory*>(memory_of(descriptor));
+  if (use && seals > 0 && (seals & kSeals) == kSeals && call(SYS_fstat, descriptor, &status) == 0 && status.st_size == (off_t)sizeof(SharedMemory)) out = map_memory(descriptor);
   call(SYS_close, descriptor);
   return true;
 }

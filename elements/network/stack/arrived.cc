@@ -14,21 +14,26 @@ constexpr uint8_t kArrived = 0x80, kAgain = 0x40;
 uint32_t begin_of(const struct tcp_seg& segment) { return lwip_ntohl(segment.tcphdr->seqno); }
 uint32_t end_of(const struct tcp_seg& segment) { return begin_of(segment) + TCP_TCPLEN(&segment); }
 
-/// Moves a segment from those under way to those that wait, which are in order.
-void send_again(struct tcp_pcb& pcb, struct tcp_seg** place) {
-  struct tcp_seg* segment = *place;
-  *place = segment->next;
-  struct tcp_seg** to = &pcb.unsent;
+/// Puts it among others, which are in order, behind `to` or later. Returns where it is.
+struct tcp_seg** put_in_order(struct tcp_seg** to, struct tcp_seg* segment) {
   while (*to != nullptr && TCP_SEQ_LT(begin_of(**to), begin_of(*segment))) to = &(*to)->next;
   segment->next = *to;
   *to = segment;
+  return to;
+}
+
+/// Moves a segment from those under way to those that wait.
+void send_again(struct tcp_pcb& pcb, struct tcp_seg** place) {
+  struct tcp_seg* segment = *place;
+  *place = segment->next;
+  put_in_order(&pcb.unsent, segment);
   // lwIP may not add to it.
   if (segment->next == nullptr) pcb.unsent_oversize = 0;
   pcb.rttest = 0;
 }
 
-void clear(struct tcp_seg* segments, uint8_t flags) {
-  for (; segments != nullptr; segments = segments->next) segments->flags = (uint8_t)(segments->flags & ~flags);
+void clear_again(struct tcp_seg* segments) {
+  for (; segments != nullptr; segments = segments->next) segments->flags = (uint8_t)(segments->flags & ~kAgain);
 }
 
 }  // namespace
@@ -78,19 +83,20 @@ bool is_missing_some(const Stream& s) { return s.tells_arrived && s.pcb->unacked
 
 bool lost_again(const Stream& s) { return s.tells_arrived && TCP_SEQ_GT(s.arrived, s.recover); }
 
-void forget_again(Stream& s) {
-  clear(s.pcb->unacked, kAgain);
-  clear(s.pcb->unsent, kAgain);
+void start_over(Stream& s) {
+  s.recover = s.pcb->snd_nxt;
+  clear_again(s.pcb->unacked);
+  clear_again(s.pcb->unsent);
 }
 
 void begin_again(Stream& s) {
-  forget_again(s);
+  start_over(s);
   if (s.pcb->unacked != nullptr) s.pcb->unacked->flags |= kAgain;
 }
 
 void spare_arrived(Stream& s) {
   struct tcp_pcb& pcb = *s.pcb;
-  forget_again(s);
+  start_over(s);
   struct tcp_seg** to = &pcb.unacked;
   for (struct tcp_seg** place = &pcb.unsent; *place != nullptr;) {
     struct tcp_seg* segment = *place;
@@ -99,9 +105,7 @@ void spare_arrived(Stream& s) {
       continue;
     }
     *place = segment->next;
-    while (*to != nullptr && TCP_SEQ_LT(begin_of(**to), begin_of(*segment))) to = &(*to)->next;
-    segment->next = *to;
-    *to = segment;
+    to = put_in_order(to, segment);
   }
   if (pcb.unsent == nullptr) pcb.unsent_oversize = 0;
 }

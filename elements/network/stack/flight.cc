@@ -65,7 +65,6 @@ void take_first_round_trip(struct tcp_pcb& pcb) {
 
 void begin_recovery(Stream& s) {
   s.recovers = true;
-  s.recover = s.pcb->snd_nxt;
   begin_again(s);
   tcp_rexmit_fast(s.pcb);
 }
@@ -80,12 +79,7 @@ err_t look_after(void* arg, struct tcp_pcb* pcb) {
   // Once: where that does not help either, the time-out comes.
   if (s.stood_at == pcb->lastack && s.pushed_at != pcb->lastack && is_missing_some(s)) {
     s.pushed_at = pcb->lastack;
-    if (s.recovers) {
-      s.recover = pcb->snd_nxt;
-      forget_again(s);
-    } else {
-      begin_recovery(s);
-    }
+    s.recovers ? start_over(s) : begin_recovery(s);
     send_holes_again(s);
   }
   s.stood_at = pcb->lastack;
@@ -120,7 +114,6 @@ extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hd
     // Everything is sent again; what is told twice of it is no further loss.
     s.timed_out = pcb->rto_end;
     s.recovers = false;
-    s.recover = pcb->snd_nxt;
     spare_arrived(s);
   }
   note_arrived(s, {size, first_size, reinterpret_cast<const uint8_t*>(header + 1), second});
@@ -131,10 +124,7 @@ extern "C" err_t caisson_stack_incoming(struct tcp_pcb* pcb, const struct tcp_hd
   if (s.recovers) {
     // One of what is under way has arrived.
     if (pcb->cwnd < TCP_SND_BUF) pcb->cwnd += pcb->mss;
-    if (lost_again(s)) {
-      s.recover = pcb->snd_nxt;
-      forget_again(s);
-    }
+    if (lost_again(s)) start_over(s);
     if (s.tells_arrived) send_holes_again(s);
   } else if (++s.duplicates >= needed_duplicates(s) && (s.tells_arrived || TCP_SEQ_GT(pcb->lastack, s.recover))) {
     begin_recovery(s);

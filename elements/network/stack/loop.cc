@@ -1,6 +1,7 @@
 // The library as a program: the stack of a container. Its descriptors 0 and 1 are the tap device
 // and the socket that programs ask on.
 #include "core/instance.h"
+#include "core/patience.h"
 #include "core/self_start.h"
 #include "interception/interception.h"
 #include "stack/stack.h"
@@ -110,19 +111,16 @@ namespace {
 /// Looks for events for a while before the stack sleeps: to wake a processor costs more than most of what
 /// is done then. Not where it has been in vain lately. As epoll_wait answers.
 long look(struct epoll_event* events, int most) {
-  constexpr unsigned kMostInVain = 6;  // as a power of two: rounds that go without
-  static unsigned in_vain = 0, without = 0;
-  if (own.busy_poll == 0) return 0;
-  if (without > 0) return --without, 0;
+  static Patience patience;
+  if (own.busy_poll == 0 || !patience.has()) return 0;
   const int64_t until = nanoseconds() + own.busy_poll;
   do {
     long n = call(SYS_epoll_wait, epoll, events, most, 0);
-    if (n != 0) return in_vain = 0, n;
+    if (n != 0) return patience.not_in_vain(), n;
     // Whoever is to be heard may be waiting for this processor.
     call(SYS_sched_yield);
   } while (nanoseconds() < until);
-  if (in_vain < kMostInVain) ++in_vain;
-  without = 1u << in_vain;
+  patience.in_vain();
   return 0;
 }
 

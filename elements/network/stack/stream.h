@@ -104,8 +104,8 @@ void note_arrived(Stream& s, const Options& options);
 void send_holes_again(Stream& s);
 /// What was sent after the recovery began has arrived: so would have what was sent again.
 bool lost_again(const Stream& s);
-/// All that is missing may be sent again once more.
-void forget_again(Stream& s);
+/// The recovery is of all that was sent until now, and what is missing of it may be sent again once more.
+void start_over(Stream& s);
 /// The same, and the first of it is about to be.
 void begin_again(Stream& s);
 /// After a time-out lwIP sends everything again: not what has arrived.
