@@ -356,6 +356,25 @@ static void resets(void) {
   close(l);
 }
 
+/* Whoever closes with much on its way loses nothing of it. */
+static void closed_when_full(void) {
+  int l = listener(AF_INET, "0.0.0.0", 0);
+  struct name at = local(l), there = name_of(AF_INET, own4, port_of(&at));
+  int c = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(c, AT(there)) != 0) exit(2);
+  int s = accept(l, NULL, NULL);
+  static char data[65536];
+  long sent = 0, heard = 0, n;
+  do
+    while ((n = send(s, data, sizeof data, MSG_DONTWAIT)) > 0) sent += n;
+  while ((wait_for(s, POLLOUT, 200) & POLLOUT) != 0);
+  close(s);
+  while ((wait_for(c, POLLIN, 1000) & POLLIN) != 0 && (n = recv(c, data, sizeof data, 0)) > 0) heard += n;
+  check(sent > 100000 && heard == sent, "closed when no more could be sent: %ld of %ld arrived", heard, sent);
+  close(c);
+  close(l);
+}
+
 /* A listener, or a negative errno. */
 static int sharing(int family, const char* address, int port, int share) {
   int fd = socket(family, SOCK_STREAM, 0);
@@ -488,6 +507,7 @@ int main(int argc, char** argv) {
   only_ipv6();
   options();
   resets();
+  closed_when_full();
   shared_port(AF_INET, "0.0.0.0", own4), shared_port(AF_INET, own4, own4), shared_port(AF_INET6, "::", own6), shared_port(AF_INET, "127.0.0.1", "127.0.0.1");
   shared_port_of_datagrams();
   other_hosts();
