@@ -20,10 +20,11 @@ MAY_ENTER = {
     "build": {"base", "sys", "oci", "image", "http"},
     "network": {"base", "sys", "oci"},
     "volumes": {"base", "sys", "oci"},
+    "rootless": {"base", "sys"},
     "elements": {"base", "sys", "oci", "files"},  # elements/files: what reads packages in programs
     "capture": {"base", "sys", "oci", "image"},
-    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements"},
-    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "elements", "capture", "engine", "http", "registry"},
+    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements"},
+    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements", "capture", "engine", "http", "registry"},
 }
 # The header that elements and the host share stands outside.
 SHARED = {"caisson"}

@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -45,21 +47,51 @@ Result<SocketPair> socket_pair(int type) {
   return SocketPair{Fd(fds[0]), Fd(fds[1])};
 }
 
-Result<Fd> connect_unix(const std::string& path, int type) {
+Result<Fd> make_socket(int family, int type) {
+  Fd fd(::socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail_errno("socket");
+  return fd;
+}
+
+namespace {
+/// By its folder's descriptor any path is short.
+struct UnixAddress {
   struct sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  std::string shorter = path;
   Fd folder;
-  if (path.size() >= sizeof address.sun_path) {
-    // By its folder's descriptor any path is short.
-    folder = TRY(open_file(dir_name(path), O_PATH | O_DIRECTORY));
-    shorter = "/proc/self/fd/" + std::to_string(folder.get()) + "/" + std::string(base_name(path));
+  [[nodiscard]] const struct sockaddr* get() const { return reinterpret_cast<const struct sockaddr*>(&address); }
+};
+Result<UnixAddress> unix_address(const std::string& path) {
+  UnixAddress out;
+  out.address.sun_family = AF_UNIX;
+  std::string shorter = path;
+  if (path.size() >= sizeof out.address.sun_path) {
+    out.folder = TRY(open_file(dir_name(path), O_PATH | O_DIRECTORY));
+    shorter = "/proc/self/fd/" + std::to_string(out.folder.get()) + "/" + std::string(base_name(path));
   }
-  if (shorter.size() >= sizeof address.sun_path) return fail("socket path is too long: " + path);
-  shorter.copy(address.sun_path, shorter.size());
+  if (shorter.size() >= sizeof out.address.sun_path) return fail("socket path is too long: " + path);
+  shorter.copy(out.address.sun_path, shorter.size());
+  return out;
+}
+}  // namespace
+
+Result<Fd> connect_unix(const std::string& path, int type) {
+  auto address = TRY(unix_address(path));
   Fd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return fail_errno("socket");
-  if (::connect(fd.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address) < 0) return fail_errno("connect to " + path);
+  if (::connect(fd.get(), address.get(), sizeof address.address) < 0) return fail_errno("connect to " + path);
+  return fd;
+}
+
+Result<Fd> listen_unix(const std::string& path, int type) {
+  auto address = TRY(unix_address(path));
+  Fd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail_errno("socket");
+  ::unlink(path.c_str());
+  constexpr int kWaiting = 16;
+  mode_t before = ::umask(0177);
+  int rc = ::bind(fd.get(), address.get(), sizeof address.address);
+  ::umask(before);
+  if (rc < 0 || ::listen(fd.get(), kWaiting) < 0) return fail_errno("listen on " + path);
   return fd;
 }
 

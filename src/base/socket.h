@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/error.h"
@@ -24,6 +25,12 @@ struct SocketAddress {
 /// From "127.0.0.1" or "::1"; names are not resolved.
 [[nodiscard]] Result<SocketAddress> socket_address(const std::string& text, uint16_t port);
 
+/// A new socket that does not block.
+[[nodiscard]] Result<Fd> make_socket(int family, int type);
+
+/// Makes sockets as make_socket() does, perhaps on another network.
+using SocketMaker = std::function<Result<Fd>(int family, int type)>;
+
 struct SocketPair {
   Fd first, second;
 };
@@ -31,6 +38,8 @@ struct SocketPair {
 [[nodiscard]] Result<SocketPair> socket_pair(int type);
 /// Connects to a listening socket; `type` is SOCK_STREAM or SOCK_SEQPACKET.
 [[nodiscard]] Result<Fd> connect_unix(const std::string& path, int type);
+/// Listens at a path, in the place of what was left there; the socket does not block and is its owner's alone.
+[[nodiscard]] Result<Fd> listen_unix(const std::string& path, int type);
 /// Sends one descriptor with a few bytes of text beside it (SCM_RIGHTS).
 [[nodiscard]] Result<> send_descriptor(int socket, int fd, const std::string& text);
 

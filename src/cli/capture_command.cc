@@ -362,8 +362,8 @@ constexpr Option kOptions[] = {
 
 }  // namespace
 
-const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --service nginx --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture};
+const Command kCaptureCommand{"capture", "[-- COMMAND ARGS]", "make an image of an application that is on this machine", "caisson capture --service nginx --tag web --report web.json", kOptions, 0, SIZE_MAX, true, false, cmd_capture, 1, true};
 
-const Command kAnalyzeCommand{"analyze", "[SERVICE | -- COMMAND ARGS]", "write down what a capture would take, as a plan to change", "caisson analyze nginx -o plan.yaml", kAnalyzeOptions, 0, SIZE_MAX, true, false, cmd_analyze};
+const Command kAnalyzeCommand{"analyze", "[SERVICE | -- COMMAND ARGS]", "write down what a capture would take, as a plan to change", "caisson analyze nginx -o plan.yaml", kAnalyzeOptions, 0, SIZE_MAX, true, false, cmd_analyze, 1, true};
 
 }  // namespace caisson::cli

@@ -64,8 +64,9 @@ Result<Args> parse(std::span<const Option> options, std::span<const std::string>
 }
 
 /// The code itself throws nothing; what a library throws ends as an error.
-Result<int> guarded(const Command& command, const Globals& globals, const Args& args) {
+Result<int> guarded(const Program& program, const Command& command, const Globals& globals, const Args& args) {
   try {
+    if (program.prepare != nullptr) TRY(program.prepare(command, globals));
     return command.run(globals, args);
   } catch (const std::exception& e) {
     return fail("internal error: " + std::string(e.what()));
@@ -200,7 +201,7 @@ int run_program(const Program& program, const std::vector<std::string>& argument
         return 0;
       }
     auto args = parse_args(program.name, *command, rest);
-    Result<int> done = args ? guarded(*command, globals, *args) : Result<int>(std::unexpected(args.error()));
+    Result<int> done = args ? guarded(program, *command, globals, *args) : Result<int>(std::unexpected(args.error()));
     if (done) return *done;
     log::error((globals.log.empty() && globals.log_format == "text" ? "error: " : "") + done.error().message);
     // Callers of a runtime read its log file, people its stderr.

@@ -54,6 +54,8 @@ struct Command {
   Result<int> (*run)(const Globals& globals, const Args& args);
   /// Exit status of an error: 125 or 255 where the lower ones are the application's.
   int failure = 1;
+  /// Without root it runs as the user who calls it, in no namespaces of its own.
+  bool as_it_is = false;
 };
 
 /// Parses the arguments after the command's name.
@@ -65,6 +67,8 @@ struct Program {
   std::string_view name, summary;
   std::span<const Option> globals;
   std::span<const Command* const> commands;
+  /// Called before a command runs.
+  Result<> (*prepare)(const Command& command, const Globals& globals) = nullptr;
 };
 /// Runs one command line; the result is the exit status. Errors are printed.
 int run_program(const Program& program, const std::vector<std::string>& arguments, Globals defaults);

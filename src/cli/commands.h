@@ -13,7 +13,7 @@ extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, k
 // image_commands.cc
 extern const Command kImagesCommand, kImageCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
 // resource_commands.cc
-extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
+extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand, kKeeperCommand;
 // capture_command.cc
 extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 // source_commands.cc

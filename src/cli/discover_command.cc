@@ -43,6 +43,6 @@ constexpr Option kOptions[] = {
 
 }  // namespace
 
-const Command kDiscoverCommand{"discover", "", "list the applications of this machine: what runs, and systemd's services that do not", "caisson discover --running", kOptions, 0, 0, false, false, cmd_discover};
+const Command kDiscoverCommand{"discover", "", "list the applications of this machine: what runs, and systemd's services that do not", "caisson discover --running", kOptions, 0, 0, false, false, cmd_discover, 1, true};
 
 }  // namespace caisson::cli

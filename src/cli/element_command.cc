@@ -49,7 +49,7 @@ Result<int> inspect_container(const Globals& globals, const std::string& name, b
   auto container = TRY(engine.containers().find(name));
   if (container.status.state != "running") return fail("container " + container.config.name + " is not running");
   auto selected = TRY(engine::selected_elements(container.config));
-  auto pids = TRY(TRY(engine.runtime().cgroup(TRY(engine.runtime().load(container.config.id)))).processes());
+  auto pids = TRY(engine.runtime().processes(TRY(engine.runtime().load(container.config.id))));
   std::sort(pids.begin(), pids.end());
   bool libraries_too = engine::NetworkStack::has_libraries_mark(engine.containers().run_folder(container.config.id));
   Json out = Json::array();

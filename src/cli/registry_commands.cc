@@ -161,8 +161,8 @@ const Command kPullCommand{"pull", "IMAGE...", "fetch images from a registry", "
 const Command kPushCommand{"push", "IMAGE [DESTINATION]", "send an image to a registry", "caisson push shop registry.example/shop:1.0", kPushOptions, 1, 2, false, false, cmd_push};
 const Command kCopyCommand{"copy", "SOURCE DESTINATION", "copy an image from one registry to another, all platforms", "caisson copy docker.io/library/debian:12 registry.example/debian:12", kCopyOptions, 2, 2, false, false, cmd_copy};
 const Command kManifestCommand{"manifest", "inspect IMAGE", "show the manifest or index that a registry has", "caisson manifest inspect registry.example/shop:1.0", kManifestOptions, 1, 2, false, false, cmd_manifest};
-const Command kLoginCommand{"login", "[REGISTRY]", "say who you are at a registry", "caisson login -u alice --password-stdin registry.example", kLoginOptions, 0, 1, false, false, cmd_login};
-const Command kLogoutCommand{"logout", "[REGISTRY]", "forget who you are at a registry", "caisson logout registry.example", {}, 0, 1, false, false, cmd_logout};
-const Command kTagsCommand{"tags", "REPOSITORY", "list the tags of a repository in a registry", "caisson tags registry.example/shop", kTagsOptions, 1, 1, false, false, cmd_tags};
+const Command kLoginCommand{"login", "[REGISTRY]", "say who you are at a registry", "caisson login -u alice --password-stdin registry.example", kLoginOptions, 0, 1, false, false, cmd_login, 1, true};
+const Command kLogoutCommand{"logout", "[REGISTRY]", "forget who you are at a registry", "caisson logout registry.example", {}, 0, 1, false, false, cmd_logout, 1, true};
+const Command kTagsCommand{"tags", "REPOSITORY", "list the tags of a repository in a registry", "caisson tags registry.example/shop", kTagsOptions, 1, 1, false, false, cmd_tags, 1, true};
 
 }  // namespace caisson::cli

@@ -103,6 +103,6 @@ constexpr Option kOptions[] = {
 
 }  // namespace
 
-const Command kRegistryCommand{"registry", "serve|gc", "serve images to others; remove what no repository has any more", "caisson registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users", kOptions, 1, 1, false, false, cmd_registry};
+const Command kRegistryCommand{"registry", "serve|gc", "serve images to others; remove what no repository has any more", "caisson registry serve --listen :5000 --tls-cert cert.pem --tls-key key.pem --htpasswd users", kOptions, 1, 1, false, false, cmd_registry, 1, true};
 
 }  // namespace caisson::cli

@@ -10,7 +10,9 @@
 #include "cli/table.h"
 #include "engine/container_log.h"
 #include "engine/engine.h"
+#include "engine/spec_builder.h"
 #include "network/network.h"
+#include "rootless/rootless.h"
 
 namespace caisson::cli {
 namespace {
@@ -144,9 +146,12 @@ Result<int> cmd_inspect(const Globals& globals, const Args& args) {
 }
 
 /// What has passed its interfaces.
-network::Traffic traffic_of(const Container& c) {
+network::Traffic traffic_of(const Engine& engine, const Container& c) {
   if (c.config.network == "host") return {};
-  if (auto tap = network::tap_traffic(c.config.id)) return *tap;
+  if (auto selected = engine::selected_elements(c.config); selected && elements::contains(*selected, "network")) {
+    auto route = rootless::route_socket(engine.run_root());
+    return route ? network::tap_traffic(*route, c.config.id).value_or(network::Traffic()) : network::Traffic();
+  }
   network::Traffic out;
   auto dev = read_file("/proc/" + std::to_string(c.status.pid) + "/net/dev");
   for (const auto& line : split(dev.value_or(""), '\n', true))
@@ -173,9 +178,7 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       std::erase_if(now, [](const Container& c) { return c.status.state != "running"; });
     }
     auto sample = [&](const Container& c) -> Result<cgroups::Stats> {
-      auto state = TRY(engine.runtime().load(c.config.id));
-      auto group = TRY(engine.runtime().cgroup(state));
-      return group.stats();
+      return engine.runtime().usage(TRY(engine.runtime().load(c.config.id)));
     };
     std::vector<uint64_t> before;
     for (const auto& c : now) {
@@ -196,7 +199,7 @@ Result<int> cmd_stats(const Globals& globals, const Args& args) {
       double elapsed = static_cast<double>(end.tv_sec - start.tv_sec) * 1e9 + static_cast<double>(end.tv_nsec - start.tv_nsec);
       double cpu = 100.0 * static_cast<double>(s->cpu_usage_ns - before[i]) / elapsed;
       uint64_t memory = s->memory.usage > s->memory_cache ? s->memory.usage - s->memory_cache : 0;
-      network::Traffic traffic = traffic_of(c);
+      network::Traffic traffic = traffic_of(engine, c);
       char percent[32];
       std::snprintf(percent, sizeof percent, "%.2f%%", cpu);
       table.row({c.config.id.substr(0, 12), c.config.name, percent, human_size(memory) + " / " + (s->memory.limit == 0 ? "-" : human_size(s->memory.limit)), human_size(traffic.received) + " / " + human_size(traffic.sent),
@@ -218,9 +221,7 @@ Result<int> cmd_top(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   Container c = TRY(engine.containers().find(args.rest()[0]));
   if (c.status.state != "running") return fail("container " + c.config.name + " is not running");
-  auto state = TRY(engine.runtime().load(c.config.id));
-  auto group = TRY(engine.runtime().cgroup(state));
-  auto pids = TRY(group.processes());
+  auto pids = TRY(engine.runtime().processes(TRY(engine.runtime().load(c.config.id))));
   std::sort(pids.begin(), pids.end());
   // Read from outside, in /proc: nothing of the container is executed
   // (CVE-2022-1227).

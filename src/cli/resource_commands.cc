@@ -11,6 +11,8 @@
 #include "cli/commands.h"
 #include "cli/table.h"
 #include "engine/engine.h"
+#include "rootless/rootless.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::cli {
 namespace {
@@ -61,7 +63,7 @@ Result<int> cmd_network(const Globals& globals, const Args& args) {
     std::printf("%s\n", json_text(out, 2).c_str());
   } else if (verb == "rm" || verb == "remove") {
     for (const auto& name : names) {
-      TRY(networks.remove(name));
+      TRY(engine.remove_network(name));
       std::printf("%s\n", name.c_str());
     }
   } else {
@@ -122,7 +124,7 @@ Result<int> cmd_prune(const Globals& globals, const Args& args) {
     }
   for (const auto& n : TRY(engine.networks().list()))
     if (n.name != network::kDefaultNetwork && engine.networks().leases(n.name).empty()) {
-      TRY(engine.networks().remove(n.name));
+      TRY(engine.remove_network(n.name));
       std::printf("network %s\n", n.name.c_str());
     }
   auto store = TRY(engine.images());
@@ -152,7 +154,12 @@ Result<int> cmd_prune(const Globals& globals, const Args& args) {
   return 0;
 }
 
-constexpr const char* kUnitPath = "/etc/systemd/system/caisson.service";
+/// That of the user's own systemd, without root (systemd.unit(5)).
+std::string unit_path() {
+  if (!sys::in_user_namespace()) return "/etc/systemd/system/caisson.service";
+  const char *given = std::getenv("XDG_CONFIG_HOME"), *home = std::getenv("HOME");
+  return (given != nullptr && given[0] == '/' ? std::string(given) : std::string(home != nullptr ? home : "") + "/.config") + "/systemd/user/caisson.service";
+}
 
 Result<int> cmd_system(const Globals& globals, const Args& args) {
   const std::string& verb = args.rest()[0];
@@ -166,13 +173,16 @@ Result<int> cmd_system(const Globals& globals, const Args& args) {
     ssize_t n = ::readlink("/proc/self/exe", self, sizeof self);
     if (n < 0) return fail_errno("find this program");
     std::string command = std::string(self, static_cast<size_t>(n)) + " --root " + globals.root + " --run-root " + globals.run_root + " system start-all";
+    bool of_user = sys::in_user_namespace();
     std::string unit =
-        "[Unit]\nDescription=Start Caisson containers that have a restart policy\nAfter=network-online.target local-fs.target\nWants=network-online.target\n\n"
+        "[Unit]\nDescription=Start Caisson containers that have a restart policy\n" + std::string(of_user ? "" : "After=network-online.target local-fs.target\nWants=network-online.target\n") +
+        "\n"
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nKillMode=none\nExecStart=" +
-        command + "\n\n[Install]\nWantedBy=multi-user.target\n";
-    std::string path = args.get("path", kUnitPath);
+        command + "\n\n[Install]\nWantedBy=" + (of_user ? "default.target" : "multi-user.target") + "\n";
+    std::string path = args.get("path", unit_path());
+    TRY(make_dirs(dir_name(path)), "install-service");
     TRY(write_file_durably(path, unit, 0644), "install-service");
-    std::printf("wrote %s; enable it with: systemctl enable caisson.service\n", path.c_str());
+    std::printf("wrote %s; enable it with: systemctl%s enable caisson.service\n", path.c_str(), of_user ? " --user" : "");
     return 0;
   }
   if (verb == "reset") {
@@ -201,27 +211,49 @@ const Command kNetworkCommand{"network", "ls|create|inspect|rm [NAME...]", "work
 const Command kVolumeCommand{"volume", "ls|create|inspect|rm [NAME...]", "work with volumes", "caisson volume create data", kVolumeOptions, 1, SIZE_MAX, false, false, cmd_volume};
 const Command kPruneCommand{"prune", "", "remove stopped containers, unused networks and unreferenced image data", "caisson prune --all", kPruneOptions, 0, 0, false, false, cmd_prune};
 const Command kSystemCommand{"system", "start-all|install-service|reset", "start what a reboot stopped; install the unit that does so; remove everything", "caisson system install-service", kSystemOptions, 1, 1, false, false, cmd_system};
-const Command kVersionCommand{"version", "", "print the version", "caisson version", {}, 0, 0, false, false, cmd_version};
+const Command kVersionCommand{"version", "", "print the version", "caisson version", {}, 0, 0, false, false, cmd_version, 1, true};
 
 namespace {
 constexpr Option kGlobals[] = {
-    {"--root", "DIR", "images, containers and volumes (default: /var/lib/caisson)"},
-    {"--run-root", "DIR", "state that a reboot removes (default: /run/caisson)"},
+    {"--root", "DIR", "images, containers and volumes (default: /var/lib/caisson; without root: ~/.local/share/caisson)"},
+    {"--run-root", "DIR", "state that a reboot removes (default: /run/caisson; without root: $XDG_RUNTIME_DIR/caisson)"},
     {"--log", "FILE", "write log messages there"},
     {"--log-format", "text|json", "format of log messages"},
     {"--debug", "", "log more"},
 };
+
+/// What works on containers and images does so, without root, as root of the user's own namespaces.
+Result<> prepare(const Command& command, const Globals& globals) {
+  if (::geteuid() == 0 || command.as_it_is) return {};
+  return rootless::enter(globals.root, globals.run_root);
+}
+
+Result<int> cmd_keeper(const Globals& globals, const Args& args) {
+  rootless::KeeperOptions options{globals.run_root};
+  for (auto [name, number] : {std::pair<const char*, int&>{"report", options.report_fd}, {"network", options.network}})
+    if (args.has(name)) number = static_cast<int>(TRY(parse_uint(args.get(name), 65536)));
+  return rootless::run_keeper(options);
+}
+constexpr Option kKeeperOptions[] = {{"--report", "FD", "where to say how it went"}, {"--network", "FD", "the network namespace that there is"}};
+
 }  // namespace
+
+const Command kKeeperCommand{"keeper", "", "hold a user's namespaces", "", kKeeperOptions, 0, 0, false, true, cmd_keeper};
 
 int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
                                             &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kArtifactCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
-                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand};
-  Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands};
+                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand, &kKeeperCommand};
+  Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands, prepare};
   Globals defaults;
   defaults.root = "/var/lib/caisson";
   defaults.run_root = "/run/caisson";
+  if (::geteuid() != 0) {
+    auto places = rootless::places_of_user();
+    defaults.root = places.root;
+    defaults.run_root = places.run_root;
+  }
   return run_program(program, arguments, defaults);
 }
 

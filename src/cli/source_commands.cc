@@ -161,7 +161,7 @@ constexpr Option kRestoreOptions[] = {
 
 }  // namespace
 
-const Command kDiffCommand{"diff", "IMAGE", "what has changed on this machine since an image was captured", "caisson diff shop:1.0", kDiffOptions, 1, 1, false, false, cmd_diff};
-const Command kRestoreDataCommand{"restore-data", "CONTAINER [FOLDER…]", "copy the data of a captured application back to where it came from", "caisson stop shop && caisson restore-data shop", kRestoreOptions, 1, SIZE_MAX, false, false, cmd_restore_data};
+const Command kDiffCommand{"diff", "IMAGE", "what has changed on this machine since an image was captured", "caisson diff shop:1.0", kDiffOptions, 1, 1, false, false, cmd_diff, 1, true};
+const Command kRestoreDataCommand{"restore-data", "CONTAINER [FOLDER…]", "copy the data of a captured application back to where it came from", "caisson stop shop && caisson restore-data shop", kRestoreOptions, 1, SIZE_MAX, false, false, cmd_restore_data, 1, true};
 
 }  // namespace caisson::cli

@@ -15,6 +15,7 @@
 #include "engine/names.h"
 #include "engine/remove.h"
 #include "engine/spec_builder.h"
+#include "rootless/rootless.h"
 #include "sys/bounded_disk.h"
 
 namespace caisson::engine {
@@ -69,7 +70,7 @@ Result<> check(const ContainerConfig& config) {
 }  // namespace
 
 Result<Engine> Engine::open(const std::string& root, const std::string& run_root) {
-  if (::geteuid() != 0) return fail("needs root: run it with sudo (rootless containers are not supported yet)", EPERM);
+  if (::geteuid() != 0) return fail("needs root: run it with sudo", EPERM);
   TRY(make_dirs(root, 0711), "open " + root);
   TRY(make_dirs(run_root + "/containers", 0711), "open " + run_root);
   Engine engine(root, run_root);
@@ -353,9 +354,17 @@ Result<int> Engine::start_all() {
   return started;
 }
 
+Result<> Engine::remove_network(const std::string& name) const {
+  return rootless::where_bridges_are(run_root_, [&] { return networks_.remove(name); });
+}
+
 Result<> Engine::reset() {
   for (const auto& c : TRY(containers_.list())) TRY(remove(c, true, true), "remove container " + c.config.name);
-  for (const auto& net : TRY(networks_.list())) TRY(network::take_down(net), "remove network " + net.name);
+  auto nets = TRY(networks_.list());
+  TRY(rootless::where_bridges_are(run_root_, [&]() -> Result<> {
+    for (const auto& net : nets) TRY(network::take_down(net), "remove network " + net.name);
+    return {};
+  }));
   for (const char* part : {"containers", "networks", "volumes", "layers", "images", "build-cache"}) TRY(remove_tree(root_ + "/" + part));
   for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted", "meeting.lock"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.

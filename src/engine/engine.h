@@ -20,7 +20,7 @@ inline constexpr const char* kScratchLabel = "io.caisson.scratch";
 
 class Engine {
  public:
-  /// Needs root. `run_root` is emptied by a reboot.
+  /// Needs root, which a user is in namespaces of its own (rootless/rootless.h). `run_root` is emptied by a reboot.
   [[nodiscard]] static Result<Engine> open(const std::string& root, const std::string& run_root);
 
   /// Completes the configuration from the image, takes a name and an address.
@@ -34,6 +34,8 @@ class Engine {
   [[nodiscard]] Result<> stop(const Container& container, int timeout);
   [[nodiscard]] Result<> kill(const Container& container, int signal);
   [[nodiscard]] Result<> remove(const Container& container, bool force, bool volumes);
+  /// Refused while containers have addresses in it.
+  [[nodiscard]] Result<> remove_network(const std::string& name) const;
   /// Until it is not running; returns its exit code.
   [[nodiscard]] Result<int> wait(const std::string& id) const;
   /// Adopts, finishes or removes what was left. Called by open().

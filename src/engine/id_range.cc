@@ -14,6 +14,22 @@ Result<FileLock> lock_range(const std::string& run_root, uint32_t first) {
   TRY(make_dirs(folder, 0700));
   return FileLock::try_acquire(folder + "/" + std::to_string(first));
 }
+
+struct Identity {
+  std::string map;
+  uint32_t size = 0;
+};
+/// Line by line: a line of the new map must lie within one of this.
+Result<Identity> identity(const char* file) {
+  Identity out;
+  for (const auto& line : split(TRY(read_file(file)), '\n', true)) {
+    auto fields = split(line, ' ', true);
+    if (fields.size() != 3) return fail(std::string(file) + ": \"" + line + "\"");
+    out.map += fields[0] + " " + fields[0] + " " + fields[2] + "\n";
+    out.size += static_cast<uint32_t>(TRY(parse_uint(fields[2], UINT32_MAX), file));
+  }
+  return out;
+}
 }  // namespace
 
 Result<IdRange> IdRange::take(const std::string& run_root, const std::string& container) {
@@ -25,6 +41,15 @@ Result<IdRange> IdRange::take(const std::string& run_root, const std::string& co
     if (lock.error().code != EWOULDBLOCK) return detail::propagate(std::move(lock).error(), "user ids");
   }
   return fail("all ranges of user ids are taken", EAGAIN);
+}
+
+Result<IdRange> IdRange::all() {
+  IdRange out;
+  auto users = TRY(identity("/proc/self/uid_map"));
+  out.users_ = std::move(users.map);
+  out.size_ = users.size;
+  out.groups_ = TRY(identity("/proc/self/gid_map")).map;
+  return out;
 }
 
 Result<uint32_t> IdRange::first_of(pid_t pid) {

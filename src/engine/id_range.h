@@ -18,6 +18,8 @@ class IdRange {
 
   /// Starts looking at a place that the container's id gives.
   [[nodiscard]] static Result<IdRange> take(const std::string& run_root, const std::string& container);
+  /// Where there are no others to take, as in a user's own namespace: all ids, which are as they are.
+  [[nodiscard]] static Result<IdRange> all();
   /// The range of a process that runs: what id 0 is in its namespace. An error
   /// where that is the host's 0, or where another process holds the range.
   [[nodiscard]] static Result<IdRange> of_process(const std::string& run_root, pid_t pid);
@@ -26,15 +28,21 @@ class IdRange {
   [[nodiscard]] static Result<uint32_t> first_of(pid_t pid);
 
   [[nodiscard]] uint32_t first() const { return first_; }
-  /// As uid_map and gid_map want it.
-  [[nodiscard]] std::string map() const { return "0 " + std::to_string(first_) + " " + std::to_string(kSize) + "\n"; }
-  /// For the mounts that the root is made of: overlayfs makes its own folders in
+  [[nodiscard]] uint32_t size() const { return size_; }
+  /// Whether ids inside are others than outside.
+  [[nodiscard]] bool shifts() const { return first_ != 0; }
+  /// As uid_map and gid_map want them.
+  [[nodiscard]] const std::string& users() const { return users_; }
+  [[nodiscard]] const std::string& groups() const { return groups_; }
+  /// For the mounts that the root is made of, of a range that shifts: overlayfs makes its own folders in
   /// them as the host's root, whom no process of the container can be.
-  [[nodiscard]] std::string map_for_overlay() const { return map() + std::to_string(kSize) + " 0 1\n"; }
+  [[nodiscard]] std::string map_for_overlay() const { return users_ + std::to_string(kSize) + " 0 1\n"; }
 
  private:
-  IdRange(uint32_t first, FileLock lock) : first_(first), lock_(std::move(lock)) {}
-  uint32_t first_;
+  IdRange(uint32_t first, FileLock lock) : first_(first), users_("0 " + std::to_string(first) + " " + std::to_string(kSize) + "\n"), groups_(users_), lock_(std::move(lock)) {}
+  IdRange() = default;
+  uint32_t first_ = 0, size_ = kSize;
+  std::string users_, groups_;
   FileLock lock_;
 };
 

@@ -38,6 +38,7 @@
 #include "engine/spec_builder.h"
 #include "network/proxy.h"
 #include "network/resolver.h"
+#include "rootless/rootless.h"
 #include "runtime/runtime.h"
 #include "sys/netlink.h"
 #include "sys/user_namespace.h"
@@ -69,7 +70,8 @@ class Monitor {
     TRY(listen_for_clients());
     if (options_.client_fd >= 0) TRY(add_client(Fd(options_.client_fd)));
 
-    auto begun = options_.adopt ? adopt() : start();
+    auto begun = join_network();
+    if (begun) begun = options_.adopt ? adopt() : start();
     if (!begun) {
       report(begun.error().message);
       fail_start(begun.error());
@@ -98,8 +100,8 @@ class Monitor {
     TRY(runtime_.remove(config.id, true));
     sys::UserNamespace own;
     if (has_user_namespace(config)) {
-      ids_ = TRY(IdRange::take(options_.run_root, config.id));
-      own = TRY(sys::make_user_namespace(ids_->map(), ids_->map(), !config.network.starts_with("container:")));
+      ids_ = sys::in_user_namespace() ? TRY(IdRange::all()) : TRY(IdRange::take(options_.run_root, config.id));
+      own = TRY(sys::make_user_namespace(ids_->users(), ids_->groups(), !config.network.starts_with("container:")));
       netns_ = std::move(own.network);
     }
     auto wanted = TRY(selected_elements(config));
@@ -109,7 +111,7 @@ class Monitor {
     image_mount_ = std::move(lowers.mount);
     if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
-    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), first_id(), place_, {}};
+    SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), ids_ ? &*ids_ : nullptr, place_, {}};
     bool meets = elements::contains(wanted, "sockets"), placed = !container_.endpoint.ip.empty();
     if (meets && placed) inputs.meeting = TRY(MeetingFolder(options_.run_root).make(container_.endpoint));
     oci::Spec spec = TRY(build_spec(inputs));
@@ -137,6 +139,7 @@ class Monitor {
     }
     auto made = runtime_.create(spec, std::move(launch));
     if (!made && made.error().message.ends_with("cannot be id-mapped")) return fail(made.error().message + "; --userns host does without", made.error().code);
+    if (!made && stay_ && made.error().message.starts_with("create cgroup")) return fail("limits need a cgroup, which this user may not make: " + made.error().message, made.error().code);
     auto launched = TRY(std::move(made));
     pid_ = launched.pid;
     pidfd_ = std::move(launched.pidfd);
@@ -175,9 +178,9 @@ class Monitor {
   }
 
   Result<> await_elements() {
-    auto group = TRY(runtime_.cgroup(TRY(runtime_.load(container_.config.id))));
+    auto state = TRY(runtime_.load(container_.config.id));
     return elements::await_linked(
-        TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return group.processes().value_or(std::vector<int>()); }, NetworkStack::has_libraries_mark(run_folder_));
+        TRY(selected_elements(container_.config)), pidfd_.get(), [&] { return runtime_.processes(state).value_or(std::vector<pid_t>()); }, NetworkStack::has_libraries_mark(run_folder_));
   }
 
   Result<> adopt() {
@@ -231,10 +234,28 @@ class Monitor {
 
   // --- network
 
+  /// Of a user without root: to where the bridges are, except for what shall be on the host's network.
+  Result<> join_network() {
+    if (!rootless::entered(options_.run_root)) return {};
+    stay_ = TRY(rootless::stay(options_.run_root));
+    return is_on_host_network(container_.config) ? Result<>() : rootless::join_network(*stay_);
+  }
+
+  [[nodiscard]] bool is_on_host_network(const ContainerConfig& config) const {
+    if (!config.network.starts_with("container:")) return config.network == "host";
+    auto other = containers_.find(config.network.substr(10));
+    return other && is_on_host_network(other->config);
+  }
+
+  [[nodiscard]] SocketMaker host_socket() const {
+    if (!stay_) return caisson::make_socket;
+    return [run_root = options_.run_root](int family, int type) { return rootless::host_socket(run_root, family, type); };
+  }
+
   /// `own_stack`: the container has the element "network", and no interface of the kernel's.
   Result<> set_up_network(bool own_stack) {
     const ContainerConfig& config = container_.config;
-    if (config.network == "host") return {};
+    if (is_on_host_network(config)) return {};
     if (config.network.starts_with("container:")) {
       Container other = TRY(containers_.find(config.network.substr(10)), "--network");
       if (other.status.state != "running") return fail("--network: container " + other.config.name + " is not running");
@@ -271,9 +292,9 @@ class Monitor {
     const ContainerConfig& config = container_.config;
     resolver_ = std::make_unique<network::Resolver>(
         loop_, [this](const std::string& name) { return look_up(name); }, [this](const std::string& ip) { return look_up_address(ip); },
-        config.dns.empty() ? network::host_name_servers() : config.dns);
+        config.dns.empty() ? network::host_name_servers() : config.dns, host_socket());
     TRY(sys::in_network_namespace(netns_.get(), [&] { return resolver_->open(); }));
-    proxy_ = std::make_unique<network::Proxy>(loop_);
+    proxy_ = std::make_unique<network::Proxy>(loop_, host_socket());
     std::vector<PortMapping> wanted = adopted_ ? container_.status.ports : config.ports;
     container_.status.ports.clear();
     for (auto& p : wanted) {
@@ -362,20 +383,7 @@ class Monitor {
   // --- clients
 
   Result<> listen_for_clients() {
-    std::string path = run_folder_ + "/attach.sock";
-    ::unlink(path.c_str());
-    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    // Through the folder's descriptor: the path may be longer than a socket
-    // address can hold.
-    Fd folder = TRY(open_file(run_folder_, O_PATH | O_DIRECTORY));
-    struct sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    std::string short_path = "/proc/self/fd/" + std::to_string(folder.get()) + "/attach.sock";
-    short_path.copy(address.sun_path, sizeof address.sun_path - 1);
-    mode_t before = ::umask(0177);
-    int rc = ::bind(listener_.get(), reinterpret_cast<struct sockaddr*>(&address), sizeof address);
-    ::umask(before);
-    if (rc < 0 || ::listen(listener_.get(), 16) < 0) return fail_errno("listen on " + path);
+    listener_ = TRY(listen_unix(run_folder_ + "/attach.sock", SOCK_SEQPACKET));
     return loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) {
       Fd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (client.valid()) (void)add_client(std::move(client));
@@ -652,7 +660,8 @@ class Monitor {
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;
-  std::optional<IdRange> ids_;  ///< of the container, where it has a user namespace
+  std::optional<rootless::Stay> stay_;  ///< of a user without root
+  std::optional<IdRange> ids_;          ///< of the container, where it has a user namespace
   int exit_code_ = 0;
   int64_t started_at_ = 0, backoff_ = 100;
   std::list<Client> clients_;

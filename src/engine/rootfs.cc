@@ -48,6 +48,7 @@ Result<Fd> mount_in_own_namespace(const std::vector<std::string>& layers, const 
   }
   std::vector<std::string> top_first(layers.rbegin(), layers.rend());
   std::string data = "lowerdir=" + join(top_first, ":") + ",upperdir=" + folder + "/upper,workdir=" + folder + "/work";
+  if (sys::in_user_namespace()) data += ",userxattr";
   if (data.size() >= static_cast<size_t>(::sysconf(_SC_PAGESIZE))) return fail("the image has too many layers for this kernel (" + std::to_string(layers.size()) + "): use Linux 6.7 or newer");
   TRY(sys::mount_fresh("overlay", "overlay", point, 0, data), "mount the container's root");
   return sys::clone_mount(point, false);
@@ -69,12 +70,13 @@ Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableL
   if (!fs.valid()) return fail_errno("overlayfs is not available in this kernel");
   auto set = [&](const char* key, const std::string& value) { return ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0; };
   std::string folder = writable.disk < 0 ? mapped.at(writable.folder) : sys::fd_path(writable.disk);
-  bool ok = set("source", "overlay");
+  bool ok = set("source", "overlay") && (!sys::in_user_namespace() || ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, "userxattr", nullptr, 0) == 0);
   for (auto layer = layers.rbegin(); ok && layer != layers.rend(); ++layer) ok = set("lowerdir+", mapped.at(*layer));
   ok = ok && set("upperdir", folder + "/upper") && set("workdir", folder + "/work");
   if (!ok || ::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) {
     // Older kernels refuse the options when they are set, or only now.
     if (errno == EINVAL) return mount_by_helper(layers, writable, mapped);
+    if (errno == EPERM && sys::in_user_namespace()) return fail("mount the container's root (overlay): only root may on this kernel; users may since Linux 5.11", EPERM);
     return fail_errno("mount the container's root (overlay)");
   }
   Fd mount(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, 0)));
@@ -118,7 +120,8 @@ Result<ContainerMount> mount_container_root(const Places& places, const std::str
   ContainerMount out;
   Mapped mapped{places.root, {}};
   Fd user_namespace, mapped_image;
-  if (ids != nullptr) {
+  bool shifted = ids != nullptr && ids->shifts();
+  if (shifted) {
     user_namespace = TRY(sys::make_user_namespace(ids->map_for_overlay(), ids->map_for_overlay())).user;
     mapped.store = TRY(sys::clone_mount(places.root, false));
     TRY(map_mount(mapped.store.get(), user_namespace.get(), places.root));
@@ -144,7 +147,7 @@ Result<ContainerMount> mount_container_root(const Places& places, const std::str
     std::string inside = sys::fd_path(disk.get());
     TRY(make_dirs(inside + "/upper", 0755));
     TRY(make_dirs(inside + "/work", 0700));
-    if (ids != nullptr) TRY(map_mount(disk.get(), user_namespace.get(), image));
+    if (shifted) TRY(map_mount(disk.get(), user_namespace.get(), image));
   }
   out.root = TRY(mount_overlay(lowers.folders, {folder, disk.get()}, mapped));
   out.lowers = std::move(lowers);

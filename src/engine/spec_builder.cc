@@ -14,6 +14,7 @@
 #include "runtime/embedded.h"
 #include "sys/rlimits.h"
 #include "sys/user_db.h"
+#include "sys/user_namespace.h"
 #include "volumes/volumes.h"
 
 namespace caisson::engine {
@@ -29,8 +30,11 @@ bool has_env(const std::vector<std::string>& env, std::string_view name) {
 }
 
 /// The supplementary groups with the first group among them, so that no file
-/// closed to that group opens to someone who changed it (CVE-2022-36109).
+/// closed to that group opens to someone who changed it (CVE-2022-36109). None
+/// where a user has but the own id and may set none (user_namespaces(7)).
 std::vector<uint32_t> all_groups(const sys::UserEntry& user) {
+  static const bool may_set = trim(read_file("/proc/self/setgroups").value_or("allow")) != "deny";
+  if (!may_set) return {};
   std::vector<uint32_t> out{user.gid};
   for (uint32_t g : user.groups)
     if (g != user.gid) out.push_back(g);
@@ -130,7 +134,8 @@ Result<> add_files(const SpecInputs& in, oci::Spec& spec) {
   for (const auto& [name, content] : files) {
     std::string path = in.run_folder + "/" + name;
     TRY(replace_file(path, content, 0644));
-    if (::chown(path.c_str(), in.first_id, in.first_id) < 0) return fail_errno(path);
+    uint32_t owner = in.ids != nullptr ? in.ids->first() : 0;
+    if (::chown(path.c_str(), owner, owner) < 0) return fail_errno(path);
     spec.mounts.push_back({std::string("/etc/") + name, "bind", path, {"bind", "rprivate"}, {}, {}});
   }
   return {};
@@ -156,7 +161,7 @@ Result<> add_mounts(const SpecInputs& in, oci::Spec& spec) {
       }
       mount.options = {"rbind"};
       // Its files keep their ids: root inside is root there.
-      if (in.user_namespace >= 0) mount.options.emplace_back("idmap");
+      if (in.ids != nullptr && in.ids->shifts()) mount.options.emplace_back("idmap");
       bool propagation = false;
       for (const auto& o : m.options) {
         propagation |= o.ends_with("private") || o.ends_with("shared") || o.ends_with("slave");
@@ -216,6 +221,25 @@ Result<std::string> supervisor_plan(const ContainerConfig& config, const sys::Ro
                                                                                                                                                                                                         : "first");
   }
   return out;
+}
+
+/// Of those that the container's processes can have.
+Result<uint32_t> largest_group(const SpecInputs& in) {
+  if (in.ids != nullptr) return in.ids->size() - 1;
+  if (sys::in_user_namespace()) return TRY(IdRange::all()).size() - 1;
+  return INT32_MAX;
+}
+
+/// What the root of a user namespace can have: a cgroup only where limits ask for one, and of a
+/// network that is not its own no sysfs but the host's, read-only; of groups those that it has.
+void adapt_to_user(const ContainerConfig& config, uint32_t largest_group, oci::Spec& spec) {
+  std::erase_if(spec.mounts, [](const oci::Mount& m) { return m.destination == "/sys/fs/cgroup"; });
+  constexpr uint32_t kTty = 5;
+  if (largest_group < kTty)
+    for (auto& m : spec.mounts) std::erase(m.options, "gid=5");
+  if (config.network != "host") return;
+  for (auto& m : spec.mounts)
+    if (m.destination == "/sys") m = {"/sys", "none", "/sys", {"rbind", "nosuid", "noexec", "nodev", "ro", "rro"}, {}, {}};
 }
 
 }  // namespace
@@ -327,7 +351,10 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   for (auto& m : spec.mounts)
     if (m.destination == "/dev/shm") m.options = {"nosuid", "noexec", "nodev", "mode=1777", "size=" + std::to_string(config.limits.shm_size)};
 
-  spec.linux.cgroups_path = "/caisson/" + config.id;
+  if (sys::in_user_namespace())
+    adapt_to_user(config, TRY(largest_group(in)), spec);
+  else
+    spec.linux.cgroups_path = "/caisson/" + config.id;
   spec.linux.sysctl = config.sysctls;
   std::erase_if(spec.linux.namespaces, [](const oci::Namespace& ns) { return ns.type == "network"; });
   if (in.user_namespace >= 0) spec.linux.namespaces.push_back({"user", "/proc/self/fd/" + std::to_string(in.user_namespace)});
@@ -335,7 +362,7 @@ Result<oci::Spec> build_spec(const SpecInputs& in) {
   if (in.netns >= 0 && !config.network.starts_with("container:")) {
     // The application may serve on port 80 and ping whoever it runs as.
     spec.linux.sysctl.emplace("net.ipv4.ip_unprivileged_port_start", "0");
-    spec.linux.sysctl.emplace("net.ipv4.ping_group_range", in.user_namespace >= 0 ? "0 65535" : "0 2147483647");
+    spec.linux.sysctl.emplace("net.ipv4.ping_group_range", "0 " + std::to_string(TRY(largest_group(in))));
   }
   TRY(add_limits(config, spec));
   TRY(add_files(in, spec));

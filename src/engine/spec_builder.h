@@ -3,6 +3,7 @@
 
 #include "elements/elements.h"
 #include "engine/containers.h"
+#include "engine/id_range.h"
 #include "oci/spec.h"
 #include "sys/in_root.h"
 
@@ -15,7 +16,7 @@ struct SpecInputs {
   std::string run_folder;                ///< of the container: hosts, resolv.conf, hostname
   int netns = -1;                        ///< network namespace made for it; -1: the host's
   int user_namespace = -1;               ///< -1: the host's
-  uint32_t first_id = 0;                 ///< the host's id of the container's root
+  const IdRange* ids = nullptr;          ///< of its user namespace
   elements::Place place;                 ///< in one of Caisson's networks
   std::string meeting;                   ///< where the containers of its network meet (engine/meeting_folder.h)
 };

@@ -11,6 +11,7 @@
 #include "base/strings.h"
 #include "image/tree.h"
 #include "sys/in_root.h"
+#include "sys/mount.h"
 
 namespace caisson::image {
 namespace {
@@ -125,7 +126,7 @@ class Unpacker {
     return {};
   }
   static Result<> mark_opaque(int parent, const std::string& name) {
-    if (::setxattr((sys::fd_path(parent) + (name.empty() ? "" : "/" + name)).c_str(), "trusted.overlay.opaque", "y", 1, 0) < 0) return fail_errno("mark the folder opaque");
+    if (::setxattr((sys::fd_path(parent) + (name.empty() ? "" : "/" + name)).c_str(), sys::overlay_attribute("opaque").c_str(), "y", 1, 0) < 0) return fail_errno("mark the folder opaque");
     return {};
   }
 
@@ -204,9 +205,10 @@ class Packer {
     if (S_ISSOCK(st.st_mode)) return {};
     if (S_ISCHR(st.st_mode) && st.st_rdev == 0) {
       if (!options_.whiteouts) return {};
-      e.path = dir_name(path) == "." ? ".wh." + name : dir_name(path) + "/.wh." + name;
-      e.mode = 0;
-      return tar_.add(e);
+      // Whose it is and when it was made says nothing, and would make each layer another one.
+      TarEntry mark;
+      mark.path = dir_name(path) == "." ? ".wh." + name : dir_name(path) + "/.wh." + name;
+      return tar_.add(mark);
     }
     Take take = Take::yes;
     auto choose = [&] {
@@ -244,7 +246,7 @@ class Packer {
     read_xattrs(fd.get(), e);
     if (S_ISDIR(st.st_mode)) {
       e.type = EntryType::directory;
-      bool opaque = e.xattrs.erase("trusted.overlay.opaque") > 0;
+      bool opaque = e.xattrs.erase(sys::overlay_attribute("opaque")) > 0;
       if (choose()) TRY(tar_.add(e));
       if (take == Take::no) return {};
       if (opaque && options_.whiteouts) {
@@ -295,12 +297,13 @@ class Packer {
   }
 
   static void read_xattrs(int fd, TarEntry& e) {
+    std::string opaque = sys::overlay_attribute("opaque");
     char list[65536];
     ssize_t size = ::flistxattr(fd, list, sizeof list);
     for (ssize_t at = 0; at < size;) {
       std::string key = list + at;
       at += static_cast<ssize_t>(key.size()) + 1;
-      if (!key.starts_with("user.") && key != "security.capability" && key != "trusted.overlay.opaque") continue;
+      if (!is_kept_xattr(key) && key != opaque) continue;
       char value[65536];
       if (ssize_t n = ::fgetxattr(fd, key.c_str(), value, sizeof value); n >= 0) e.xattrs[key] = std::string(value, static_cast<size_t>(n));
     }

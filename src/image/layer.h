@@ -17,7 +17,7 @@ struct UnpackOptions {
 /// Unpacks a layer (image-spec, layer.md) into an empty folder. Whiteouts
 /// become overlayfs whiteouts; nothing is written outside the folder, whatever
 /// the archive says. Of extended attributes only user.* and
-/// security.capability are kept: trusted.overlay.* would steer the mount.
+/// security.capability are kept: those of overlayfs would steer the mount.
 [[nodiscard]] Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions options = {});
 
 enum class Take { yes,

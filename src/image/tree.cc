@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "sys/mount.h"
 
 namespace caisson::image {
 
@@ -11,7 +12,7 @@ constexpr int kMostLinks = 40;  // as the kernel's MAXSYMLINKS
 constexpr size_t kLongestName = 255;
 }  // namespace
 
-bool is_kept_xattr(const std::string& key) { return key.starts_with("user.") || key == "security.capability"; }
+bool is_kept_xattr(const std::string& key) { return (key.starts_with("user.") && !key.starts_with(sys::overlay_attribute(""))) || key == "security.capability"; }
 
 Tree::Tree(TreeLimits limits) : limits_(limits) {
   nodes_.emplace_back();

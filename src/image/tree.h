@@ -63,7 +63,7 @@ class Tree {
   uint64_t bytes_ = 0;  ///< of the layer that is being added
 };
 
-/// Of extended attributes these are taken from layers: trusted.overlay.* would steer a mount.
+/// Of extended attributes these are taken from layers: those of overlayfs (sys::overlay_attribute) would steer a mount.
 [[nodiscard]] bool is_kept_xattr(const std::string& key);
 
 }  // namespace caisson::image

@@ -164,10 +164,7 @@ Result<> take_down(const Network& network) {
 }
 
 Result<> loopback_up(int netns) {
-  return sys::in_network_namespace(netns, []() -> Result<> {
-    auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
-    return set_up(route, 1);
-  });
+  return sys::in_network_namespace(netns, [] { return sys::bring_up_loopback(); });
 }
 
 Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, Rates rates) {
@@ -248,14 +245,20 @@ Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int net
   return tap;
 }
 
-std::optional<Traffic> tap_traffic(const std::string& container) {
-  std::string folder = "/sys/class/net/" + host_side_name(container);
-  if (!exists(folder + "/tun_flags")) return {};
-  auto counter = [&](const char* name) -> uint64_t {
-    auto text = read_file(folder + "/statistics/" + name);
-    return text ? parse_uint(trim(*text)).value_or(0) : 0;
-  };
-  return Traffic{counter("tx_bytes"), counter("rx_bytes")};
+Result<Traffic> tap_traffic(NetlinkSocket& route, const std::string& container) {
+  std::string wanted = host_side_name(container);
+  Traffic out;
+  TRY(route.dump(NetlinkMessage(RTM_GETLINK, 0).header(link()), [&](uint16_t, std::string_view payload) {
+    if (payload.size() < sizeof(struct ifinfomsg)) return;
+    std::string name;
+    struct rtnl_link_stats64 counters = {};
+    sys::for_each_attribute(payload.substr(NLMSG_ALIGN(sizeof(struct ifinfomsg))), [&](uint16_t type, std::string_view value) {
+      if (type == IFLA_IFNAME) name = value.substr(0, value.find('\0'));
+      if (type == IFLA_STATS64) std::memcpy(&counters, value.data(), std::min(value.size(), sizeof counters));
+    });
+    if (name == wanted) out = {counters.tx_bytes, counters.rx_bytes};
+  }));
+  return out;
 }
 
 }  // namespace caisson::network

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "sys/netlink.h"
 
 namespace caisson::network {
 
@@ -90,8 +91,8 @@ struct Rates {
 struct Traffic {
   uint64_t received = 0, sent = 0;  ///< bytes, as the container sees it
 };
-/// Through the tap device of such a container; none where it has another kind of interface.
-[[nodiscard]] std::optional<Traffic> tap_traffic(const std::string& container);
+/// Through the tap device of such a container, as `route` sees it.
+[[nodiscard]] Result<Traffic> tap_traffic(sys::NetlinkSocket& route, const std::string& container);
 /// Loopback only (--network none).
 [[nodiscard]] Result<> loopback_up(int netns);
 

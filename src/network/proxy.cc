@@ -49,7 +49,7 @@ struct Proxy::Listener {
   std::map<std::string, std::unique_ptr<UdpPeer>> peers;
 };
 
-Proxy::Proxy(EventLoop& loop) : loop_(loop) {}
+Proxy::Proxy(EventLoop& loop, SocketMaker host_socket) : loop_(loop), host_socket_(std::move(host_socket)) {}
 
 Proxy::~Proxy() {
   for (auto& c : connections_) {
@@ -99,10 +99,9 @@ bool pump(int from, int to, Half& half) {
   }
 }
 
-Result<Fd> listen_on(int family, const PublishedPort& port, uint16_t number) {
+Result<Fd> listen_on(const SocketMaker& host_socket, int family, const PublishedPort& port, uint16_t number) {
   bool udp = port.protocol == "udp";
-  Fd fd(::socket(family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) return fail_errno("socket");
+  Fd fd = TRY(host_socket(family, udp ? SOCK_DGRAM : SOCK_STREAM));
   int one = 1;
   if (!udp) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   struct sockaddr_storage address = {};
@@ -124,6 +123,7 @@ Result<Fd> listen_on(int family, const PublishedPort& port, uint16_t number) {
   if (::bind(fd.get(), reinterpret_cast<struct sockaddr*>(&address), size) < 0 || (!udp && ::listen(fd.get(), 1024) < 0)) {
     std::string where = (port.host_ip.empty() ? "" : port.host_ip + ":") + std::to_string(number) + "/" + port.protocol;
     if (errno == EADDRINUSE) return fail("port " + where + " is already in use on this host", EADDRINUSE);
+    if (errno == EACCES) return fail("publish port " + where + ": only root may have it (the host's net.ipv4.ip_unprivileged_port_start says from which on users may)", EACCES);
     return fail_errno("publish port " + where);
   }
   return fd;
@@ -146,7 +146,7 @@ Result<> Proxy::publish(PublishedPort& port, const std::string& container_ip) {
   if (!v6_only) families.push_back(AF_INET);
   if (v6_only || port.host_ip.empty()) families.push_back(AF_INET6);
   for (int family : families) {
-    auto fd = listen_on(family, port, port.host_port);
+    auto fd = listen_on(host_socket_, family, port, port.host_port);
     if (!fd) {
       // A host without IPv6 serves IPv4 alone.
       if (family == AF_INET6 && !v6_only && (fd.error().code == EAFNOSUPPORT || fd.error().code == EADDRNOTAVAIL)) continue;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/socket.h"
 
 namespace caisson::network {
 
@@ -20,7 +21,8 @@ struct PublishedPort {
 
 class Proxy {
  public:
-  explicit Proxy(EventLoop& loop);
+  /// `host_socket` makes the sockets that listen.
+  explicit Proxy(EventLoop& loop, SocketMaker host_socket = make_socket);
   ~Proxy();
   /// Listens at once; a port in use is an error that names it. With port 0
   /// the kernel chooses, and `port.host_port` says which.
@@ -34,6 +36,7 @@ class Proxy {
   void relay_udp(Listener& listener);
 
   EventLoop& loop_;
+  SocketMaker host_socket_;
   std::list<std::unique_ptr<Listener>> listeners_;
   std::list<std::unique_ptr<Connection>> connections_;
 };

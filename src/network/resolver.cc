@@ -116,8 +116,8 @@ struct Resolver::Pending {
   uint64_t serial = 0;
 };
 
-Resolver::Resolver(EventLoop& loop, Lookup lookup, Reverse reverse, std::vector<std::string> upstreams)
-    : loop_(loop), lookup_(std::move(lookup)), reverse_(std::move(reverse)), upstreams_(std::move(upstreams)) {}
+Resolver::Resolver(EventLoop& loop, Lookup lookup, Reverse reverse, std::vector<std::string> upstreams, SocketMaker host_socket)
+    : loop_(loop), lookup_(std::move(lookup)), reverse_(std::move(reverse)), upstreams_(std::move(upstreams)), host_socket_(std::move(host_socket)) {}
 
 Resolver::~Resolver() {
   if (udp_.valid()) loop_.remove(udp_.get());
@@ -143,14 +143,16 @@ Result<> Resolver::open() {
 
 void Resolver::forward(std::string query, std::function<void(std::string)> reply) {
   if (upstreams_.empty() || pending_.size() > 512) return reply(failure(query));
-  // The sockets live in the monitor's own namespace: what the host can reach
-  // can be asked, a name server on its loopback included.
+  // The sockets live on the host's network: what the host can reach can be
+  // asked, a name server on its loopback included.
   constexpr uint16_t kDns = 53;
   auto server = socket_address(upstreams_[0], kDns);
   if (!server) return reply(failure(query));
   auto p = std::make_unique<Pending>();
-  p->socket.reset(::socket(server->family(), SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!p->socket.valid() || ::connect(p->socket.get(), server->get(), server->size) < 0) return reply(failure(query));
+  auto socket = host_socket_(server->family(), SOCK_DGRAM);
+  if (!socket) return reply(failure(query));
+  p->socket = std::move(*socket);
+  if (::connect(p->socket.get(), server->get(), server->size) < 0) return reply(failure(query));
   ::send(p->socket.get(), query.data(), query.size(), MSG_NOSIGNAL);
   p->query = std::move(query);
   p->reply = std::move(reply);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/socket.h"
 
 namespace caisson::network {
 
@@ -22,7 +23,8 @@ class Resolver {
   using Lookup = std::function<std::optional<Addresses>(const std::string& name)>;
   using Reverse = std::function<std::string(const std::string& ip)>;
 
-  Resolver(EventLoop& loop, Lookup lookup, Reverse reverse, std::vector<std::string> upstreams);
+  /// `host_socket` makes the sockets by which the upstreams are asked.
+  Resolver(EventLoop& loop, Lookup lookup, Reverse reverse, std::vector<std::string> upstreams, SocketMaker host_socket = make_socket);
   ~Resolver();
   /// Opens the sockets; call with the container's network namespace entered.
   [[nodiscard]] Result<> open();
@@ -41,6 +43,7 @@ class Resolver {
   Lookup lookup_;
   Reverse reverse_;
   std::vector<std::string> upstreams_;
+  SocketMaker host_socket_;
   Fd udp_, tcp_;
   std::list<std::unique_ptr<Pending>> pending_;
   uint64_t serial_ = 0;

@@ -38,6 +38,7 @@
 #include "base/strings.h"
 #include "runtime/internal.h"
 #include "sys/clone.h"
+#include "sys/netlink.h"
 
 namespace caisson::runtime {
 namespace {
@@ -109,12 +110,7 @@ Result<> apply_process_attributes(const ChildPlan& plan) {
 Result<> bring_up_loopback(const oci::Spec& spec) {
   const oci::Namespace* network = spec.find_namespace("network");
   if (network == nullptr || !network->path.empty()) return {};
-  Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  struct ifreq request = {};
-  std::memcpy(request.ifr_name, "lo", sizeof "lo");
-  request.ifr_flags = IFF_UP;
-  if (!any.valid() || ::ioctl(any.get(), SIOCSIFFLAGS, &request) < 0) return fail_errno("bring up the loopback device");
-  return {};
+  return sys::bring_up_loopback();
 }
 
 Result<> set_up_container(ChildPlan& plan) {

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "runtime/internal.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::runtime {
 namespace {
@@ -22,12 +23,6 @@ std::vector<oci::DeviceRule> device_rules(const oci::Resources& resources) {
   for (auto [major, minor] : devices)
     rules.push_back({.allow = true, .type = "c", .major = major, .minor = minor < 0 ? std::optional<int64_t>() : minor, .access = "rwm"});
   return rules;
-}
-
-/// Whether the ids here are not the host's.
-bool in_user_namespace() {
-  auto map = read_file("/proc/self/uid_map");
-  return map && split(trim(*map), ' ', true) != std::vector<std::string>{"0", "0", "4294967295"};
 }
 
 }  // namespace
@@ -98,7 +93,7 @@ bool Draft::can_do_without(const Error& error) const {
   oci::Resources limits = spec_.linux.resources;
   limits.devices.clear();
   if (!spec_.linux.cgroups_path.empty() || limits != oci::Resources{}) return false;
-  return cgroup_may_fail_.value_or(::geteuid() != 0 || in_user_namespace());
+  return cgroup_may_fail_.value_or(::geteuid() != 0 || sys::in_user_namespace());
 }
 
 }  // namespace caisson::runtime

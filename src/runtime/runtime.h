@@ -122,6 +122,11 @@ class Runtime {
   [[nodiscard]] Status status(const State& state) const;
   /// An error for a rootless container that has none.
   [[nodiscard]] Result<cgroups::Cgroup> cgroup(const State& state) const;
+  /// The processes of its cgroup; of its pid namespace where it has no cgroup.
+  [[nodiscard]] Result<std::vector<pid_t>> processes(const State& state) const;
+  /// What it uses. Without a cgroup that is what /proc tells of its processes: processor time of
+  /// those that are there, memory that is resident in each, the number of threads.
+  [[nodiscard]] Result<cgroups::Stats> usage(const State& state) const;
   /// The config.json the container was made from.
   [[nodiscard]] Result<oci::Spec> spec(const std::string& id) const;
   [[nodiscard]] std::string folder(const std::string& id) const { return root_ + "/" + id; }

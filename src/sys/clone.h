@@ -27,6 +27,8 @@ struct Cloned {
 /// Waits for the end of a child, whatever it is.
 void reap(pid_t pid);
 
+/// Does `work` in a child process, which may enter other namespaces. An error comes back as its message.
+[[nodiscard]] Result<> in_child(const std::function<Result<>()>& work);
 /// Does `work` in a child process, which may enter other namespaces, and hands
 /// over the descriptor that it opens there.
 [[nodiscard]] Result<Fd> open_in_child(const std::function<Result<Fd>()>& work);

@@ -11,6 +11,7 @@
 
 #include "base/strings.h"
 #include "sys/in_root.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::sys {
 
@@ -104,6 +105,11 @@ std::string unescape(std::string_view text) {
   return out;
 }
 }  // namespace
+
+std::string overlay_attribute(std::string_view name) {
+  static const bool in_one = in_user_namespace();
+  return (in_one ? "user.overlay." : "trusted.overlay.") + std::string(name);
+}
 
 Result<std::vector<MountInfo>> read_mountinfo(const std::string& path) {
   std::string text = TRY(read_file(path, 64u << 20));

@@ -39,6 +39,10 @@ struct FsOption {
 };
 [[nodiscard]] Result<Fd> make_detached(const std::string& type, const std::string& source, const std::vector<FsOption>& options, uint64_t attributes);
 
+/// The name of an attribute by which overlayfs marks a folder of a layer ("opaque"): those of a
+/// mount that is made in a user namespace are other ones (its option userxattr).
+[[nodiscard]] std::string overlay_attribute(std::string_view name);
+
 struct MountInfo {
   int id = 0, parent = 0;
   std::string root, mount_point, type, source, options, super_options;

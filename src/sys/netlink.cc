@@ -1,7 +1,9 @@
 #include "sys/netlink.h"
 
 #include <linux/netlink.h>
+#include <net/if.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -132,6 +134,15 @@ Result<> NetlinkSocket::dump(const NetlinkMessage& message, const std::function<
       visit(answer->nlmsg_type, std::string_view(static_cast<char*>(NLMSG_DATA(answer)), answer->nlmsg_len - NLMSG_HDRLEN));
     }
   }
+}
+
+Result<> bring_up_loopback() {
+  Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  struct ifreq request = {};
+  std::memcpy(request.ifr_name, "lo", sizeof "lo");
+  request.ifr_flags = IFF_UP;
+  if (!any.valid() || ::ioctl(any.get(), SIOCSIFFLAGS, &request) < 0) return fail_errno("bring up the loopback device");
+  return {};
 }
 
 Result<Fd> make_network_namespace() {

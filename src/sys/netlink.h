@@ -57,6 +57,9 @@ class NetlinkSocket {
  public:
   /// NETLINK_ROUTE or NETLINK_NETFILTER, in the calling thread's network namespace.
   [[nodiscard]] static Result<NetlinkSocket> open(int protocol);
+  /// One that is open already, perhaps in another network namespace, which it stays in.
+  explicit NetlinkSocket(Fd fd) : fd_(std::move(fd)) {}
+  [[nodiscard]] Fd take() && { return std::move(fd_); }
   /// Sends and waits for the acknowledgement; the error carries the errno.
   [[nodiscard]] Result<> request(const NetlinkMessage& message, std::string_view what);
   /// Sends a batch as one datagram; all of it takes effect or nothing.
@@ -65,11 +68,13 @@ class NetlinkSocket {
   [[nodiscard]] Result<> dump(const NetlinkMessage& message, const std::function<void(uint16_t type, std::string_view payload)>& visit);
 
  private:
-  explicit NetlinkSocket(Fd fd) : fd_(std::move(fd)) {}
   [[nodiscard]] Result<> send(const std::string& data);
   Fd fd_;
   uint32_t sequence_ = 1;
 };
+
+/// In the calling thread's network namespace.
+[[nodiscard]] Result<> bring_up_loopback();
 
 /// A new one, held by its descriptor.
 [[nodiscard]] Result<Fd> make_network_namespace();

@@ -76,25 +76,16 @@ Result<UserNamespace> make_user_namespace(const std::string& uid_map, const std:
 }
 
 Result<> as_root_of(int user_namespace, const std::function<Result<>()>& work) {
-  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
-  auto child = TRY(fork_process());
-  if (child.pid == 0) {
-    auto inside = [&]() -> Result<> {
-      if (::setns(user_namespace, CLONE_NEWUSER) < 0) return fail_errno("join the container's user namespace");
-      if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the container's user namespace");
-      return work();
-    };
-    auto done = inside();
-    std::string text = done ? "" : done.error().message;
-    (void)write_all(theirs.get(), (done ? "+" : "-") + text.substr(0, 4096));
-    ::_exit(0);
-  }
-  theirs.reset();
-  auto answer = receive_message(ours.get());
-  reap(child.pid);
-  std::string text = TRY(std::move(answer)).text;
-  if (text.starts_with('+')) return {};
-  return fail(text.empty() ? "the helper in the container's user namespace was killed" : text.substr(1));
+  return in_child([&]() -> Result<> {
+    if (::setns(user_namespace, CLONE_NEWUSER) < 0) return fail_errno("join the container's user namespace");
+    if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the container's user namespace");
+    return work();
+  });
+}
+
+bool in_user_namespace() {
+  auto map = read_file("/proc/self/uid_map");
+  return map && split(trim(*map), ' ', true) != std::vector<std::string>{"0", "0", "4294967295"};
 }
 
 }  // namespace caisson::sys

@@ -24,4 +24,7 @@ struct UserNamespace {
 /// Needs a single-threaded caller.
 [[nodiscard]] Result<> as_root_of(int user_namespace, const std::function<Result<>()>& work);
 
+/// Whether the calling process is in another user namespace than the host's.
+[[nodiscard]] bool in_user_namespace();
+
 }  // namespace caisson::sys

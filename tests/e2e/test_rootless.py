@@ -9,34 +9,19 @@ import subprocess
 import pytest
 
 from conftest import PROGRAM, make_busybox_root, wait_for
+from users import USER, User as AnyUser
 
-USER = 1000
 
-
-class User:
-    """A folder that belongs to the user, and commands run as that user. Who the
-    user is and which further ids there are, /etc says only to these commands."""
+class User(AnyUser):
+    """With a bundle of a folder that belongs to the user."""
 
     def __init__(self, folder, subids):
-        self.folder = pathlib.Path(folder)
-        self.etc = self.folder / "etc"
-        self.etc.mkdir()
-        for name, text in {"passwd": f"root:x:0:0::/root:/bin/sh\nalice:x:{USER}:{USER}::/:/bin/sh\n", "group": f"root:x:0:\nalice:x:{USER}:\n", "subuid": subids, "subgid": subids}.items():
-            (self.etc / name).write_text(text)
-        # Readable by the user, whatever folder the project is in.
-        shutil.copy(PROGRAM, self.folder / "caisson")
+        super().__init__(folder, subids)
         make_busybox_root(self.folder / "rootfs")
-        (self.folder / "run").mkdir()
-        for path in [self.folder, self.folder / "run", self.folder / "rootfs", *(self.folder / "rootfs").rglob("*")]:
-            os.chown(path, USER, USER, follow_symlinks=False)
-        for parent in self.folder.parents:
-            if parent != pathlib.Path("/tmp") and pathlib.Path("/tmp") in parent.parents:
-                parent.chmod(0o755)
+        self.own(self.folder / "rootfs", *(self.folder / "rootfs").rglob("*"))
 
     def popen(self, *args, **kwargs):
-        binds = "".join(f"mount --bind {self.etc}/{name} /etc/{name} 2>/dev/null || {{ touch /etc/{name}; mount --bind {self.etc}/{name} /etc/{name}; }}; " for name in ("passwd", "group", "subuid", "subgid"))
-        return subprocess.Popen(["unshare", "--mount", "sh", "-c", f'{binds} exec setpriv --reuid {USER} --regid {USER} --clear-groups -- "$@"', "sh", str(self.folder / "caisson"), "oci", *map(str, args)],
-                                cwd=self.folder, env={**os.environ, "XDG_RUNTIME_DIR": str(self.folder / "run")}, stdin=subprocess.DEVNULL, text=True, **kwargs)
+        return super().popen(self.folder / "caisson", "oci", *args, **kwargs)
 
     def __call__(self, *args, code=0):
         process = self.popen(*args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
