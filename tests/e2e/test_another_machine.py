@@ -86,6 +86,40 @@ def test_by_way_of_an_archive(caisson, captured, tmp_path):
     check(output, answers)
 
 
+# A user who has no id but the own one, where nothing but the kernel helps.
+USERS = r"""
+echo alice:x:1000:1000::/var/lib/caisson/alice:/bin/sh >> /etc/passwd
+mkdir -p /var/lib/caisson/alice /run/user/1000 && chown 1000:1000 /var/lib/caisson/alice /run/user/1000 && chmod 755 /var/lib/caisson
+mkdir -p /tmp/r/bin && cp /bin/busybox /tmp/r/bin && for a in sh id mkdir touch ls rm wget httpd; do ln -s busybox /tmp/r/bin/$a; done
+tar -cf /tmp/bb.tar -C /tmp/r . && chmod 644 /tmp/bb.tar
+cat > /tmp/script <<'X'
+export XDG_RUNTIME_DIR=/run/user/1000
+caisson import /tmp/bb.tar bb
+echo "inside: $(caisson run --rm bb id)"
+mkdir -p $HOME/c; printf 'FROM bb
+RUN mkdir /a && touch /a/one
+RUN rm -r /a && mkdir /a && touch /a/two
+CMD ["ls", "/a"]
+' > $HOME/c/Dockerfile
+caisson build -t built $HOME/c && echo "built: $(caisson run --rm built)"
+caisson run -d --name web -p 8080:80 bb sh -c 'mkdir /w; echo hello > /w/index.html; exec httpd -f -p 80 -h /w'
+echo "by name: $(caisson run --rm bb wget -qO- http://web/)"
+echo "published: $(wget -qO- http://127.0.0.1:8080/)"
+caisson rm -f web
+X
+su alice -c 'sh /tmp/script'
+"""
+
+
+def test_for_a_user_without_root():
+    signal.alarm(400)
+    status, output = bare.run(PROGRAM, USERS)
+    assert status == 0, output
+    for line in ("inside: uid=0 gid=0 groups=0", "built: two", "by name: hello", "published: hello"):
+        assert f"\n{line}\n" in output.replace("\r", ""), output
+    assert "no ids for alice" in output and "no other machine" in output, output
+
+
 def test_by_way_of_a_shared_store(place):  # noqa: F811
     """This host's store as another kernel sees it through a file system of its own."""
     signal.alarm(400)

@@ -303,13 +303,14 @@ def test_unknown_things_are_one_clear_line(caisson):
         assert error in done.err and done.err.count("\n") == 1, done
 
 
-def test_without_privileges(caisson):
+def test_without_privileges_and_a_place(caisson):
+    """With one: test_rootless_engine.py."""
     copy = pathlib.Path("/tmp/caisson-unprivileged")
     copy.write_bytes(pathlib.Path(caisson.program).read_bytes())
     copy.chmod(0o755)
-    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(copy), "ps"], capture_output=True, text=True)
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(copy), "ps"], capture_output=True, text=True, env={"HOME": "/nonexistent"})
     copy.unlink()
-    assert done.returncode == 1 and "needs root" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "is XDG_RUNTIME_DIR set?" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_every_command_has_help_with_an_example(caisson):

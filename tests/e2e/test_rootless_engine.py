@@ -1,5 +1,6 @@
 """The whole engine for a user without privileges: `caisson run`, `build`, `pull` and the others as uid 1000."""
 import io
+import ipaddress
 import json
 import os
 import pathlib
@@ -13,8 +14,10 @@ import threading
 import pytest
 
 from conftest import make_busybox_root, wait_for
+from elements import judge, make_machine_root, make_root
 from far import other_machine
 from registries import docker_registry
+from talkers import NGINX, SITE, USR
 from test_capture import free_port
 from users import FIRST, USER, User
 
@@ -26,7 +29,7 @@ class Owner(User):
         process = self.popen(self.folder / "caisson", *args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = process.communicate(timeout=60)
         assert code is None or process.returncode == code, (args, process.returncode, out, err)
-        return out if code == 0 else err
+        return err if code else out
 
     @property
     def store(self):
@@ -398,9 +401,37 @@ def test_pull_and_push(user, tmp_path):
 
 # --- elements
 
-def test_elements(user):
-    date = user("run", "--rm", "--element", "clock=2030-01-01T00:00:00Z", "-v", "/usr:/usr:ro", "-v", "/lib:/lib:ro", "-v", "/lib64:/lib64:ro", "busybox", "/usr/bin/date", "+%Y")
-    assert date == "2030\n"
+@pytest.fixture(scope="module")
+def suites(user, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suites")
+    make_busybox_root(folder / "busybox")
+    root = make_root(folder / "glibc", "glibc", folder / "busybox")
+    subprocess.run(["tar", "-C", root, "-cf", user.folder / "glibc.tar", "."], check=True)
+    user("import", user.folder / "glibc.tar", "glibc")
+    subprocess.run(["tar", "-C", make_machine_root(folder / "machine"), "-cf", user.folder / "machine.tar", "."], check=True)
+    user("import", user.folder / "machine.tar", "machine")
+    user("network", "create", "--subnet", "10.231.10.0/24", "placed")
+    subnet6 = json.loads(user("network", "inspect", "placed"))[0]["subnet6"]
+    return "10.231.10.9", str(ipaddress.ip_network(subnet6)[9]), "10.231.10.1"
+
+
+@pytest.mark.parametrize("element, suite, least", [("sockets", "sockets_cases", 600), ("network", "network_cases", 275), ("network", "sockets_cases", 600)])
+def test_elements_behave_as_for_root(user, suites, element, suite, least):
+    places = suites if suite == "network_cases" else suites[:1]
+    judge(user("run", "--rm", "--element", element, "--element-required", "--network", "placed", "--ip", suites[0], "glibc", f"/bin/{suite}", *places, "element" if element == "sockets" else "network", code=None), least)
+
+
+def test_applications_with_elements(user, suites, started):
+    """A real server on its own stack, published by the keeper's sockets and reached by name."""
+    port = free_port()
+    started("--name", "server", *USR, "--element", "network", "--network", "placed", "-p", f"127.0.0.1:{port}:80", image="machine",
+            command=("sh", "-c", f"mkdir /tmp/n && cd /tmp/n && printf '%s' '{NGINX % SITE}' > conf && exec nginx -c /tmp/n/conf"))
+    wait_for(lambda: subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, text=True).stdout.endswith(" 80\n"), 20, "nginx")
+    ask = "import time, urllib.request; print(time.gmtime().tm_year, urllib.request.urlopen('http://server/').read().decode().split()[1])"
+    assert user("run", "--rm", *USR, "--element", "clock=2030-01-01T00:00:00Z", "--element", "network", "--network", "placed", "machine", "python3", "-c", ask) == "2030 80\n"
+    links = json.loads(user("element", "inspect", "--format", "json", "server"))
+    assert {link["element"] for link in links} == {"network"} and len(links) >= 2, links
+    assert json.loads(user("stats", "--format", "json", "server"))[0]["net_out"] > 0, "what passed its tap device"
 
 
 # --- what there is not
