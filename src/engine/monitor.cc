@@ -280,11 +280,11 @@ class Monitor {
       bool v6 = exists("/proc/sys/net/ipv6");
       place_ = {e.ip, v6 ? e.ip6 : "", net.internal ? "" : e.gateway, v6 && !net.internal ? e.gateway6 : "", e.mac, e.prefix};
     }
-    network::Rates rates{config.limits.net_rate_in, config.limits.net_rate_out};
+    network::LinkOptions link{config.limits.net_rate_in, config.limits.net_rate_out, stay_ ? rootless::kMtu : 0};
     if (own_stack)
-      tap_ = TRY(network::connect_tap(net, e, netns_.get(), config.id, rates));
+      tap_ = TRY(network::connect_tap(net, e, netns_.get(), config.id, link));
     else
-      TRY(network::connect(net, e, netns_.get(), "eth0", config.id, rates));
+      TRY(network::connect(net, e, netns_.get(), "eth0", config.id, link));
     return serve_network();
   }
 

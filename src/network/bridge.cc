@@ -167,16 +167,19 @@ Result<> loopback_up(int netns) {
   return sys::in_network_namespace(netns, [] { return sys::bring_up_loopback(); });
 }
 
-Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, Rates rates) {
+Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, const LinkOptions& options) {
   auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
   unsigned bridge = TRY(index_of(network.bridge));
   std::string outside = host_side_name(container);
   remove_stale(route, outside);
   NetlinkMessage pair(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
-  pair.header(link(0, IFF_UP)).text(IFLA_IFNAME, outside).number<uint32_t>(IFLA_MASTER, bridge).nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
+  pair.header(link(0, IFF_UP));
+  if (options.mtu != 0) pair.number<uint32_t>(IFLA_MTU, options.mtu);
+  pair.text(IFLA_IFNAME, outside).number<uint32_t>(IFLA_MASTER, bridge).nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
     info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
       data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
         peer.header(link());
+        if (options.mtu != 0) peer.number<uint32_t>(IFLA_MTU, options.mtu);
         peer.text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, mac_bytes(endpoint.mac)).number<int>(IFLA_NET_NS_FD, netns);
       });
     });
@@ -186,7 +189,7 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
   undo.on_failure([&] {
     if (unsigned index = ::if_nametoindex(outside.c_str()); index != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(index)), "remove an interface");
   });
-  if (rates.in != 0) TRY(limit_rate(route, TRY(index_of(outside)), rates.in), "--net-rate-in");
+  if (options.rate_in != 0) TRY(limit_rate(route, TRY(index_of(outside)), options.rate_in), "--net-rate-in");
   auto configured = sys::in_network_namespace(netns, [&]() -> Result<> {
     auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
     TRY(set_up(in, 1));
@@ -206,7 +209,7 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
       TRY(default_route(in, index, endpoint.gateway));
       if (v6) (void)default_route(in, index, endpoint.gateway6);
     }
-    if (rates.out != 0) TRY(limit_rate(in, index, rates.out), "--net-rate-out");
+    if (options.rate_out != 0) TRY(limit_rate(in, index, options.rate_out), "--net-rate-out");
     return {};
   });
   TRY(std::move(configured));
@@ -214,8 +217,8 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
   return {};
 }
 
-Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, Rates rates) {
-  if (rates.out != 0) return fail("--net-rate-out: not with the element network, whose stack is the container's own", ENOTSUP);
+Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, const LinkOptions& options) {
+  if (options.rate_out != 0) return fail("--net-rate-out: not with the element network, whose stack is the container's own", ENOTSUP);
   auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
   unsigned bridge = TRY(index_of(network.bridge));
   std::string outside = host_side_name(container);
@@ -229,8 +232,12 @@ Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int net
   // With the Ethernet header a frame must fit into what the stack counts in 16 bits.
   constexpr uint32_t kLargestFrame = 61440;
   unsigned index = TRY(index_of(outside));
-  TRY(route.request(NetlinkMessage(RTM_NEWLINK, 0).header(link(index, IFF_UP)).number<uint32_t>(IFLA_MASTER, bridge).number<uint32_t>(IFLA_GSO_MAX_SIZE, kLargestFrame), "connect the tap device"));
-  if (rates.in != 0) TRY(limit_rate(route, index, rates.in), "--net-rate-in");
+  NetlinkMessage joined(RTM_NEWLINK, 0);
+  joined.header(link(index, IFF_UP));
+  if (options.mtu != 0) joined.number<uint32_t>(IFLA_MTU, options.mtu);
+  joined.number<uint32_t>(IFLA_MASTER, bridge).number<uint32_t>(IFLA_GSO_MAX_SIZE, kLargestFrame);
+  TRY(route.request(joined, "connect the tap device"));
+  if (options.rate_in != 0) TRY(limit_rate(route, index, options.rate_in), "--net-rate-in");
   auto inside = sys::in_network_namespace(netns, [&]() -> Result<> {
     auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
     TRY(set_up(in, 1));

@@ -77,17 +77,18 @@ class Networks {
 [[nodiscard]] Result<> bring_up(const Network& network);
 [[nodiscard]] Result<> take_down(const Network& network);
 
-struct Rates {
-  uint64_t in = 0, out = 0;  ///< bytes per second into and out of the container; 0: no limit
+struct LinkOptions {
+  uint64_t rate_in = 0, rate_out = 0;  ///< bytes per second into and out of the container; 0: no limit
+  uint32_t mtu = 0;                    ///< bytes; 0: the kernel's own
 };
 /// Connects the network namespace `netns` (fd) to the bridge: interface
 /// `name` inside with the endpoint's addresses and a default route, loopback up.
-[[nodiscard]] Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, Rates rates);
+[[nodiscard]] Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, const LinkOptions& options);
 /// For a container whose own stack does the rest (the element "network"): a tap device on the
 /// bridge, and the namespace with its loopback alone, on which the endpoint's addresses are too, so
 /// that who asks the kernel for them finds them. The device goes when its descriptor is closed.
-/// `rates.out` is refused: the kernel sees only what comes out.
-[[nodiscard]] Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, Rates rates);
+/// `rate_out` is refused: the kernel sees only what comes out.
+[[nodiscard]] Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, const LinkOptions& options);
 struct Traffic {
   uint64_t received = 0, sent = 0;  ///< bytes, as the container sees it
 };
