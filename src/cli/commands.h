@@ -13,7 +13,9 @@ extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, k
 // image_commands.cc
 extern const Command kImagesCommand, kImageCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
 // resource_commands.cc
-extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand, kKeeperCommand;
+extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
+// rootless_commands.cc
+extern const Command kUnshareCommand, kKeeperCommand;
 // capture_command.cc
 extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 // source_commands.cc
@@ -31,6 +33,8 @@ extern const Command kBuildCommand;
 // copy_command.cc
 extern const Command kCpCommand;
 
+/// Without root: as root of the user's own namespaces goes what works on containers and images.
+[[nodiscard]] Result<> enter_own_namespaces(const Command& command, const Globals& globals);
 /// Runs `caisson` with the arguments after its name.
 int run_caisson(const std::vector<std::string>& arguments);
 

@@ -221,31 +221,14 @@ constexpr Option kGlobals[] = {
     {"--log-format", "text|json", "format of log messages"},
     {"--debug", "", "log more"},
 };
-
-/// What works on containers and images does so, without root, as root of the user's own namespaces.
-Result<> prepare(const Command& command, const Globals& globals) {
-  if (::geteuid() == 0 || command.as_it_is) return {};
-  return rootless::enter(globals.root, globals.run_root);
-}
-
-Result<int> cmd_keeper(const Globals& globals, const Args& args) {
-  rootless::KeeperOptions options{globals.run_root};
-  for (auto [name, number] : {std::pair<const char*, int&>{"report", options.report_fd}, {"network", options.network}})
-    if (args.has(name)) number = static_cast<int>(TRY(parse_uint(args.get(name), 65536)));
-  return rootless::run_keeper(options);
-}
-constexpr Option kKeeperOptions[] = {{"--report", "FD", "where to say how it went"}, {"--network", "FD", "the network namespace that there is"}};
-
 }  // namespace
-
-const Command kKeeperCommand{"keeper", "", "hold a user's namespaces", "", kKeeperOptions, 0, 0, false, true, cmd_keeper};
 
 int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
                                             &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kArtifactCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
-                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kVersionCommand, &kMonitorCommand, &kKeeperCommand};
-  Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands, prepare};
+                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kUnshareCommand, &kVersionCommand, &kMonitorCommand, &kKeeperCommand};
+  Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands, enter_own_namespaces};
   Globals defaults;
   defaults.root = "/var/lib/caisson";
   defaults.run_root = "/run/caisson";

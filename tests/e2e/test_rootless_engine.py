@@ -399,6 +399,26 @@ def test_pull_and_push(user, tmp_path):
         user("rmi", f"{registry.host}/busybox:1")
 
 
+# --- files of containers, outside
+
+def test_unshare(user):
+    """Users remove what they own only there."""
+    shared = user.folder / "others"
+    shared.mkdir()
+    user.own(shared)
+    user("run", "--rm", "-v", f"{shared}:/shared", "busybox", "sh", "-c", "mkdir /shared/d && touch /shared/d/f && chown -R 7:8 /shared/d")
+    assert (shared / "d").stat().st_uid == FIRST + 6
+    assert user("unshare", "stat", "-c", "%u %g", shared / "d") == "7 8\n"
+    user("unshare", "sh", "-c", "exit 9", code=9)
+    user("unshare", "nothing-there", code=125)
+    user("unshare", "rm", "-r", shared / "d")
+    assert not list(shared.iterdir())
+
+
+def test_unshare_is_not_for_root(caisson):
+    assert "without root" in caisson("unshare", "true", code=125).err
+
+
 # --- elements
 
 @pytest.fixture(scope="module")
