@@ -154,6 +154,7 @@ class Monitor {
       console.second.reset();
       pty_ = TRY(receive_descriptor(console.first.get()));
     }
+    if (stay_) TRY(rootless::remember_container(options_.run_root, pid_, ids_.has_value()));
     undo.keep();
     Status& s = container_.status;
     s.state = "running";
@@ -192,7 +193,7 @@ class Monitor {
     if (auto ids = IdRange::of_process(options_.run_root, pid_); ids) ids_ = std::move(*ids);
     if (!container_.endpoint.ip.empty()) {
       netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
-      TRY(serve_network());
+      TRY(is_unplugged() ? set_up_network(false) : serve_network());
     }
     if (!container_.config.tty) {
       Fd none[3];
@@ -286,6 +287,12 @@ class Monitor {
     else
       TRY(network::connect(net, e, netns_.get(), "eth0", config.id, link));
     return serve_network();
+  }
+
+  /// Where the network namespace with the bridges went, with all monitors of a user without root.
+  [[nodiscard]] bool is_unplugged() const {
+    auto selected = selected_elements(container_.config);
+    return stay_ && selected && !elements::contains(*selected, "network") && !network::is_connected(container_.config.id);
   }
 
   Result<> serve_network() {

@@ -184,7 +184,17 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
       });
     });
   });
-  TRY(route.request(pair, "create the container's network interface"));
+  const char* what = "create the container's network interface";
+  auto made = route.request(pair, what);
+  if (!made && made.error().code == EEXIST) {
+    TRY(sys::in_network_namespace(netns, [&]() -> Result<> {
+      auto in = TRY(NetlinkSocket::open(NETLINK_ROUTE));
+      remove_stale(in, name);
+      return {};
+    }));
+    made = route.request(pair, what);
+  }
+  TRY(std::move(made));
   Rollback undo;
   undo.on_failure([&] {
     if (unsigned index = ::if_nametoindex(outside.c_str()); index != 0) (void)route.request(NetlinkMessage(RTM_DELLINK, 0).header(link(index)), "remove an interface");
@@ -216,6 +226,8 @@ Result<> connect(const Network& network, const Endpoint& endpoint, int netns, co
   undo.keep();
   return {};
 }
+
+bool is_connected(const std::string& container) { return ::if_nametoindex(host_side_name(container).c_str()) != 0; }
 
 Result<Fd> connect_tap(const Network& network, const Endpoint& endpoint, int netns, const std::string& container, const LinkOptions& options) {
   if (options.rate_out != 0) return fail("--net-rate-out: not with the element network, whose stack is the container's own", ENOTSUP);

@@ -82,8 +82,10 @@ struct LinkOptions {
   uint32_t mtu = 0;                    ///< bytes; 0: the kernel's own
 };
 /// Connects the network namespace `netns` (fd) to the bridge: interface
-/// `name` inside with the endpoint's addresses and a default route, loopback up.
+/// `name` inside, in the place of one that was left there, with the endpoint's addresses and a default route, loopback up.
 [[nodiscard]] Result<> connect(const Network& network, const Endpoint& endpoint, int netns, const std::string& name, const std::string& container, const LinkOptions& options);
+/// Whether connect() has been here, in the calling thread's network namespace.
+[[nodiscard]] bool is_connected(const std::string& container);
 /// For a container whose own stack does the rest (the element "network"): a tap device on the
 /// bridge, and the namespace with its loopback alone, on which the endpoint's addresses are too, so
 /// that who asks the kernel for them finds them. The device goes when its descriptor is closed.

@@ -1,9 +1,13 @@
 #include "rootless/holders.h"
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <linux/rtnetlink.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "base/process.h"
 #include "base/strings.h"
@@ -16,9 +20,13 @@ namespace {
 struct Holder {
   pid_t pid = 0;
   uint64_t start_time = 0;
-  int network = -1;
-  [[nodiscard]] std::string name() const { return std::to_string(pid) + "." + std::to_string(start_time) + "." + std::to_string(network); }
+  std::string what;  ///< its descriptor of the network namespace; kWithin, kBelow
+  [[nodiscard]] std::string name() const { return std::to_string(pid) + "." + std::to_string(start_time) + "." + what; }
   [[nodiscard]] bool alive() const { return process_start_time(pid).value_or(0) == start_time; }
+  [[nodiscard]] bool is_container() const { return what == kWithin || what == kBelow; }
+
+  /// The first process of a container in the user namespace, or in one of its own below that.
+  static constexpr const char *kWithin = "within", *kBelow = "below";
 };
 
 std::string folder(const std::string& run_root) { return folder_of(run_root) + "/holders"; }
@@ -28,26 +36,46 @@ std::vector<Holder> living(const std::string& run_root) {
   for (const auto& name : list_dir(folder(run_root)).value_or(std::vector<std::string>())) {
     auto parts = split(name, '.');
     if (parts.size() != 3) continue;
-    auto pid = parse_uint(parts[0], INT32_MAX), start = parse_uint(parts[1]), network = parse_uint(parts[2], INT32_MAX);
-    if (!pid || !start || !network) continue;
-    Holder holder{static_cast<pid_t>(*pid), *start, static_cast<int>(*network)};
+    auto pid = parse_uint(parts[0], INT32_MAX), start = parse_uint(parts[1]);
+    if (!pid || !start) continue;
+    Holder holder{static_cast<pid_t>(*pid), *start, parts[2]};
     if (holder.alive())
-      out.push_back(holder);
+      out.push_back(std::move(holder));
     else
       ::unlink((folder(run_root) + "/" + name).c_str());
   }
   return out;
 }
 
+Result<Namespaces> namespaces_of(const Holder& holder) {
+  std::string proc = "/proc/" + std::to_string(holder.pid);
+  Namespaces out{TRY(open_file(proc + "/ns/user", O_RDONLY)), {}, {}};
+  if (holder.what == Holder::kBelow) {
+    out.user.reset(::ioctl(out.user.get(), NS_GET_PARENT));
+    if (!out.user.valid()) return fail_errno("find the user's namespace");
+  }
+  if (!holder.is_container()) {
+    out.mount = TRY(open_file(proc + "/ns/mnt", O_RDONLY));
+    out.network = TRY(open_file(proc + "/fd/" + holder.what, O_RDONLY));
+  }
+  // Alive still: they are not another's, to whom the number went meanwhile.
+  if (!holder.alive()) return fail("process " + std::to_string(holder.pid) + " has ended", ESRCH);
+  return out;
+}
+
+Result<> write_down(const std::string& run_root, const Holder& holder) {
+  TRY(make_dirs(folder(run_root), 0700));
+  TRY(open_file(folder(run_root) + "/" + holder.name(), O_WRONLY | O_CREAT, 0600));
+  return {};
+}
+
 }  // namespace
 
 std::optional<Namespaces> find_namespaces(const std::string& run_root) {
-  for (const auto& holder : living(run_root)) {
-    std::string proc = "/proc/" + std::to_string(holder.pid);
-    auto user = open_file(proc + "/ns/user", O_RDONLY), mount = open_file(proc + "/ns/mnt", O_RDONLY), network = open_file(proc + "/fd/" + std::to_string(holder.network), O_RDONLY);
-    // Alive still: they are not another's, to whom the number went meanwhile.
-    if (user && mount && network && holder.alive()) return Namespaces{std::move(*user), std::move(*mount), std::move(*network)};
-  }
+  auto holders = living(run_root);
+  std::stable_partition(holders.begin(), holders.end(), [](const Holder& h) { return !h.is_container(); });
+  for (const auto& holder : holders)
+    if (auto found = namespaces_of(holder)) return std::move(*found);
   return {};
 }
 
@@ -57,16 +85,13 @@ bool others_hold(const std::string& run_root) {
   return false;
 }
 
-Result<> hold(const std::string& run_root, int network) {
-  TRY(make_dirs(folder(run_root), 0700));
-  Holder self{::getpid(), TRY(process_start_time(::getpid())), network};
-  TRY(open_file(folder(run_root) + "/" + self.name(), O_WRONLY | O_CREAT, 0600));
-  return {};
-}
+Result<> hold(const std::string& run_root, int network) { return write_down(run_root, {::getpid(), TRY(process_start_time(::getpid())), std::to_string(network)}); }
 
 void let_go(const std::string& run_root, int network) {
-  if (auto start = process_start_time(::getpid())) ::unlink((folder(run_root) + "/" + Holder{::getpid(), *start, network}.name()).c_str());
+  if (auto start = process_start_time(::getpid())) ::unlink((folder(run_root) + "/" + Holder{::getpid(), *start, std::to_string(network)}.name()).c_str());
 }
+
+Result<> remember_container(const std::string& run_root, pid_t pid, bool own_user_namespace) { return write_down(run_root, {pid, TRY(process_start_time(pid)), own_user_namespace ? Holder::kBelow : Holder::kWithin}); }
 
 Result<Fd> route_socket_in(int network) {
   return sys::open_in_child([&]() -> Result<Fd> {

@@ -9,13 +9,14 @@
 
 namespace caisson::rootless {
 
+/// Where only containers are left of those who were there, the user namespace alone.
 struct Namespaces {
   Fd user, mount, network;
 };
 
 [[nodiscard]] inline std::string folder_of(const std::string& run_root) { return run_root + "/rootless"; }
 
-/// Those of the first process that is alive. Forgets who is not. For a process with the user's own id, or in them.
+/// Those of the first process that is alive, of a container only where there is no other. Forgets who is not alive. For a process with the user's own id, or in them.
 [[nodiscard]] std::optional<Namespaces> find_namespaces(const std::string& run_root);
 /// Whether other processes than the calling one hold them.
 [[nodiscard]] bool others_hold(const std::string& run_root);

@@ -38,18 +38,18 @@ Result<Maps> maps_of_user() {
 }
 
 /// In the new user namespace, as its root.
-Result<> begin_keeper(const std::string& root, const std::string& run_root, int report, int network) {
+Result<> begin_keeper(const std::string& root, const std::string& run_root, int report, const Namespaces& known) {
   if (::setresgid(0, 0, 0) < 0 || ::setresuid(0, 0, 0) < 0) return fail_errno("become root of the user namespace");
   // What the host mounts later is seen here too; nothing that is mounted here is seen there.
-  if (network < 0 && (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) < 0)) return fail_errno("make a mount namespace");
+  if (!known.mount.valid() && (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) < 0)) return fail_errno("make a mount namespace");
   Fd null = TRY(open_file("/dev/null", O_RDWR));
   Fd log = TRY(open_file(folder_of(run_root) + "/keeper.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
   SpawnOptions options;
   options.argv = {"/proc/self/exe", "--root", root, "--run-root", run_root, "keeper", "--report", std::to_string(report)};
   options.keep_fds = {report};
-  if (network >= 0) {
-    options.argv.insert(options.argv.end(), {"--network", std::to_string(network)});
-    options.keep_fds.push_back(network);
+  if (known.network.valid()) {
+    options.argv.insert(options.argv.end(), {"--network", std::to_string(known.network.get())});
+    options.keep_fds.push_back(known.network.get());
   }
   options.env = std::vector<std::string>{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
   options.cwd = "/";
@@ -60,18 +60,19 @@ Result<> begin_keeper(const std::string& root, const std::string& run_root, int 
   return {};
 }
 
-/// With `known`, in namespaces that there are, else in new ones.
-Result<> start_keeper(const std::string& root, const std::string& run_root, const Namespaces* known) {
+/// In the namespaces that are known, and else in new ones.
+Result<> start_keeper(const std::string& root, const std::string& run_root, const Namespaces& known) {
   auto report = TRY(make_pipe());
   auto maps_written = TRY(make_pipe());
-  auto child = TRY(known != nullptr ? sys::fork_process() : sys::clone_process(CLONE_NEWUSER), "make a user namespace (does this host allow its users to?)");
+  auto child = TRY(known.user.valid() ? sys::fork_process() : sys::clone_process(CLONE_NEWUSER), "make a user namespace (does this host allow its users to?)");
   if (child.pid == 0) {
     auto begin = [&]() -> Result<> {
       maps_written.write.reset();
       char go;
       if (::read(maps_written.read.get(), &go, 1) != 1) ::_exit(1);
-      if (known != nullptr && (::setns(known->user.get(), CLONE_NEWUSER) < 0 || ::setns(known->mount.get(), CLONE_NEWNS) < 0)) return fail_errno("join the user's namespaces");
-      return begin_keeper(root, run_root, report.write.get(), known == nullptr ? -1 : known->network.get());
+      if (known.user.valid() && ::setns(known.user.get(), CLONE_NEWUSER) < 0) return fail_errno("join the user's namespace");
+      if (known.mount.valid() && ::setns(known.mount.get(), CLONE_NEWNS) < 0) return fail_errno("join the user's mount namespace");
+      return begin_keeper(root, run_root, report.write.get(), known);
     };
     if (auto begun = begin(); !begun) (void)write_all(report.write.get(), begun.error().message);
     ::_exit(0);
@@ -79,7 +80,7 @@ Result<> start_keeper(const std::string& root, const std::string& run_root, cons
   report.write.reset();
   maps_written.read.reset();
   auto map = [&]() -> Result<> {
-    if (known != nullptr) return {};
+    if (known.user.valid()) return {};
     auto maps = TRY(maps_of_user());
     return sys::write_id_maps(child.pid, maps.users, maps.groups);
   };
@@ -119,9 +120,9 @@ Result<> enter(const std::string& root, const std::string& run_root) {
   auto lock = TRY(FileLock::acquire(folder_of(run_root) + "/lock"));
   auto there = find_namespaces(run_root);
   if (!there || !keeper_answers(run_root)) {
-    TRY(start_keeper(root, run_root, there ? &*there : nullptr), "without root");
+    TRY(start_keeper(root, run_root, there ? std::move(*there) : Namespaces()), "without root");
     there = find_namespaces(run_root);
-    if (!there) return fail("without root: the user's namespaces cannot be entered", EPERM);
+    if (!there || !there->mount.valid()) return fail("without root: the user's namespaces cannot be entered", EPERM);
   }
   // For as long as this process is there.
   static FileLock users;
@@ -143,7 +144,7 @@ Result<Stay> stay(const std::string& run_root) {
   Stay out;
   out.users = TRY(FileLock::acquire(folder_of(run_root) + "/users", true));
   auto there = find_namespaces(run_root);
-  if (!there) return fail("the user's namespaces are gone", ESRCH);
+  if (!there || !there->network.valid()) return fail("the user's namespaces are gone", ESRCH);
   out.network = std::move(there->network);
   TRY(hold(run_root, out.network.get()));
   return out;
@@ -166,14 +167,14 @@ Result<Fd> host_socket(const std::string& run_root, int family, int type) {
 Result<sys::NetlinkSocket> route_socket(const std::string& run_root) {
   if (!entered(run_root)) return sys::NetlinkSocket::open(NETLINK_ROUTE);
   auto there = find_namespaces(run_root);
-  if (!there) return fail("the user's namespaces are gone", ESRCH);
+  if (!there || !there->network.valid()) return fail("the user's namespaces are gone", ESRCH);
   return sys::NetlinkSocket(TRY(route_socket_in(there->network.get())));
 }
 
 Result<> where_bridges_are(const std::string& run_root, const std::function<Result<>()>& work) {
   if (!entered(run_root)) return work();
   auto there = find_namespaces(run_root);
-  if (!there) return fail("the user's namespaces are gone", ESRCH);
+  if (!there || !there->network.valid()) return fail("the user's namespaces are gone", ESRCH);
   return sys::in_child([&]() -> Result<> {
     if (::setns(there->network.get(), CLONE_NEWNET) < 0) return fail_errno("enter the network of the user's containers");
     return work();

@@ -10,7 +10,8 @@
 //
 //   <run root>/rootless/lock                 held by who looks for them, makes or ends them
 //   <run root>/rootless/users                locked, shared, by whoever is in them
-//   <run root>/rootless/holders/PID.START.FD a process in them; FD: its network namespace
+//   <run root>/rootless/holders/PID.START.FD a process in them; FD: its network namespace; "within" or
+//                                            "below" in its place: a container's first process
 //   <run root>/rootless/host.sock            the keeper, for sockets on the host's network
 #pragma once
 
@@ -48,6 +49,9 @@ struct Stay {
   Fd network;  ///< where the bridges are
 };
 [[nodiscard]] Result<Stay> stay(const std::string& run_root);
+/// For the time when neither the keeper nor a monitor is left: a container's first process, which is in
+/// the user namespace, or in one of its own below that.
+[[nodiscard]] Result<> remember_container(const std::string& run_root, pid_t pid, bool own_user_namespace);
 /// Takes the calling thread to where the bridges are. There is no way back to the host's network.
 [[nodiscard]] Result<> join_network(const Stay& stay);
 /// A new socket on the host's network; not blocking. ECONNREFUSED where the keeper was killed.

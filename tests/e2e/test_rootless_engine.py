@@ -318,11 +318,27 @@ def test_a_killed_keeper(user, started):
     # Its way out went, too: there is one.
     record = user.run_root / "rootless/way-out"
     assert int(record.read_text().split()[0]) in user.processes()
-    # The keeper and all monitors: only then the namespaces are gone with the last container.
-    for pid in [*user.processes(" keeper"), *user.processes(" monitor ")]:
-        os.kill(pid, signal.SIGKILL)
-    user("ps")
-    user("rm", "-f", "kept")
+
+
+@pytest.mark.parametrize("options", [(), ("--userns", "host")], ids=["below", "within"])
+def test_all_but_the_containers_killed(another, archive, options):
+    """The next command finds the user namespace by them, and puts their network back."""
+    another("import", archive, "busybox")
+    port = free_port()
+    another("run", "-d", "--name", "kept", "-p", f"127.0.0.1:{port}:80", *options, "busybox", "sh", "-c", "mkdir /w; echo hello > /w/index.html; exec httpd -f -p 80 -h /w")
+    pid = json.loads(another("inspect", "kept"))[0]["State"]["Pid"]
+    another("run", "-d", "--name", "quiet", "--network", "none", *options, "busybox", "sleep", "1000")
+    out = int((another.run_root / "rootless/way-out").read_text().split()[0])
+    for victim in [*another.processes(" keeper"), *another.processes(" monitor ")]:
+        os.kill(victim, signal.SIGKILL)
+    process = another.popen(another.folder / "caisson", "ps", "--format", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told, err = process.communicate(timeout=60)
+    assert {c["name"]: c["state"] for c in json.loads(told)} == {"kept": "running", "quiet": "running"} and err == "", err
+    assert json.loads(another("inspect", "kept"))[0]["State"]["Pid"] == pid
+    assert another("exec", "kept", "cat", "/w/index.html") == "hello\n"
+    assert another("run", "--rm", "busybox", "wget", "-qO-", "http://kept/") == "hello\n"
+    wait_for(lambda: subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, text=True).stdout == "hello\n", 10, "the published port")
+    assert len(another.processes(" monitor ")) == 2 and out not in another.processes()
 
 
 def test_first_commands_at_once(another, archive):
