@@ -1,7 +1,6 @@
 #include "engine/monitor.h"
 
 #include <fcntl.h>
-#include <linux/nsfs.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -193,7 +192,7 @@ class Monitor {
     if (auto ids = IdRange::of_process(options_.run_root, pid_); ids) ids_ = std::move(*ids);
     if (!container_.endpoint.ip.empty()) {
       netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
-      TRY(is_unplugged() ? set_up_network(false) : serve_network());
+      TRY(adopt_network());
     }
     if (!container_.config.tty) {
       Fd none[3];
@@ -289,10 +288,12 @@ class Monitor {
     return serve_network();
   }
 
-  /// Where the network namespace with the bridges went, with all monitors of a user without root.
-  [[nodiscard]] bool is_unplugged() const {
-    auto selected = selected_elements(container_.config);
-    return stay_ && selected && !elements::contains(*selected, "network") && !network::is_connected(container_.config.id);
+  /// Where all monitors of a user without root were killed, and its keeper, the bridges went with them.
+  Result<> adopt_network() {
+    if (!stay_ || network::is_connected(container_.config.id)) return serve_network();
+    if (!elements::contains(TRY(selected_elements(container_.config)), "network")) return set_up_network(false);
+    log_->write("stderr", "caisson: the device of the container's own stack has gone, and with it its network; restart the container\n");
+    return serve_network();
   }
 
   Result<> serve_network() {

@@ -52,7 +52,9 @@ class Keeper {
     TRY(loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { welcome(); }));
     way_out_.emplace(folder_, network_.get(), sys::NetlinkSocket(TRY(route_socket_in(network_.get()))));
     TRY(drop_capabilities());
-    if (auto out = keep_way_out(); !out) missing_ = "containers reach each other, and published ports are reached, but they reach no other machine: " + out.error().message;
+    auto out = keep_way_out();
+    if (out) out = way_out_->await();
+    if (!out) missing_ = "containers reach each other, and published ports are reached, but they reach no other machine: " + out.error().message;
     TRY(hold(options_.run_root, network_.get()));
     loop_.after(kLook, [this] { look(); });
     return {};
@@ -98,12 +100,10 @@ class Keeper {
 
   // --- the way out
 
+  /// Nobody waits for one that is started again: this process has others to serve.
   Result<> keep_way_out() {
-    auto begun = way_out_->begin();
-    // Not installed: that does not change by itself.
-    if (!begun && begun.error().code == ENOENT) return begun;
-    if (way_out_->pidfd() >= 0) TRY(loop_.add(way_out_->pidfd(), EPOLLIN, [this](uint32_t) { lost_way_out(); }));
-    return begun;
+    TRY(way_out_->begin());
+    return loop_.add(way_out_->pidfd(), EPOLLIN, [this](uint32_t) { lost_way_out(); });
   }
 
   void lost_way_out() {

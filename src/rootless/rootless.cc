@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/log.h"
@@ -32,8 +33,9 @@ Result<Maps> maps_of_user() {
   std::string name = user_name(::geteuid());
   auto map = [&](const char* file, uint32_t own) -> Result<std::string> { return id_map(read_file(file).value_or(""), name, ::geteuid(), own); };
   Maps maps{TRY(map("/etc/subuid", ::geteuid()), "/etc/subuid"), TRY(map("/etc/subgid", ::getegid()), "/etc/subgid")};
-  for (const auto& [file, lines] : {std::pair<const char*, const std::string&>{"/etc/subuid", maps.users}, {"/etc/subgid", maps.groups}})
-    if (std::count(lines.begin(), lines.end(), '\n') == 1) log::warning(std::string(file) + " has no ids for " + name + ": images with files of other users than root cannot be had (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + name + ")");
+  auto alone = [](const std::string& map) { return std::count(map.begin(), map.end(), '\n') == 1; };
+  if (alone(maps.users) || alone(maps.groups))
+    log::warning(std::string(alone(maps.users) ? "/etc/subuid" : "/etc/subgid") + " has no ids for " + name + ": images with files of other users than root cannot be had (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + name + ")");
   return maps;
 }
 

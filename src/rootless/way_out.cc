@@ -43,9 +43,8 @@ Result<> WayOut::begin() {
     auto begun = spawn(options);
     if (!begun && (begun.error().code == ENOENT || begun.error().code == EACCES)) continue;
     process_ = TRY(std::move(begun));
-    TRY(replace_file(record, std::to_string(process_.pid()) + " " + std::to_string(TRY(process_start_time(process_.pid())))));
-    TRY(await(), argv[0]);
-    return {};
+    program_ = argv[0];
+    return replace_file(record, std::to_string(process_.pid()) + " " + std::to_string(TRY(process_start_time(process_.pid()))));
   }
   return fail("neither slirp4netns nor pasta (Debian's package passt) is installed", ENOENT);
 }
@@ -55,9 +54,9 @@ Result<> WayOut::await() {
   for (int waited = 0; waited < kLongest; waited += kStep) {
     struct pollfd ended = {process_.pidfd(), POLLIN, 0};
     if (TRY(has_default_route())) return {};
-    if (::poll(&ended, 1, kStep) > 0) return fail("it has ended at once (" + folder_ + "/keeper.log has what it said)");
+    if (::poll(&ended, 1, kStep) > 0) return fail(program_ + " has ended at once (" + folder_ + "/keeper.log has what it said)");
   }
-  return fail("it has made no default route");
+  return fail(program_ + " has made no default route");
 }
 
 Result<bool> WayOut::has_default_route() {

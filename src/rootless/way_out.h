@@ -14,20 +14,21 @@ class WayOut {
  public:
   /// `network`: the network namespace; `route`: a socket of rtnetlink(7) in it.
   WayOut(std::string folder, int network, sys::NetlinkSocket route) : folder_(std::move(folder)), network_(network), route_(std::move(route)) {}
-  /// Starts one, in the place of one that a killed keeper left, and waits for the route that it
-  /// makes. ENOENT where neither program is installed.
+  /// Starts one, in the place of one that a killed keeper left. ENOENT where neither program is installed.
   [[nodiscard]] Result<> begin();
+  /// Waits for the route that it makes.
+  [[nodiscard]] Result<> await();
   /// Its pidfd; -1 where there is none.
   [[nodiscard]] int pidfd() const { return process_.pidfd(); }
   /// Ends it at once.
   void end() { process_ = Child(); }
 
  private:
-  [[nodiscard]] Result<> await();
   [[nodiscard]] Result<bool> has_default_route();
   std::string folder_;
   int network_;
   sys::NetlinkSocket route_;
+  std::string program_;
   Child process_;
 };
 
