@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -93,6 +94,7 @@ Result<Child> spawn(const SpawnOptions& options) {
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::signal(SIGPIPE, SIG_DFL);
     if (options.new_session) ::setsid();
+    if (options.ends_with_parent) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!options.cwd.empty() && ::chdir(options.cwd.c_str()) < 0) bail();
     const char* program = options.program.empty() ? argv[0] : options.program.c_str();
     if (options.env)

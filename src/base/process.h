@@ -50,6 +50,7 @@ struct SpawnOptions {
   int stdin_fd = -1, stdout_fd = -1, stderr_fd = -1;  ///< -1: inherit
   std::vector<int> keep_fds;                          ///< passed under the same numbers
   bool new_session = false;
+  bool ends_with_parent = false;  ///< is killed when the calling thread ends
 };
 /// fork + exec. A program without a slash is looked up in PATH. All descriptors but the three
 /// and `keep_fds` are closed in the child. An exec failure is an error here.

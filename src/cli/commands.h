@@ -14,6 +14,8 @@ extern const Command kPsCommand, kLogsCommand, kInspectCommand, kStatsCommand, k
 extern const Command kImagesCommand, kImageCommand, kRmiCommand, kTagCommand, kLoadCommand, kSaveCommand, kImportCommand, kExportCommand;
 // resource_commands.cc
 extern const Command kNetworkCommand, kVolumeCommand, kPruneCommand, kSystemCommand, kVersionCommand;
+// broker_command.cc
+extern const Command kMountBrokerCommand;
 // rootless_commands.cc
 extern const Command kUnshareCommand, kKeeperCommand;
 // capture_command.cc

@@ -32,7 +32,7 @@ Result<> seed_volume(const volumes::Volumes& volumes, const Places& places, cons
   TRY(make_dirs(scratch + "/upper"));
   TRY(make_dirs(scratch + "/work"));
   auto copy = [&]() -> Result<> {
-    Fd rootfs = TRY(mount_rootfs(layers.folders, {scratch}));
+    Fd rootfs = TRY(mount_rootfs(layers, {scratch}));
     sys::RootDir in(std::move(rootfs));
     auto folder = in.open_at(mount.target, O_RDONLY | O_DIRECTORY);
     if (!folder) return {};  // nothing there: an empty volume

@@ -32,9 +32,14 @@ Result<> map_mount(int mount, int user_namespace, const std::string& path) {
   return done;
 }
 
+Result<> make_mount_namespace() {
+  if (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return fail_errno("make a mount namespace");
+  return {};
+}
+
 /// Mounts with mount(2) at `point`, in the calling process's own mount namespace.
 Result<Fd> mount_in_own_namespace(const std::vector<std::string>& layers, const WritableLayer& writable, const std::string& point, const Mapped& mapped) {
-  if (::unshare(CLONE_NEWNS) < 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return fail_errno("make a mount namespace");
+  TRY(make_mount_namespace());
   if (mapped.store.valid()) {
     // Here the paths into the store lead to the mapped view of it.
     Fd place = TRY(open_file(mapped.path, O_PATH | O_DIRECTORY));
@@ -86,7 +91,25 @@ Result<Fd> mount_overlay(const std::vector<std::string>& layers, const WritableL
 
 }  // namespace
 
-Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable) { return mount_overlay(layers, writable, {}); }
+namespace {
+
+/// A mount that another user namespace made, as the mount broker does, can be a part of an overlay only where it
+/// is attached: a helper does that in a namespace of its own.
+Result<Fd> mount_over_anothers(int image, const WritableLayer& writable) {
+  std::string point = writable.folder + "/lower";
+  TRY(make_dirs(point));
+  return sys::open_in_child([&]() -> Result<Fd> {
+    TRY(make_mount_namespace());
+    Fd copy = TRY(sys::clone_mount(image, false));
+    Fd place = TRY(open_file(point, O_PATH | O_DIRECTORY));
+    TRY(sys::attach_mount(copy.get(), place.get()));
+    return mount_overlay({point}, writable, {});
+  });
+}
+
+}  // namespace
+
+Result<Fd> mount_rootfs(const Lowers& lowers, const WritableLayer& writable) { return lowers.mount.valid() && sys::in_user_namespace() ? mount_over_anothers(lowers.mount.get(), writable) : mount_overlay(lowers.folders, writable, {}); }
 
 Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) {
   image::LayerStore layers(places.root + "/layers");
@@ -105,8 +128,8 @@ Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) 
       out.folders = {sys::fd_path(out.mount.get())};
       return out;
     }
-    // Another kernel made it.
-    if (image::can_mount_index(places.root + "/layers")) return fail("the index of image " + config.image + " cannot be mounted (\"caisson image verify --repair\" makes it anew): " + out.lower.index + ": " + mounted.error().message, mounted.error().code);
+    // Another kernel made it, or the broker that mounts for users is not there any more.
+    if (!sys::in_user_namespace() && image::can_mount_index(places.root + "/layers")) return fail("the index of image " + config.image + " cannot be mounted (\"caisson image verify --repair\" makes it anew): " + out.lower.index + ": " + mounted.error().message, mounted.error().code);
     std::vector<image::Layer> wanted;
     for (const auto& id : config.layers) wanted.push_back({TRY(oci::Digest::from_hex(id)), {}, {}});
     out.lower = TRY(layers.prepare(wanted, image::LayerStore::Form::folders));
@@ -149,7 +172,7 @@ Result<ContainerMount> mount_container_root(const Places& places, const std::str
     TRY(make_dirs(inside + "/work", 0700));
     if (shifted) TRY(map_mount(disk.get(), user_namespace.get(), image));
   }
-  out.root = TRY(mount_overlay(lowers.folders, {folder, disk.get()}, mapped));
+  out.root = TRY(lowers.mount.valid() && sys::in_user_namespace() ? mount_over_anothers(lowers.mount.get(), {folder}) : mount_overlay(lowers.folders, {folder, disk.get()}, mapped));
   out.lowers = std::move(lowers);
   return out;
 }

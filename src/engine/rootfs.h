@@ -15,10 +15,6 @@ struct WritableLayer {
   int disk = -1;  ///< a detached mount
 };
 
-/// Mounts the overlay as a detached mount: it belongs to the descriptor and
-/// is gone when the last user is, so a killed process leaves nothing mounted.
-[[nodiscard]] Result<Fd> mount_rootfs(const std::vector<std::string>& layers, const WritableLayer& writable);
-
 /// Where the engine keeps its data, and what is gone after a reboot.
 struct Places {
   std::string root, run_root;
@@ -32,6 +28,10 @@ struct Lowers {
 };
 /// Unpacks the layers where this kernel does not mount the index that is there. An error names what is missing.
 [[nodiscard]] Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config);
+
+/// Mounts the overlay as a detached mount: it belongs to the descriptor and
+/// is gone when the last user is, so a killed process leaves nothing mounted.
+[[nodiscard]] Result<Fd> mount_rootfs(const Lowers& lowers, const WritableLayer& writable);
 
 struct ContainerMount {
   Fd root;

@@ -12,6 +12,7 @@
 #include "image/tree.h"
 #include "sys/in_root.h"
 #include "sys/mount.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::image {
 namespace {
@@ -100,7 +101,10 @@ class Unpacker {
       case EntryType::char_device:
       case EntryType::block_device:
         if (entry.major == 0 && entry.minor == 0) return fail("device 0:0 is how overlayfs marks deleted files");
-        if (::mknodat(parent, name.c_str(), (entry.type == EntryType::char_device ? S_IFCHR : S_IFBLK) | 0600, makedev(entry.major, entry.minor)) < 0) return fail_errno("create the device");
+        if (::mknodat(parent, name.c_str(), (entry.type == EntryType::char_device ? S_IFCHR : S_IFBLK) | 0600, makedev(entry.major, entry.minor)) < 0) {
+          // The root of a user namespace has none: an empty file is in its place.
+          if (errno != EPERM || !sys::in_user_namespace() || ::mknodat(parent, name.c_str(), S_IFREG | 0600, 0) < 0) return fail_errno("create the device");
+        }
         break;
       case EntryType::fifo:
         if (::mkfifoat(parent, name.c_str(), 0600) < 0) return fail_errno("create the pipe");

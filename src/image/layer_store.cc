@@ -12,10 +12,12 @@
 #include "base/strings.h"
 #include "image/erofs.h"
 #include "image/layer.h"
+#include "image/mount_broker.h"
 #include "image/pipe.h"
 #include "image/tree.h"
 #include "sys/in_root.h"
 #include "sys/mount.h"
+#include "sys/user_namespace.h"
 
 namespace caisson::image {
 namespace {
@@ -48,6 +50,7 @@ bool reads_directly(const std::string& path) {
 }  // namespace
 
 Result<Fd> mount_index(const Lower& lower) {
+  if (sys::in_user_namespace()) return mount_by_broker(lower.tars);
   std::vector<sys::FsOption> options;
   for (const auto& tar : lower.tars) options.push_back({"device", tar});
   // What is read would be in memory twice: as the image's file, and as a part of the tar.

@@ -75,9 +75,10 @@ class LayerStore {
   std::string folder_;
 };
 
-/// Whether this kernel mounts an index from its file (EROFS, Linux 6.12 and newer). Asks it, by mounting one.
+/// Whether this kernel mounts an index from its file (EROFS, Linux 6.12 and newer). Asks it, or the broker, by mounting one.
 [[nodiscard]] bool can_mount_index(const std::string& folder);
-/// Mounts an index: detached, read-only.
+/// Mounts an index: detached, read-only. Without root by the mount broker (image/mount_broker.h), which makes
+/// one of the same tars.
 [[nodiscard]] Result<Fd> mount_index(const Lower& lower);
 
 /// The files of an image, to be read: folders, of which a later one's file is in place of an earlier one's.

@@ -105,7 +105,7 @@ Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
     node.mtime_ns = entry.mtime_ns;
     node.xattrs.clear();
     for (const auto& [key, value] : entry.xattrs)
-      if (is_kept_xattr(key)) node.xattrs.emplace(key, value);
+      if (is_kept_xattr(key) && !(limits_.for_users && key.starts_with("user.overlay."))) node.xattrs.emplace(key, value);
     node.implied = false;
   };
   if (entry.path.empty()) {
@@ -151,6 +151,10 @@ Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
     case EntryType::char_device:
     case EntryType::block_device:
       if (entry.major == 0 && entry.minor == 0) return fail("device 0:0 is how overlayfs marks deleted files");
+      if (limits_.for_users) {
+        node.type = EntryType::file;
+        break;
+      }
       node.major = entry.major;
       node.minor = entry.minor;
       break;

@@ -15,6 +15,9 @@ namespace caisson::image {
 struct TreeLimits {
   uint32_t nodes = 2'000'000;     ///< each takes about 300 bytes of memory
   uint64_t bytes = 256ull << 30;  ///< of file data in one layer
+  /// For a mount of a user without root: an empty file is in the place of each device, and no
+  /// attribute user.overlay.* is taken.
+  bool for_users = false;
 };
 
 /// A file or folder. Hard links are several names of one node.

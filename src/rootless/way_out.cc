@@ -40,6 +40,8 @@ Result<> WayOut::begin() {
     SpawnOptions options;
     options.argv = argv;
     options.stdin_fd = options.stdout_fd = null.get();
+    // As long as it stays who it is; for later there is the record.
+    options.ends_with_parent = true;
     auto begun = spawn(options);
     if (!begun && (begun.error().code == ENOENT || begun.error().code == EACCES)) continue;
     process_ = TRY(std::move(begun));

@@ -19,62 +19,14 @@ from far import other_machine
 from registries import docker_registry
 from talkers import NGINX, SITE, USR
 from test_capture import free_port
-from users import FIRST, USER, User
+from users import FIRST, Owner, USER, make_archive
 
 SLEEP = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
 
 
-class Owner(User):
-    def __call__(self, *args, code=0, env=None):
-        process = self.popen(self.folder / "caisson", *args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=60)
-        assert code is None or process.returncode == code, (args, process.returncode, out, err)
-        return err if code else out
-
-    @property
-    def store(self):
-        return self.folder / ".local/share/caisson"
-
-    @property
-    def run_root(self):
-        return self.folder / "run/caisson"
-
-    def processes(self, word=""):
-        """Ids of this user's processes, zombies excepted, which have `word` in their command line."""
-        found = []
-        for proc in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                line = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if word in line and str(self.folder) in (line if "caisson" in line else str(self.way_out(proc))) and line:
-                    found.append(int(proc.name))
-            except OSError:
-                pass
-        return found
-
-    def way_out(self, proc):
-        """The folder, where the process is what lets this user's containers out."""
-        record = self.run_root / "rootless/way-out"
-        return self.folder if record.exists() and record.read_text().split()[0] == proc.name else ""
-
-    def end(self):
-        self("system", "reset", "--force")
-        wait_for(lambda: not self.processes(), 15, "the keeper ends")
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """busybox, with a file of uid 33."""
-    folder = tmp_path_factory.mktemp("rootless")
-    make_busybox_root(folder / "root")
-    (folder / "root/home/other").write_text("another's\n")
-    os.chown(folder / "root/home/other", 33, 34)
-    with tarfile.open(folder / "root.tar", "w") as tar:
-        tar.add(folder / "root", ".")
-    (folder / "root.tar").chmod(0o644)
-    for parent in (folder, *folder.parents):
-        if pathlib.Path("/tmp") in parent.parents:
-            parent.chmod(0o755)
-    return folder / "root.tar"
+    return make_archive(tmp_path_factory.mktemp("rootless"))
 
 
 @pytest.fixture(scope="module")
