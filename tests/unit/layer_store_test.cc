@@ -11,6 +11,7 @@
 
 #include "engine/rootfs.h"
 #include "image/erofs.h"
+#include "image/tree.h"
 #include "scratch.h"
 #include "sys/in_root.h"
 #include "tars.h"
@@ -73,7 +74,7 @@ class Layers : public testing::TestWithParam<Form> {
     auto view = LayersView::open(*lower);
     EXPECT_TRUE(view) << view.error().message;
     EXPECT_TRUE(make_dirs(dir_ / "c/upper") && make_dirs(dir_ / "c/work"));
-    auto root = engine::mount_rootfs(view->folders(), {dir_ / "c"});
+    auto root = engine::mount_rootfs({view->folders(), {}, {}}, {dir_ / "c"});
     EXPECT_TRUE(root) << root.error().message;
     std::vector<std::string> out;
     std::map<ino_t, std::string> links;
@@ -180,6 +181,21 @@ TEST_P(Layers, RefuseWhatUnpackingRefuses) {
     EXPECT_FALSE(refused) << tar.substr(0, 40);
   }
   for (const auto& left : list_dir(dir_ / "layers").value_or(Names{"?"})) EXPECT_TRUE(left == "lock" || left.ends_with(".tar")) << left;
+}
+
+TEST(Tree, ForAMountOfAUserHasNoDevicesAndNoMarks) {
+  auto device = entry("disk", EntryType::block_device);
+  device.major = 254;
+  auto marked = entry("marked", EntryType::directory);
+  marked.xattrs = {{"user.overlay.redirect", "/etc"}, {"user.note", "kept"}, {"trusted.overlay.opaque", "y"}};
+  StringSource tar(tar_of({{device, ""}, {entry("link", EntryType::hard_link, "disk"), ""}, {marked, ""}}));
+  Tree tree({.for_users = true});
+  ASSERT_TRUE(tree.add_layer(tar));
+  auto named = [&](const char* name) -> const Node& { return tree.node(tree.node(Tree::kRoot).children.at(name)); };
+  EXPECT_EQ(named("disk").type, EntryType::file);
+  EXPECT_EQ(named("disk").size, 0u);
+  EXPECT_EQ(&named("link"), &named("disk"));
+  EXPECT_EQ(named("marked").xattrs, (std::map<std::string, std::string>{{"user.note", "kept"}}));
 }
 
 TEST_P(Layers, AreMadeOnceAndCollected) {
