@@ -38,9 +38,9 @@ namespace caisson::image {
 namespace {
 
 constexpr size_t kMostTars = 512;
-constexpr size_t kMostAtOnce = 32, kMostOfOne = 4;  // requests, of all users and of one
-constexpr size_t kMostIndexes = 64;                 // that are kept
-constexpr int kLongest = 120, kPatience = 10;       // seconds that a request may take, and its parts are waited for
+constexpr size_t kMostAtOnce = 32, kMostOfOne = 4;                // requests, of all users and of one
+constexpr size_t kMostIndexes = 64;                               // that are kept
+constexpr int kLongest = 120, kPatience = 10;                     // seconds that a request may take, and its parts are waited for
 constexpr rlim_t kMostMemory = 1 << 30, kLargestIndex = 1 << 28;  // bytes
 
 Result<> set_time_limit(int socket) {
@@ -234,7 +234,7 @@ class Broker {
   BrokerOptions options_;
   Fd listener_;
   SocketPair news_;
-  std::list<Index> known_;  ///< the newest first
+  std::list<Index> known_;           ///< the newest first
   std::map<pid_t, uid_t> children_;  ///< that serve a request, and whose
 };
 
