@@ -4,12 +4,11 @@ import ipaddress
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
 import tarfile
-import threading
+import time
 
 import pytest
 
@@ -19,7 +18,7 @@ from far import other_machine
 from registries import docker_registry
 from talkers import NGINX, SITE, USR
 from test_capture import free_port
-from users import FIRST, Owner, USER, make_archive
+from users import FIRST, USER, Owner, make_archive
 
 SLEEP = ("sh", "-c", "trap exit TERM; while :; do sleep 0.1; done")
 
@@ -315,7 +314,7 @@ def test_killed_at_any_time(another, archive):
     another("import", archive, "busybox")
     for wait in range(0, 60, 6):
         process = another.popen(another.folder / "caisson", "run", "--rm", "--name", f"n{wait}", "busybox", "true", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        threading.Event().wait(wait / 1000)
+        time.sleep(wait / 1000)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for keeper in another.processes(" keeper"):
