@@ -218,8 +218,14 @@ while True:
 """
 
 
+def only_where_it_works(program):
+    if program == "pasta" and not any(line.split()[1] == "00000000" for line in pathlib.Path("/proc/net/route").read_text().splitlines()):
+        pytest.skip("pasta needs a host with a default route")
+
+
 @pytest.mark.parametrize("program", ["slirp4netns", "pasta", None])
 def test_the_way_out(another, archive, program):
+    only_where_it_works(program)
     another.hidden = [name for name in ("pasta", "slirp4netns") if name != program]
     with other_machine("10.231.7.1", "10.231.7.2", ["python3", "-c", ANSWER]):
         err = another.popen(another.folder / "caisson", "import", archive, "busybox", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE).communicate()[1]
@@ -240,6 +246,7 @@ def test_the_way_out(another, archive, program):
 @pytest.mark.parametrize("program", ["slirp4netns", "pasta"])
 def test_the_hosts_own_services_are_not_reached(another, archive, program):
     """Those that listen on its loopback alone."""
+    only_where_it_works(program)
     another.hidden = [name for name in ("pasta", "slirp4netns") if name != program]
     another("import", archive, "busybox")
     with socket.create_server(("127.0.0.1", 0)) as service:
