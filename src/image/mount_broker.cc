@@ -225,6 +225,8 @@ class Broker {
     if (auto served = serve(client.get(), *peer, options_.folder, known_, news_.second.get()); !served) {
       log::warning("for user " + std::to_string(*peer) + ": " + served.error().message);
       refuse(client.get(), served.error().message);
+      // What is closed with messages unread takes the answer with it.
+      for (auto more = receive_message(client.get()); more && !more->text.empty();) more = receive_message(client.get());
     }
     ::_exit(0);
   }
