@@ -482,6 +482,7 @@ def test_the_same_state_makes_the_same_image(caisson, place, running):
     conf = nginx_site(place, port)
     subprocess.run(["nginx", "-c", conf], check=True, cwd="/", stderr=subprocess.DEVNULL)
     pid = int(wait_for(lambda: (place / "nginx.pid").read_text().strip()))
+    wait_for(lambda: b"master process" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes(), 10, "its title, a moment later")
     try:
         first = caisson("capture", "--pid", pid, "--tag", "one", "--report", place.with_suffix(".one")).out
         (pathlib.Path("/tmp") / place.name).touch()
