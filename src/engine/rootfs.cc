@@ -107,9 +107,14 @@ Result<Fd> mount_over_anothers(int image, const WritableLayer& writable) {
   });
 }
 
+Result<Fd> mount_over(const Lowers& lowers, const WritableLayer& writable, const Mapped& mapped) {
+  if (lowers.mount.valid() && sys::in_user_namespace()) return mount_over_anothers(lowers.mount.get(), writable);
+  return mount_overlay(lowers.folders, writable, mapped);
+}
+
 }  // namespace
 
-Result<Fd> mount_rootfs(const Lowers& lowers, const WritableLayer& writable) { return lowers.mount.valid() && sys::in_user_namespace() ? mount_over_anothers(lowers.mount.get(), writable) : mount_overlay(lowers.folders, writable, {}); }
+Result<Fd> mount_rootfs(const Lowers& lowers, const WritableLayer& writable) { return mount_over(lowers, writable, {}); }
 
 Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) {
   image::LayerStore layers(places.root + "/layers");
@@ -172,7 +177,7 @@ Result<ContainerMount> mount_container_root(const Places& places, const std::str
     TRY(make_dirs(inside + "/work", 0700));
     if (shifted) TRY(map_mount(disk.get(), user_namespace.get(), image));
   }
-  out.root = TRY(lowers.mount.valid() && sys::in_user_namespace() ? mount_over_anothers(lowers.mount.get(), {folder}) : mount_overlay(lowers.folders, {folder, disk.get()}, mapped));
+  out.root = TRY(mount_over(lowers, {folder, disk.get()}, mapped));
   out.lowers = std::move(lowers);
   return out;
 }

@@ -156,6 +156,9 @@ Result<> serve(int client, uid_t peer, const std::string& folder, const std::lis
   if (there == known.end()) {
     made = TRY(open_file(folder, O_TMPFILE | O_RDWR, 0600));
     TRY(sys::in_child([&]() -> Result<> {
+      // It keeps the tars, the new index and the way to answer: nothing of the broker's, or of other users.
+      for (const auto& index : known) ::close(index.file.get());
+      for (int fd : {news, client, request.user_namespace.get()}) ::close(fd);
       TRY(become_nobody());
       return write_index(request.tars, made.get());
     }));
@@ -221,6 +224,8 @@ class Broker {
       children_.emplace(child->pid, *peer);
       return;
     }
+    listener_.reset();
+    news_.first.reset();
     ::alarm(kLongest);
     if (auto served = serve(client.get(), *peer, options_.folder, known_, news_.second.get()); !served) {
       log::warning("for user " + std::to_string(*peer) + ": " + served.error().message);
