@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "caisson/element.h"
 #include "core/instance.h"
@@ -34,7 +35,7 @@ int conclude(const Outcome& out, int fd, F next) {
 }
 
 /// Waits for a connection that is being made, as long as SO_SNDTIMEO lets it.
-long wait_for_connection(int fd, const Identity& who) {
+long wait_for_connection(int fd) {
   struct timeval limit = {};
   socklen_t size = sizeof limit;
   call(SYS_getsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &limit, &size);
@@ -42,7 +43,15 @@ long wait_for_connection(int fd, const Identity& who) {
   struct pollfd ready = {fd, POLLOUT, 0};
   long n = call(SYS_poll, &ready, 1, milliseconds);
   if (n < 0) return n;
-  return n == 0 ? -EINPROGRESS : connection_made(who, ready.revents);
+  return n == 0 ? -EINPROGRESS : connection_made(fd, ready.revents);
+}
+
+/// As a call ends that has read `n`, where it asked for something: what has failed is not taken for what has
+/// ended.
+ssize_t end_reading(int fd, ssize_t n) {
+  if (n > 0 || !active || (n < 0 && last_errno() != ECONNRESET) || identify(fd).kind != Kind::stream) return n;
+  int error = take_failure(fd);
+  return n < 0 || error == 0 ? n : finish<ssize_t>(-error);
 }
 
 }  // namespace
@@ -75,7 +84,7 @@ CAISSON_EXPORT int connect(int fd, const struct sockaddr* address, socklen_t siz
   auto next = [&] { return function(fd, address, size); };
   if (who.kind == Kind::none) return next();
   Outcome out = connect_socket(fd, who, address, size);
-  return out.waits ? (int)finish(wait_for_connection(fd, who)) : conclude(out, fd, next);
+  return out.waits ? (int)finish(wait_for_connection(fd)) : conclude(out, fd, next);
 }
 
 CAISSON_NEXT(listen);
@@ -144,7 +153,46 @@ CAISSON_EXPORT int setsockopt(int fd, int level, int name, const void* value, so
   return (int)finish(set_option(fd, who, level, name, value, size));
 }
 
-// --- datagrams
+// --- reading
+
+CAISSON_NEXT(read);
+CAISSON_EXPORT ssize_t read(int fd, void* buffer, size_t size) {
+  ssize_t n = next_read.get()(fd, buffer, size);
+  return size == 0 ? n : end_reading(fd, n);
+}
+
+CAISSON_NEXT(readv);
+CAISSON_EXPORT ssize_t readv(int fd, const struct iovec* pieces, int count) { return end_reading(fd, next_readv.get()(fd, pieces, count)); }
+
+CAISSON_NEXT(recv);
+CAISSON_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
+  ssize_t n = next_recv.get()(fd, buffer, size, flags);
+  return size == 0 ? n : end_reading(fd, n);
+}
+
+// What glibc's headers make of a read of known size (_FORTIFY_SOURCE). It ends the program where the size is wrong.
+extern "C" {
+ssize_t __read_chk(int, void*, size_t, size_t);
+ssize_t __recv_chk(int, void*, size_t, size_t, int);
+ssize_t __recvfrom_chk(int, void* __restrict, size_t, size_t, int, struct sockaddr* __restrict, socklen_t* __restrict);
+}
+
+CAISSON_EXPORT ssize_t __read_chk(int fd, void* buffer, size_t size, size_t room) {
+  if (size > room) __builtin_trap();
+  return read(fd, buffer, size);
+}
+
+CAISSON_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags) {
+  if (size > room) __builtin_trap();
+  return recv(fd, buffer, size, flags);
+}
+
+CAISSON_EXPORT ssize_t __recvfrom_chk(int fd, void* __restrict data, size_t size, size_t room, int flags, struct sockaddr* __restrict address, socklen_t* __restrict length) {
+  if (size > room) __builtin_trap();
+  return recvfrom(fd, data, size, flags, address, length);
+}
+
+// --- datagrams, and what may be one
 
 /// Whether an address means something to a socket of ours.
 static Identity names_peer(int fd, const void* address, socklen_t size) {
@@ -204,21 +252,19 @@ static bool translate(int fd, const struct sockaddr_un& name, socklen_t size, vo
 
 CAISSON_NEXT(recvfrom);
 CAISSON_EXPORT ssize_t recvfrom(int fd, void* __restrict data, size_t size, int flags, struct sockaddr* __restrict address, socklen_t* __restrict length) {
-  if (!active || address == nullptr || length == nullptr) return next_recvfrom.get()(fd, data, size, flags, address, length);
+  if (!active || address == nullptr || length == nullptr) {
+    ssize_t n = next_recvfrom.get()(fd, data, size, flags, address, length);
+    return size == 0 ? n : end_reading(fd, n);
+  }
   struct sockaddr_un name = {};
   socklen_t room = *length, used = sizeof name;
   ssize_t n = next_recvfrom.get()(fd, data, size, flags, reinterpret_cast<struct sockaddr*>(&name), &used);
+  if (size > 0) n = end_reading(fd, n);
   if (n < 0) return n;
   if (translate(fd, name, used, address, room, *length)) return n;
   for (socklen_t i = 0; i < used && i < room && i < sizeof name; ++i) reinterpret_cast<char*>(address)[i] = reinterpret_cast<char*>(&name)[i];
   *length = used;
   return n;
-}
-
-extern "C" ssize_t __recvfrom_chk(int, void* __restrict, size_t, size_t, int, struct sockaddr* __restrict, socklen_t* __restrict);
-CAISSON_EXPORT ssize_t __recvfrom_chk(int fd, void* __restrict data, size_t size, size_t room, int flags, struct sockaddr* __restrict address, socklen_t* __restrict length) {
-  if (size > room) __builtin_trap();
-  return recvfrom(fd, data, size, flags, address, length);
 }
 
 /// Reads a message with room for a name of ours, and translates it.
@@ -241,7 +287,7 @@ static ssize_t receive_named(int fd, struct msghdr& message, F next) {
 CAISSON_NEXT(recvmsg);
 CAISSON_EXPORT ssize_t recvmsg(int fd, struct msghdr* message, int flags) {
   auto next = [&] { return next_recvmsg.get()(fd, message, flags); };
-  return !active || message == nullptr || message->msg_name == nullptr ? next() : receive_named(fd, *message, next);
+  return end_reading(fd, !active || message == nullptr || message->msg_name == nullptr ? next() : receive_named(fd, *message, next));
 }
 
 CAISSON_NEXT(recvmmsg);
@@ -262,6 +308,9 @@ CAISSON_EXPORT int recvmmsg(int fd, struct mmsghdr* messages, unsigned count, in
 
 // What is called between fork and exec, and in signal handlers, is looked up before.
 __attribute__((constructor(102))) static void look_up() {
+  next_read.get();
+  next_readv.get();
+  next_recv.get();
   next_recvfrom.get();
   next_recvmsg.get();
   next_sendto.get();

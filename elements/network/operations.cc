@@ -118,9 +118,36 @@ Outcome connect_socket(int fd, const Identity& who, const void* address, socklen
   return {.result = -reply.error, .waits = waits};
 }
 
-long connection_made(const Identity& who, int events) {
+long connection_made(int fd, int events) {
   // One that has failed is closed by the stack.
-  return (events & (POLLERR | POLLHUP)) == 0 ? 0 : -ask(about(Op::error, who), -1).value;
+  return (events & (POLLERR | POLLHUP)) == 0 ? 0 : -take_failure(fd);
+}
+
+/// The stack's end is closed, or both directions are; and whoever sends to the stack finds nobody.
+static bool is_left_alone(int fd) {
+  struct pollfd ends = {fd, 0, 0};
+  if (call(SYS_poll, &ends, 1, 0) != 1 || (ends.revents & POLLHUP) == 0) return false;
+  long probe = call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  struct sockaddr_un stack;
+  socklen_t size = common_name(stack);
+  long code = probe < 0 ? 0 : call(SYS_connect, probe, &stack, size);
+  if (probe >= 0) call(SYS_close, probe);
+  return code == -ECONNREFUSED;
+}
+
+int take_failure(int fd) {
+  struct sockaddr_un peer = {};
+  socklen_t size = sizeof peer;
+  int error = 0;
+  if (call(SYS_getpeername, fd, &peer, &size) < 0) return 0;
+  if (!parse_failure(peer, size, error)) error = is_left_alone(fd) ? ECONNRESET : 0;
+  if (error == 0) return 0;
+  // What is told once is told for all who have the socket. It bears the mark, an option that means
+  // nothing where there is nothing left to be peeked at.
+  int told = option(fd, SOL_SOCKET, SO_PEEK_OFF, -1), mark = 0;
+  if (told >= 0) return 0;
+  call(SYS_setsockopt, fd, SOL_SOCKET, SO_PEEK_OFF, &mark, sizeof mark);
+  return error;
 }
 
 Outcome listen_on_socket(int fd, const Identity& who, int backlog) {
@@ -178,8 +205,7 @@ long read_option(int fd, const Identity& who, int level, int name, void* value, 
     // The unix socket's own is taken as well: it only says that the other end is closed.
     if (udp) return call(SYS_getsockopt, fd, level, name, value, size);
     (void)option(fd, SOL_SOCKET, SO_ERROR);
-    int error = ask(about(Op::error, who), -1).value;
-    return give_number(error == EINPROGRESS ? 0 : error, value, size);
+    return give_number(take_failure(fd), value, size);
   }
   Request r = about(Op::get_option, who);
   r.level = level;

@@ -25,7 +25,10 @@ long new_socket(int domain, int type, int protocol);
 Outcome bind_socket(int fd, const Identity& who, const void* address, socklen_t size);
 Outcome connect_socket(int fd, const Identity& who, const void* address, socklen_t size);
 /// How a connection ended that was waited for. `events`: what poll() says of the program's end.
-long connection_made(const Identity& who, int events);
+long connection_made(int fd, int events);
+/// Why a connection that nothing more comes of has failed, as errno; 0 where the other side has ended it, and once this
+/// has been told.
+int take_failure(int fd);
 Outcome listen_on_socket(int fd, const Identity& who, int backlog);
 /// `flags`: SOCK_NONBLOCK, SOCK_CLOEXEC; `how`: MSG_DONTWAIT.
 long take_connection(int fd, const Identity& who, int flags, int how, Address& peer);

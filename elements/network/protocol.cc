@@ -85,6 +85,8 @@ socklen_t remote_name(const Address& remote, uint64_t id, struct sockaddr_un& ou
   return name.size();
 }
 
+socklen_t failure_name(uint64_t id, int error, struct sockaddr_un& out) { return Name(out).add("x/").hex(&id, sizeof id).add("/").hex(&error, sizeof error).size(); }
+
 socklen_t common_name(struct sockaddr_un& out) { return Name(out).add("datagrams").size(); }
 
 Identity parse_identity(const struct sockaddr_un& name, socklen_t size) {
@@ -103,6 +105,12 @@ bool parse_remote(const struct sockaddr_un& name, socklen_t size, Address& out) 
   if (!r.text(kNamePrefix) || !r.text("r/") || !r.hex(out.ip, sizeof out.ip) || !r.hex(&out.port, sizeof out.port)) return false;
   out.given = 1;
   return r.done() || (r.text("/") && r.hex(&id, sizeof id) && r.done());
+}
+
+bool parse_failure(const struct sockaddr_un& name, socklen_t size, int& error) {
+  Reader r(name, size);
+  uint64_t id;
+  return r.text(kNamePrefix) && r.text("x/") && r.hex(&id, sizeof id) && r.text("/") && r.hex(&error, sizeof error) && r.done();
 }
 
 Identity identify(int fd) {

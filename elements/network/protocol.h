@@ -32,7 +32,6 @@ enum class Op : uint32_t { socket,
                            connect,
                            listen,
                            name,
-                           error,
                            get_option,
                            set_option };
 
@@ -82,11 +81,15 @@ socklen_t identity_name(const Identity& who, struct sockaddr_un& out);
 /// The name of whoever sends in the name of a remote address: alone for a socket (`id`) that is
 /// connected to it, or (0) for all.
 socklen_t remote_name(const Address& remote, uint64_t id, struct sockaddr_un& out);
+/// The name that the stack's end of a connection takes when it has failed, which the program's end still
+/// tells after it is closed.
+socklen_t failure_name(uint64_t id, int error, struct sockaddr_un& out);
 /// The stack's common datagram socket.
 socklen_t common_name(struct sockaddr_un& out);
 
 Identity parse_identity(const struct sockaddr_un& name, socklen_t size);
 bool parse_remote(const struct sockaddr_un& name, socklen_t size, Address& out);
+bool parse_failure(const struct sockaddr_un& name, socklen_t size, int& error);
 /// By the kernel's name of it. Kind::none where it is nothing of ours.
 Identity identify(int fd);
 

@@ -139,8 +139,8 @@ oci::Seccomp interceptor_policy() {
   out.default_errno_ret = EPERM;
   oci::SeccompRule rule;
   rule.action = "SCMP_ACT_ALLOW";
-  rule.names = {"accept4", "arch_prctl", "bind", "clock_gettime", "close", "connect", "epoll_create1", "epoll_ctl", "epoll_wait", "execve", "exit_group", "fcntl", "getpid", "getrandom", "getsockname", "getsockopt", "ioctl",
-                "madvise", "mmap", "openat", "pidfd_getfd", "pidfd_open", "prctl", "pread64", "prlimit64", "pwrite64", "read", "recvmsg", "rt_sigaction", "rt_sigprocmask", "sendmsg", "setfsuid", "setresuid", "setsockopt", "socket", "write"};
+  rule.names = {"accept4", "arch_prctl", "bind", "clock_gettime", "close", "connect", "epoll_create1", "epoll_ctl", "epoll_wait", "execve", "exit_group", "fcntl", "getpeername", "getpid", "getrandom", "getsockname", "getsockopt", "ioctl",
+                "madvise", "mmap", "openat", "pidfd_getfd", "pidfd_open", "poll", "prctl", "pread64", "prlimit64", "pwrite64", "read", "recvmsg", "rt_sigaction", "rt_sigprocmask", "sendmsg", "setfsuid", "setresuid", "setsockopt", "socket", "write"};
   out.syscalls.push_back(std::move(rule));
   return out;
 }

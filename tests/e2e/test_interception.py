@@ -47,7 +47,7 @@ def interceptor(caisson, name):
 
 @pytest.mark.parametrize("libc", LIBRARIES)
 def test_datagrams_and_more_behave_as_the_kernels(caisson, roots, place, libc):
-    judge(caisson.run(*WITH, "--element-required", *at(place), "static", f"/bin/network_cases-{libc}", *place, "network", code=None).out, 275)
+    judge(caisson.run(*WITH, "--element-required", *at(place), "static", f"/bin/network_cases-{libc}", *place, "intercepted", code=None).out, 275)
 
 
 @pytest.mark.parametrize("libc", LIBRARIES)
@@ -104,7 +104,7 @@ def objects(tmp_path_factory):
 def test_the_suites_notice_a_fault(caisson, roots, place, objects, tmp_path, fault):
     out = ""
     with faulty_library(caisson, objects, tmp_path, fault):
-        for suite in ["intercepted_cases", place[0]], ["network_cases", *place, "network"]:
+        for suite in ["intercepted_cases", place[0]], ["network_cases", *place, "intercepted"]:
             out += caisson.run(*WITH, *at(place), "static", "/bin/sh", "-c", f"timeout 12 /bin/{suite[0]}-glibc {' '.join(suite[1:])} || echo not ok: it has failed", code=None).out
             if "not ok" in out:
                 break

@@ -69,7 +69,10 @@ FAULTS = [("network/operations.cc", "if (is_loopback(r.address)) return to_kerne
           ("network/stack/stream.cc", "    tcp_shutdown(s.pcb, 0, 1);", "    //"),
           ("network/stack/stream.cc", "i.offset = (u16_t)(i.offset + left);", "i.offset = 0;"),
           ("network/stack/stream_requests.cc", "if (s.told_connected) return EISCONN;", "return EISCONN;"),
-          ("network/stack/stream.cc", "      f.error = 0;\n", ""),
+          ("network/stack/stream.cc", "    call(SYS_bind, s.fd, &name, size);", ""),
+          ("network/operations.cc", "if (told >= 0) return 0;", ""),
+          ("network/operations.cc", "return code == -ECONNREFUSED;", "return true;"),
+          ("network/calls.cc", "return n < 0 || error == 0 ? n : finish<ssize_t>(-error);", "return n;"),
           ("network/stack/stream.cc", "    listener = listener->turn = last->group;", "    listener->turn = last->group;"),
           ("network/stack/stream.cc", "    tcp_arg(after->pcb, after);", ""),
           ("network/stack/stream.cc", "if (pcb->rcv_wnd == own.buffer) pcb->rcv_wnd = TCP_WND_MAX(pcb);", ""),
@@ -370,8 +373,12 @@ def test_a_stack_that_is_killed(caisson, roots, containers):
     server = containers(*USR, *WITH, "machine", "python3", "-c", PYTHON)
     ip = caisson.ip(server)
     answers(caisson, ip, 7000)
+    caisson("exec", "-d", server, "python3", "-c", "import socket\ns = socket.create_connection(('%s', 7000)); open('/tmp/asks', 'w').close()\ntry: s.recv(9); print('an end')\n"
+            "except OSError as e: open('/tmp/heard', 'w').write(e.strerror)" % ip)
+    wait_for(lambda: caisson("exec", server, "test", "-e", "/tmp/asks", code=None).code == 0)
     pid = next(l["pid"] for l in json.loads(caisson("element", "inspect", server, "--format", "json").out) if "packets in" in l["counters"])
     os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: caisson("exec", server, "cat", "/tmp/heard", code=None).out == "Connection reset by peer", what="nobody takes that for the end")
     wait_for(lambda: "the stack of the element network has ended" in caisson("logs", server).err, 5)
     done = caisson("exec", server, "python3", "-c", "import socket\ntry: socket.socket()\nexcept OSError as e: print(e.strerror)")
     assert done.out == "Network is down\n"

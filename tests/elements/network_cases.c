@@ -1,8 +1,8 @@
 /* What programs expect of UDP, and of TCP beyond sockets_cases: IPv6, options, other hosts.
  *
- * Usage: network_cases ADDRESS ADDRESS6 GATEWAY kernel|network
+ * Usage: network_cases ADDRESS ADDRESS6 GATEWAY kernel|network|intercepted
  * The addresses are the container's own and its gateway's. With "network", sockets must not be the
- * kernel's. */
+ * kernel's; "intercepted": nor as a static program, whose reading calls are. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@
 #include "names.h"
 
 static const char *own4, *own6, *gateway, *self;
-static int with_network;
+static int with_network, reads_are_kernels;
 
 #define AT(n) (struct sockaddr*)&(n).address, (n).size
 #define INTO(n) (struct sockaddr*)&(n).address, room_of(&(n))
@@ -334,25 +334,84 @@ static void options(void) {
   close(fd);
 }
 
-/* Whoever closes with a linger of nothing, or without having read, resets the connection. */
+static ssize_t with_read(int fd, void* to, size_t size) { return read(fd, to, size); }
+static ssize_t with_recv(int fd, void* to, size_t size) { return recv(fd, to, size, 0); }
+static ssize_t with_recv_now(int fd, void* to, size_t size) { return recv(fd, to, size, MSG_DONTWAIT); }
+static ssize_t with_recvfrom(int fd, void* to, size_t size) {
+  struct name from;
+  return recvfrom(fd, to, size, 0, INTO(from));
+}
+static ssize_t with_readv(int fd, void* to, size_t size) {
+  struct iovec pieces[] = {{to, 1}, {(char*)to + 1, size - 1}};
+  return readv(fd, pieces, 2);
+}
+static ssize_t with_recvmsg(int fd, void* to, size_t size) {
+  struct iovec piece = {to, size};
+  struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+  return recvmsg(fd, &message, 0);
+}
+
+static const struct {
+  const char* name;
+  ssize_t (*read)(int, void*, size_t);
+} readers[] = {{"read", with_read}, {"recv", with_recv}, {"recv at once", with_recv_now}, {"recvfrom", with_recvfrom}, {"readv", with_readv}, {"recvmsg", with_recvmsg}};
+#define READERS (sizeof readers / sizeof *readers)
+
+/* Whoever closes with a linger of nothing, or without having read, resets the connection: of what
+ * comes then nobody may think that it is whole. */
 static void resets(void) {
+  static const char* how[] = {"unread data", "a linger of nothing"};
   int l = listener(AF_INET, "0.0.0.0", 0);
   struct name at = local(l), there = name_of(AF_INET, own4, port_of(&at));
-  for (int unread = 0; unread < 2; ++unread) {
-    int c = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(c, AT(there)) != 0) exit(2);
-    int s = accept(l, NULL, NULL);
-    struct linger now = {1, 0};
-    if (unread)
-      send(c, "never read", 10, 0), wait_for(s, POLLIN, 1000);
-    else
-      setsockopt(s, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-    close(s);
-    check((wait_for(c, POLLIN | POLLRDHUP, 1000) & POLLHUP) != 0, "%s: the other side sees it", unread ? "unread data" : "a linger of nothing");
-    check(number_option(c, SOL_SOCKET, SO_ERROR) == ECONNRESET, "%s: ECONNRESET", unread ? "unread data" : "a linger of nothing");
-    check(send(c, "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "%s: EPIPE", unread ? "unread data" : "a linger of nothing");
-    close(c);
-  }
+  /* First what a reader is told, then what SO_ERROR tells. A static program's reads are the kernel's. */
+  for (unsigned reader = reads_are_kernels ? READERS : 0; reader <= READERS; ++reader)
+    for (int lingers = 0; lingers < 2; ++lingers) {
+      const char* name = reader < READERS ? readers[reader].name : "SO_ERROR";
+      int c = socket(AF_INET, SOCK_STREAM, 0);
+      if (connect(c, AT(there)) != 0) exit(2);
+      int s = accept(l, NULL, NULL);
+      struct linger now = {1, 0};
+      char data[16];
+      if (lingers)
+        send(s, "said", 4, 0), setsockopt(s, SOL_SOCKET, SO_LINGER, &now, sizeof now), wait_for(c, POLLIN, 1000), recv(c, data, 4, MSG_WAITALL);
+      else
+        send(c, "never read", 10, 0), wait_for(s, POLLIN, 1000);
+      close(s);
+      check((wait_for(c, POLLIN | POLLRDHUP, 1000) & POLLHUP) != 0, "%s, %s: the other side sees it", how[lingers], name);
+      if (reader < READERS) {
+        check(readers[reader].read(c, data, sizeof data) == -1 && errno == ECONNRESET, "%s, %s: ECONNRESET", how[lingers], name);
+        check(number_option(c, SOL_SOCKET, SO_ERROR) == 0, "%s, %s: which is told once", how[lingers], name);
+      } else {
+        check(number_option(c, SOL_SOCKET, SO_ERROR) == ECONNRESET, "%s, %s: ECONNRESET", how[lingers], name);
+        check(number_option(c, SOL_SOCKET, SO_ERROR) == 0, "%s, %s: which is told once", how[lingers], name);
+      }
+      check(recv(c, data, sizeof data, 0) == 0, "%s, %s: then the end", how[lingers], name);
+      check(send(c, "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "%s, %s: EPIPE", how[lingers], name);
+      close(c);
+    }
+  close(l);
+}
+
+/* An end is an end, however much of it a program has brought about itself. */
+static void ends(void) {
+  int l = listener(AF_INET, "0.0.0.0", 0);
+  struct name at = local(l), there = name_of(AF_INET, own4, port_of(&at));
+  for (unsigned reader = 0; reader < READERS; ++reader)
+    for (int shut = -1; shut <= SHUT_RDWR; ++shut) {
+      int c = socket(AF_INET, SOCK_STREAM, 0);
+      if (connect(c, AT(there)) != 0) exit(2);
+      int s = accept(l, NULL, NULL);
+      char data[16];
+      if (shut >= 0) shutdown(c, shut);
+      if (shut < SHUT_WR) shutdown(s, SHUT_WR);
+      if (shut == SHUT_WR) close(s);
+      wait_for(c, POLLIN | POLLRDHUP, 1000);
+      check(readers[reader].read(c, data, sizeof data) == 0, "%s: the end, after %s", readers[reader].name, shut < 0 ? "the other side's" : shut == SHUT_RD ? "SHUT_RD"
+                                                                                                                                        : shut == SHUT_WR   ? "SHUT_WR"
+                                                                                                                                                            : "SHUT_RDWR");
+      close(c);
+      if (shut != SHUT_WR) close(s);
+    }
   close(l);
 }
 
@@ -492,7 +551,8 @@ int main(int argc, char** argv) {
   if (argc == 3 && strcmp(argv[1], "child") == 0) return child(atoi(argv[2]));
   if (argc != 5) return 2;
   own4 = argv[1], own6 = argv[2], gateway = argv[3];
-  with_network = strcmp(argv[4], "network") == 0;
+  reads_are_kernels = strcmp(argv[4], "intercepted") == 0;
+  with_network = reads_are_kernels || strcmp(argv[4], "network") == 0;
   setvbuf(stdout, NULL, _IOLBF, 0);
   signal(SIGPIPE, SIG_IGN);
   alarm(60);
@@ -507,6 +567,7 @@ int main(int argc, char** argv) {
   only_ipv6();
   options();
   resets();
+  ends();
   closed_when_full();
   shared_port(AF_INET, "0.0.0.0", own4), shared_port(AF_INET, own4, own4), shared_port(AF_INET6, "::", own6), shared_port(AF_INET, "127.0.0.1", "127.0.0.1");
   shared_port_of_datagrams();

@@ -149,7 +149,7 @@ Next StoppedCall::on_bind() {
 }
 
 Next StoppedCall::on_connect(int events) {
-  if (events != 0) return answered(connection_made(who_, events));
+  if (events != 0) return answered(connection_made(fd_, events));
   struct sockaddr_storage address;
   auto size = (socklen_t)target.argument(2);
   if (size > sizeof address) return answered(-EINVAL);

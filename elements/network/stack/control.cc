@@ -30,10 +30,6 @@ uint32_t user_of(int connection) {
 
 /// Returns a descriptor that goes with the answer, or -1.
 long on_stream(const Request& r, int app_end, int connection, Reply& reply) {
-  if (r.op == Op::error) {
-    reply.value = error_of_stream(r.id);
-    return -1;
-  }
   Stream* s = find_stream(r.id);
   if (s == nullptr || !owns(*s, app_end)) {
     // Its connection has failed, and the socket with it.
@@ -63,7 +59,6 @@ void on_datagram(const Request& r, int app_end, Reply& reply) {
     case Op::bind: reply.error = bind_datagram(*d, r.address); break;
     case Op::connect: reply.error = connect_datagram(*d, r.address); break;
     case Op::name: name_datagram(*d, reply); break;
-    case Op::error: break;
     case Op::set_option: reply.error = set_datagram_option(*d, r); break;
     case Op::get_option: reply.error = get_datagram_option(*d, r, reply.value); break;
     default: reply.error = EOPNOTSUPP;

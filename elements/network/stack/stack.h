@@ -111,7 +111,6 @@ int connect_stream(Stream& s, const Address& a, int app_end, bool waits);
 /// Gives the program's new end: a socket that listens is of another type. `owner`: the user who asks.
 long listen_stream(Stream& s, int backlog, uint32_t owner, int& error);
 void name_stream(const Stream& s, Reply& out);
-int error_of_stream(uint64_t id);
 int set_stream_option(Stream& s, const Request& r);
 int get_stream_option(const Stream& s, const Request& r, int& value);
 void on_stream_event(Stream& s, uint32_t events);

@@ -16,15 +16,6 @@ constexpr size_t kBuckets = 4096;
 Stream* streams[kBuckets];
 Stream* first_ready = nullptr;
 
-/// Errors of connections that have failed, until they are asked for or forgotten.
-struct Failure {
-  uint64_t id = 0;
-  int error = 0;
-};
-constexpr int kFailures = 1024;
-Failure failures[kFailures];
-int next_failure = 0;
-
 void ready(Stream& s) {
   if (s.ready) return;
   s.ready = true;
@@ -123,8 +114,10 @@ void end(Stream& s, bool abort) {
     s.pcb = nullptr;
   }
   if (s.error != 0) {
-    failures[next_failure] = {s.id, s.error};
-    next_failure = (next_failure + 1) % kFailures;
+    // The program's end tells why, though this one is closed.
+    struct sockaddr_un name;
+    socklen_t size = failure_name(s.id, s.error, name);
+    call(SYS_bind, s.fd, &name, size);
   }
   close_descriptor(s.fd);
   close_descriptor(s.app_end);
@@ -473,20 +466,6 @@ Stream* find_stream(uint64_t id) {
   for (Stream* s = streams[id % kBuckets]; s != nullptr; s = s->next)
     if (s->id == id) return s;
   return nullptr;
-}
-
-int error_of_stream(uint64_t id) {
-  if (Stream* s = find_stream(id); s != nullptr) {
-    int error = s->error;
-    return s->state == Stream::State::connecting && error == 0 ? EINPROGRESS : error;
-  }
-  for (auto& f : failures)
-    if (f.id == id) {
-      int error = f.error;
-      f.error = 0;
-      return error;
-    }
-  return 0;
 }
 
 void on_loopback(Watched& watched) {
