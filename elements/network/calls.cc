@@ -205,7 +205,7 @@ CAISSON_EXPORT ssize_t sendto(int fd, const void* data, size_t size, int flags, 
   Identity who = names_peer(fd, address, length);
   if (who.kind == Kind::none) return next_sendto.get()(fd, data, size, flags, address, length);
   // TCP takes no notice of it.
-  if (who.kind != Kind::datagram) return next_sendto.get()(fd, data, size, flags, nullptr, 0);
+  if (!is_datagram(who.kind)) return next_sendto.get()(fd, data, size, flags, nullptr, 0);
   struct iovec piece = {const_cast<void*>(data), size};
   struct msghdr message = {};
   message.msg_name = const_cast<struct sockaddr*>(address);
@@ -219,7 +219,7 @@ CAISSON_NEXT(sendmsg);
 CAISSON_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   Identity who = message != nullptr ? names_peer(fd, message->msg_name, message->msg_namelen) : Identity{};
   if (who.kind == Kind::none) return next_sendmsg.get()(fd, message, flags);
-  if (who.kind == Kind::datagram) return finish(send_datagram(fd, *message, flags));
+  if (is_datagram(who.kind)) return finish(send_datagram(fd, *message, flags));
   struct msghdr plain = *message;
   plain.msg_name = nullptr;
   plain.msg_namelen = 0;

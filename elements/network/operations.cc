@@ -26,7 +26,7 @@ Request about(Op op, const Identity& who) {
 Outcome to_kernel(int fd, const Identity& who, bool bind_again) {
   Reply now = ask(about(Op::name, who), fd);
   if (now.error != 0) return {.result = -now.error};
-  long own = call(SYS_socket, who.v6 ? AF_INET6 : AF_INET, (who.kind == Kind::datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+  long own = call(SYS_socket, who.v6 ? AF_INET6 : AF_INET, (is_datagram(who.kind) ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, who.kind == Kind::ping ? echo_protocol(who.v6) : 0);
   if (own < 0) return {.result = own};
   int on = 1, only = now.v6only;
   if (who.v6) call(SYS_setsockopt, own, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
@@ -68,10 +68,12 @@ long new_socket(int domain, int type, int protocol) {
   int kind = type & kType;
   if ((type & ~kType & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0 || kind >= kTypes || protocol < 0 || protocol >= kProtocols) return -EINVAL;
   bool tcp = kind == SOCK_STREAM && (protocol == 0 || protocol == IPPROTO_TCP), udp = kind == SOCK_DGRAM && (protocol == 0 || protocol == IPPROTO_UDP);
-  if (!tcp && !udp) return kind == SOCK_RAW ? -EPERM : kind == SOCK_STREAM || kind == SOCK_DGRAM ? -EPROTONOSUPPORT
-                                                                                                 : -ESOCKTNOSUPPORT;
+  bool ping = kind == SOCK_DGRAM && protocol == echo_protocol(domain == AF_INET6);
+  if (!tcp && !udp && !ping) return kind == SOCK_RAW ? -EPERM : kind == SOCK_STREAM || kind == SOCK_DGRAM ? -EPROTONOSUPPORT
+                                                                                                          : -ESOCKTNOSUPPORT;
   Request r;
-  r.kind = udp ? Kind::datagram : Kind::stream;
+  r.kind = udp ? Kind::datagram : ping ? Kind::ping
+                                       : Kind::stream;
   r.v6 = domain == AF_INET6;
   int fd = -1;
   Reply reply = ask(r, -1, &fd);
@@ -92,7 +94,7 @@ Outcome connect_socket(int fd, const Identity& who, const void* address, socklen
   Request r = about(Op::connect, who);
   if (address != nullptr && size >= sizeof(sa_family_t) && static_cast<const struct sockaddr*>(address)->sa_family == AF_UNSPEC) {
     // A connection cannot be taken back, but there need not be one.
-    if (who.kind != Kind::datagram) return {.result = ask(about(Op::name, who), fd).peer.given == 0 ? 0 : -EOPNOTSUPP};
+    if (!is_datagram(who.kind)) return {.result = ask(about(Op::name, who), fd).peer.given == 0 ? 0 : -EOPNOTSUPP};
     ask(r, fd);
     struct sockaddr nobody = {};
     return {.result = call(SYS_connect, fd, &nobody, sizeof nobody)};
@@ -103,7 +105,7 @@ Outcome connect_socket(int fd, const Identity& who, const void* address, socklen
   bool waits = flags >= 0 && (flags & O_NONBLOCK) == 0;
   r.value = waits;
   Reply reply = ask(r, fd);
-  if (who.kind == Kind::datagram) {
+  if (is_datagram(who.kind)) {
     if (reply.error != 0) return {.result = -reply.error};
     struct sockaddr_un there;
     socklen_t length = remote_name(r.address, who.id, there);
@@ -151,7 +153,7 @@ int take_failure(int fd) {
 }
 
 Outcome listen_on_socket(int fd, const Identity& who, int backlog) {
-  if (who.kind == Kind::datagram) return {.result = -EOPNOTSUPP};
+  if (is_datagram(who.kind)) return {.result = -EOPNOTSUPP};
   Request r = about(Op::listen, who);
   r.value = backlog;
   int listener = -1;
@@ -162,7 +164,7 @@ Outcome listen_on_socket(int fd, const Identity& who, int backlog) {
 }
 
 long take_connection(int fd, const Identity& who, int flags, int how, Address& peer) {
-  if (who.kind == Kind::datagram) return -EOPNOTSUPP;
+  if (is_datagram(who.kind)) return -EOPNOTSUPP;
   if (who.kind != Kind::listener) return -EINVAL;
   if ((flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return -EINVAL;
   Arrival arrival;
@@ -196,14 +198,16 @@ bool differs_when_read(int level, int name) { return level != SOL_SOCKET || name
 
 long read_option(int fd, const Identity& who, int level, int name, void* value, socklen_t* size) {
   if ((int)*size < 0) return -EINVAL;
-  bool udp = who.kind == Kind::datagram;
+  bool datagrams = is_datagram(who.kind);
   if (level == SOL_SOCKET && name != SO_REUSEPORT) {
-    if (name == SO_TYPE) return give_number(udp ? SOCK_DGRAM : SOCK_STREAM, value, size);
+    if (name == SO_TYPE) return give_number(datagrams ? SOCK_DGRAM : SOCK_STREAM, value, size);
     if (name == SO_DOMAIN) return give_number(who.v6 ? AF_INET6 : AF_INET, value, size);
-    if (name == SO_PROTOCOL) return give_number(udp ? IPPROTO_UDP : IPPROTO_TCP, value, size);
+    if (name == SO_PROTOCOL) return give_number(who.kind == Kind::ping ? echo_protocol(who.v6) : datagrams ? IPPROTO_UDP
+                                                                                                           : IPPROTO_TCP,
+                                                value, size);
     if (name == SO_ACCEPTCONN) return give_number(who.kind == Kind::listener ? 1 : 0, value, size);
     // The unix socket's own is taken as well: it only says that the other end is closed.
-    if (udp) return call(SYS_getsockopt, fd, level, name, value, size);
+    if (datagrams) return call(SYS_getsockopt, fd, level, name, value, size);
     (void)option(fd, SOL_SOCKET, SO_ERROR);
     return give_number(take_failure(fd), value, size);
   }

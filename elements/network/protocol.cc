@@ -69,7 +69,7 @@ class Reader {
   const char *at_, *end_;
 };
 
-constexpr const char* kKinds = "-sld";
+constexpr const char* kKinds = "-sldp";
 
 }  // namespace
 

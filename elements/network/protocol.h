@@ -38,7 +38,8 @@ enum class Op : uint32_t { socket,
 enum class Kind : uint8_t { none,
                             stream,
                             listener,
-                            datagram };
+                            datagram,
+                            ping };  ///< a datagram socket of ICMP
 
 struct Request {
   Op op = Op::socket;
@@ -68,6 +69,10 @@ inline constexpr size_t kLargestDatagram4 = 65507, kLargestDatagram6 = 65487;
 struct DatagramHeader {
   Address to;
 };
+
+/// Of a ping socket.
+inline int echo_protocol(bool v6) { return v6 ? (int)IPPROTO_ICMPV6 : (int)IPPROTO_ICMP; }
+inline bool is_datagram(Kind kind) { return kind == Kind::datagram || kind == Kind::ping; }
 
 /// What a socket is, by its name.
 struct Identity {

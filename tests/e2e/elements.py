@@ -132,7 +132,7 @@ def plant(fault, element, folder, objects=()):
     # A header is in all of them.
     parts.update(compile_parts(tree, [pathlib.Path(name)] if name.endswith(".cc") else list(parts), folder / "parts"))
     more = {"files": ["-Wl,--gc-sections", "-Wl,-e,caisson_start", "-Wl,--exclude-libs,ALL", "-l:libsodium.a", "-l:libzstd.a"],
-            "network": ["-Wl,--gc-sections", "-Wl,-e,caisson_start", "-Wl,--wrap=nd6_input"]}.get(element, [])
+            "network": ["-Wl,--gc-sections", "-Wl,-e,caisson_start", "-Wl,--wrap=nd6_input", "-Wl,--wrap=icmp_input", "-Wl,--wrap=icmp6_input"]}.get(element, [])
     library = folder / f"libcaisson-{element}.so"
     subprocess.run(["g++", *FREESTANDING, *"-std=c++23 -fno-exceptions -fno-rtti -shared -nostdlib -Wl,-Bsymbolic -s".split(), "-iquote", PROJECT / "src", *parts.values(), PROJECT / "src/init/memory.cc", *objects, *more, "-lgcc", "-o", library], check=True)
     return library

@@ -47,7 +47,7 @@ def interceptor(caisson, name):
 
 @pytest.mark.parametrize("libc", LIBRARIES)
 def test_datagrams_and_more_behave_as_the_kernels(caisson, roots, place, libc):
-    judge(caisson.run(*WITH, "--element-required", *at(place), "static", f"/bin/network_cases-{libc}", *place, "intercepted", code=None).out, 275)
+    judge(caisson.run(*WITH, "--element-required", *at(place), "static", f"/bin/network_cases-{libc}", *place, "intercepted", code=None).out, 550)
 
 
 @pytest.mark.parametrize("libc", LIBRARIES)
@@ -109,7 +109,7 @@ def test_the_suites_notice_a_fault(caisson, roots, place, objects, tmp_path, fau
             if "not ok" in out:
                 break
     if fault == NO_FAULT:
-        judge(out, 325)  # or what follows would prove nothing
+        judge(out, 600)  # or what follows would prove nothing
     else:
         assert "not ok" in out, "the suites have noticed nothing"
 

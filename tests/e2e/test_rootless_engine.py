@@ -410,7 +410,7 @@ def suites(user, tmp_path_factory):
     return "10.231.10.9", str(ipaddress.ip_network(subnet6)[9]), "10.231.10.1"
 
 
-@pytest.mark.parametrize("element, suite, least", [("sockets", "sockets_cases", 600), ("network", "network_cases", 275), ("network", "sockets_cases", 600)])
+@pytest.mark.parametrize("element, suite, least", [("sockets", "sockets_cases", 600), ("network", "network_cases", 610), ("network", "sockets_cases", 600)])
 def test_elements_behave_as_for_root(user, suites, element, suite, least):
     places = suites if suite == "network_cases" else suites[:1]
     judge(user("run", "--rm", "--element", element, "--element-required", "--network", "placed", "--ip", suites[0], "glibc", f"/bin/{suite}", *places, "element" if element == "sockets" else "network", code=None), least)

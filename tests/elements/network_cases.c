@@ -392,6 +392,56 @@ static void resets(void) {
   close(l);
 }
 
+/* An echo request, answered: sockets that `ping` uses where it may have no raw one. */
+static void pings(int family, const char* to, const char* kind, int connected) {
+  int v6 = family == AF_INET6, protocol = v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+  int fd = socket(family, SOCK_DGRAM, protocol);
+  check(fd >= 0, "ping %s, %s: a socket", kind, to);
+  check(number_option(fd, SOL_SOCKET, SO_TYPE) == SOCK_DGRAM && number_option(fd, SOL_SOCKET, SO_PROTOCOL) == protocol && number_option(fd, SOL_SOCKET, SO_DOMAIN) == family, "ping %s, %s: what it is", kind, to);
+  struct name there = name_of(family, to, 0), from;
+  static const size_t sizes[] = {8, 64, 4000, 30000};
+  for (int i = 0; i < 4; ++i) {
+    static unsigned char sent[30000], got[65536];
+    for (size_t b = 8; b < sizes[i]; ++b) sent[b] = (unsigned char)(b * 7);
+    memset(sent, 0, 8);
+    sent[0] = v6 ? 128 : 8;
+    sent[7] = (unsigned char)i;
+    if (connected && i == 0) check(connect(fd, AT(there)) == 0, "ping %s, %s: connect", kind, to);
+    ssize_t n = connected ? send(fd, sent, sizes[i], 0) : sendto(fd, sent, sizes[i], 0, AT(there));
+    check(n == (ssize_t)sizes[i], "ping %s, %s: %zu bytes", kind, to, sizes[i]);
+    wait_for(fd, POLLIN, 2000);
+    n = recvfrom(fd, got, sizeof got, MSG_DONTWAIT, INTO(from));
+    struct name own = local(fd);
+    check(n == (ssize_t)sizes[i] && got[0] == (v6 ? 129 : 0) && got[1] == 0 && memcmp(got + 6, sent + 6, sizes[i] - 6) == 0, "ping %s, %s: its answer", kind, to);
+    check(port_of(&own) != 0 && port_of(&own) == (got[4] << 8 | got[5]), "ping %s, %s: the identifier is its port", kind, to);
+    check(n >= 0 && port_of(&from) == 0 && (port_of(&there) == 0 && same(&from, &there)), "ping %s, %s: from there", kind, to);
+  }
+  close(fd);
+}
+
+/* What is no request goes nowhere; two sockets do not hear each other's answers. */
+static void pings_of_their_own(void) {
+  int one = socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP), other = socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP);
+  struct name there = name_of(AF_INET, own4, 0), wanted = name_of(AF_INET, "0.0.0.0", 4242);
+  check(bind(one, AT(wanted)) == 0 && bind(one, AT(wanted)) == -1 && errno == EINVAL, "an identifier, once");
+  struct name bound_to = local(one);
+  check(port_of(&bound_to) == 4242, "the one that was asked for");
+  unsigned char request[8] = {8}, wrong[8] = {13}, got[64];
+  sendto(other, wrong, sizeof wrong, 0, AT(there));
+  sendto(other, wrong, 4, 0, AT(there));
+  sendto(one, request, sizeof request, 0, AT(there));
+  check((wait_for(one, POLLIN, 2000) & POLLIN) != 0 && recv(one, got, sizeof got, 0) == 8 && (got[4] << 8 | got[5]) == 4242, "its answer");
+  check((wait_for(other, POLLIN, 100) & POLLIN) == 0, "another's is not heard");
+  check(set_number(one, IPPROTO_IP, IP_RECVERR, 1) == 0 && set_number(one, IPPROTO_IP, IP_RECVTTL, 1) == 0 && set_number(one, IPPROTO_IP, IP_RETOPTS, 1) == 0, "what ping sets");
+  close(one);
+  check(bind(other, AT(wanted)) == -1 && errno == EINVAL, "who has sent has an identifier");
+  close(other);
+  other = socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP);
+  check(bind(other, AT(wanted)) == 0, "one that is free again");
+  close(other);
+  check(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMPV6) == -1 && errno == EPROTONOSUPPORT, "no ICMPv6 over IPv4");
+}
+
 /* An end is an end, however much of it a program has brought about itself. */
 static void ends(void) {
   int l = listener(AF_INET, "0.0.0.0", 0);
@@ -568,6 +618,12 @@ int main(int argc, char** argv) {
   options();
   resets();
   ends();
+  for (int connected = 0; connected < 2; ++connected) {
+    const char* kind = connected ? "connected" : "to an address";
+    pings(AF_INET, own4, kind, connected), pings(AF_INET, gateway, kind, connected), pings(AF_INET, "127.0.0.1", kind, connected);
+    pings(AF_INET6, own6, kind, connected), pings(AF_INET6, "::1", kind, connected);
+  }
+  pings_of_their_own();
   closed_when_full();
   shared_port(AF_INET, "0.0.0.0", own4), shared_port(AF_INET, own4, own4), shared_port(AF_INET6, "::", own6), shared_port(AF_INET, "127.0.0.1", "127.0.0.1");
   shared_port_of_datagrams();

@@ -237,7 +237,7 @@ long StoppedCall::send_pieces(size_t count, uint64_t name, socklen_t size_of_nam
   if (size_of_name > sizeof address) return -EINVAL;
   if (name != 0 && !read_address(name, size_of_name, address)) return -EFAULT;
   size_t used = 0;
-  bool stream = who_.kind != Kind::datagram;
+  bool stream = !is_datagram(who_.kind);
   for (size_t i = 0; i < count; ++i) {
     size_t size = pieces[i].iov_len;
     // Of a stream the rest is sent with the next call, as when its buffer is full.
@@ -261,7 +261,7 @@ long StoppedCall::send_pieces(size_t count, uint64_t name, socklen_t size_of_nam
 
 Next StoppedCall::sent(long n, uint64_t flags) {
   // That the stack's common socket has room, no poll() tells.
-  if (n == -EAGAIN && may_wait(flags)) return who_.kind == Kind::datagram ? Next::a_moment : Next::writable;
+  if (n == -EAGAIN && may_wait(flags)) return is_datagram(who_.kind) ? Next::a_moment : Next::writable;
   return answered(n);
 }
 
@@ -294,7 +294,7 @@ Next StoppedCall::on_sendmmsg() {
 
 Next StoppedCall::on_recvfrom() {
   int flags = (int)target.argument(3);
-  bool stream = who_.kind != Kind::datagram;
+  bool stream = !is_datagram(who_.kind);
   if (stream && (flags & MSG_WAITALL) != 0) return by_kernel();
   struct sockaddr_un name = {};
   size_t size = target.argument(2);
@@ -354,13 +354,13 @@ long StoppedCall::receive_one(uint64_t at, int flags) {
 
 Next StoppedCall::on_recvmsg() {
   struct msghdr message;
-  if (who_.kind != Kind::datagram || !target.read(target.argument(1), &message, sizeof message) || message.msg_name == nullptr) return by_kernel();
+  if (!is_datagram(who_.kind) || !target.read(target.argument(1), &message, sizeof message) || message.msg_name == nullptr) return by_kernel();
   long n = receive_one(target.argument(1), (int)target.argument(2));
   return n == -EAGAIN && may_wait(target.argument(2)) ? Next::readable : answered(n);
 }
 
 Next StoppedCall::on_recvmmsg() {
-  if (who_.kind != Kind::datagram) return by_kernel();
+  if (!is_datagram(who_.kind)) return by_kernel();
   unsigned count = (unsigned)target.argument(2);
   if (count > kPieces) count = kPieces;
   for (; many_ < count; ++many_) {

@@ -16,7 +16,7 @@ struct Connection : Watched {
 
 long open_socket(const Request& r, Reply& reply) {
   uint64_t id = 0;
-  long fd = r.kind == Kind::datagram ? create_datagram(r.v6, id) : create_stream(r.v6, id);
+  long fd = is_datagram(r.kind) ? create_datagram(r.v6, r.kind == Kind::ping, id) : create_stream(r.v6, id);
   if (fd < 0) reply.error = (int)-fd;
   return fd;
 }
@@ -77,7 +77,7 @@ bool serve(int connection) {
     settle();
     if (request.op == Op::socket)
       fd = open_socket(request, reply);
-    else if (request.kind == Kind::datagram)
+    else if (is_datagram(request.kind))
       on_datagram(request, app_end, reply);
     else
       fd = on_stream(request, app_end, connection, reply);

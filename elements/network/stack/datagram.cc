@@ -7,22 +7,9 @@
 #include <sys/uio.h>
 
 #include "core/sys.h"
-#include "stack/stack.h"
+#include "stack/datagram.h"
 
 namespace caisson::element::stack {
-
-struct Datagram : Watched {
-  Datagram() : Watched(Type::datagram) {}
-  uint64_t id = 0;
-  Datagram* next = nullptr;
-  struct udp_pcb* pcb = nullptr;
-  Inode app_inode;
-  Address peer;
-  int sender = -1;       ///< of a connected one: what the program's is connected to
-  int loopback_fd = -1;  ///< the same port of the kernel's loopback, or for sending there
-  Loopback<Datagram> loopback{Type::datagram_loopback, *this};
-  bool v6 = false, v6only = false, bound = false, broadcast = false, reuseaddr = false, reuseport = false;
-};
 
 namespace {
 
@@ -41,6 +28,13 @@ struct Remote {
 constexpr int kRemotes = 128;
 constinit Remote remotes[kRemotes];
 uint64_t uses = 0;
+
+Identity identity_of(const Datagram& d) { return {d.ping ? Kind::ping : Kind::datagram, d.v6, d.id}; }
+
+/// On the loopback the kernel does it.
+long loopback_of(const Datagram& d, uint16_t port) {
+  return loopback_socket(SOCK_DGRAM, d.ping ? echo_protocol(d.v6) : 0, d.v6, d.v6only, d.reuseport, port);
+}
 
 bool same_address(const Address& a, const Address& b) { return a.port == b.port && memcmp(a.ip, b.ip, sizeof a.ip) == 0; }
 
@@ -68,6 +62,7 @@ void end(Datagram& d) {
       *p = d.next;
       break;
     }
+  if (d.ping) remove_ping(d);
   udp_remove(d.pcb);
   d.pcb = nullptr;
   close_descriptor(d.sender);
@@ -76,14 +71,13 @@ void end(Datagram& d) {
   bury(&d);
 }
 
-/// To the program, in the name of `from`. What it has no room for is lost, as ever.
 void deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t count) {
   bool connected = d.peer.given != 0;
   if (connected && !same_address(d.peer, from)) return;
   struct sockaddr_un name;
   struct msghdr message = {};
   message.msg_name = &name;
-  message.msg_namelen = identity_name({Kind::datagram, d.v6, d.id}, name);
+  message.msg_namelen = identity_name(identity_of(d), name);
   message.msg_iov = pieces;
   message.msg_iovlen = count;
   int fd = connected ? d.sender : sender_for(from);
@@ -92,21 +86,16 @@ void deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t coun
 
 void on_received(void* arg, struct udp_pcb* pcb, struct pbuf* p, const ip_addr_t* ip, u16_t port) {
   (void)pcb;
-  auto& d = *static_cast<Datagram*>(arg);
-  constexpr int kPieces = 64;
-  struct iovec pieces[kPieces];
-  int n = 0;
-  const struct pbuf* q = p;
-  for (; q != nullptr && n < kPieces; q = q->next) pieces[n++] = {q->payload, q->len};
-  if (q == nullptr) deliver(d, from_lwip(*ip, port), pieces, (size_t)n);
+  deliver(*static_cast<Datagram*>(arg), from_lwip(*ip, port), p);
   pbuf_free(p);
 }
 
 /// A negative errno, which nobody hears of: UDP is like that.
 long send_out(Datagram& d, const Address& to, const char* data, size_t size) {
+  if (d.ping && !d.bound) choose_identifier(d, 0);
   if (is_loopback(to)) {
     if (d.loopback_fd < 0) {
-      long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.reuseport, d.bound ? d.pcb->local_port : 0);
+      long fd = loopback_of(d, d.bound ? d.pcb->local_port : 0);
       if (fd < 0) return fd;
       if (!watch((int)fd, EPOLLIN, &d.loopback)) return close_descriptor((int)fd), -ENOBUFS;
       d.loopback_fd = (int)fd;
@@ -118,6 +107,7 @@ long send_out(Datagram& d, const Address& to, const char* data, size_t size) {
   }
   ip_addr_t ip = to_lwip(to, d.v6);
   if (int error = reachable(ip); error != 0) return -error;
+  if (d.ping) return send_echo(d, ip, data, size);
   if (size > (is_mapped(to) ? kLargestDatagram4 : kLargestDatagram6)) return -EMSGSIZE;
   struct pbuf* p = pbuf_alloc(PBUF_TRANSPORT, (u16_t)size, PBUF_RAM);
   if (p == nullptr) return -ENOBUFS;
@@ -158,7 +148,7 @@ void read_common() {
     long n = call(SYS_recvfrom, common, buffer, sizeof buffer, MSG_DONTWAIT, &from, &size);
     if (n < 0) return;
     Identity who = parse_identity(from, size);
-    Datagram* d = who.kind == Kind::datagram ? find_datagram(who.id) : nullptr;
+    Datagram* d = is_datagram(who.kind) ? find_datagram(who.id) : nullptr;
     DatagramHeader header;
     if (d == nullptr || n < (long)sizeof header) continue;
     memcpy(&header, buffer, sizeof header);
@@ -167,6 +157,14 @@ void read_common() {
 }
 
 }  // namespace
+
+void deliver(Datagram& d, const Address& from, const struct pbuf* packet) {
+  constexpr int kPieces = 64;
+  struct iovec pieces[kPieces];
+  int n = 0;
+  for (; packet != nullptr && n < kPieces; packet = packet->next) pieces[n++] = {packet->payload, packet->len};
+  if (packet == nullptr) deliver(d, from, pieces, (size_t)n);
+}
 
 void open_commons() {
   struct sockaddr_un name;
@@ -177,14 +175,15 @@ void open_commons() {
   if (!watch(common, EPOLLIN, &commons)) fail("its datagram socket");
 }
 
-long create_datagram(bool v6, uint64_t& id) {
+long create_datagram(bool v6, bool ping, uint64_t& id) {
   auto* d = make<Datagram>();
   if (d == nullptr) return -ENOBUFS;
   d->id = next_id();
   d->v6 = v6;
+  d->ping = ping;
   d->pcb = udp_new_ip_type(v6 ? IPADDR_TYPE_ANY : IPADDR_TYPE_V4);
   struct sockaddr_un name;
-  socklen_t size = identity_name({Kind::datagram, v6, d->id}, name);
+  socklen_t size = identity_name(identity_of(*d), name);
   long fd = d->pcb == nullptr ? -ENOBUFS : bound_socket(SOCK_DGRAM, name, size);
   if (fd < 0) {
     if (d->pcb != nullptr) udp_remove(d->pcb);
@@ -194,6 +193,7 @@ long create_datagram(bool v6, uint64_t& id) {
   call(SYS_fcntl, fd, F_SETFL, O_RDWR);
   d->app_inode = inode_of((int)fd);
   udp_recv(d->pcb, on_received, d);
+  if (ping) add_ping(*d);
   d->next = datagrams[d->id % kBuckets];
   datagrams[d->id % kBuckets] = d;
   id = d->id;
@@ -216,10 +216,15 @@ int bind_datagram(Datagram& d, const Address& a) {
   if (is_any(a) && d.v6) ip = d.v6only ? *IP6_ADDR_ANY : *IP_ANY_TYPE;
   // Whoever had the port may be gone.
   if (a.port != 0) sweep_datagrams();
+  if (d.ping) {
+    choose_identifier(d, a.port);
+    d.pcb->local_ip = ip;
+    return 0;
+  }
   if (int error = errno_of(udp_bind(d.pcb, &ip, a.port)); error != 0) return error;
   d.bound = true;
   if (!is_any(a)) return 0;
-  long fd = loopback_socket(SOCK_DGRAM, d.v6, d.v6only, d.reuseport, d.pcb->local_port);
+  long fd = loopback_of(d, d.pcb->local_port);
   if (fd < 0) return 0;  // there it is another's
   if (watch((int)fd, EPOLLIN, &d.loopback))
     d.loopback_fd = (int)fd;
@@ -242,7 +247,10 @@ int connect_datagram(Datagram& d, const Address& a) {
   socklen_t size = remote_name(a, d.id, name);
   long fd = bound_socket(SOCK_DGRAM, name, size);
   if (fd < 0) return ENOBUFS;
-  if (err_t error = udp_connect(d.pcb, &ip, a.port); error != ERR_OK || !watch((int)fd, EPOLLIN, &d)) {
+  if (d.ping && !d.bound) choose_identifier(d, 0);
+  err_t error = ERR_OK;
+  if (!d.ping) error = udp_connect(d.pcb, &ip, a.port);
+  if (error != ERR_OK || !watch((int)fd, EPOLLIN, &d)) {
     close_descriptor((int)fd);
     return error != ERR_OK ? errno_of(error) : ENOBUFS;
   }
@@ -271,6 +279,10 @@ int set_datagram_option(Datagram& d, const Request& r) {
     set_flag(d.pcb, SOF_REUSEADDR, d.reuseaddr || d.reuseport);
     return 0;
   }
+  // What `ping` asks for, and does without: of errors, hops and ways there is never anything to be told.
+  if (d.ping && r.level == IPPROTO_IP && (r.name == IP_RECVERR || r.name == IP_RECVTTL || r.name == IP_RETOPTS)) return 0;
+  if (d.ping && r.level == IPPROTO_IPV6 && (r.name == IPV6_RECVERR || r.name == IPV6_RECVHOPLIMIT)) return 0;
+  if (r.level == IPPROTO_IPV6 && r.name == IPV6_UNICAST_HOPS && d.v6) return d.pcb->ttl = (u8_t)(r.value < 0 ? 64 : r.value), 0;
   if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) {
     if (d.bound) return EINVAL;
     d.v6only = on;
@@ -284,6 +296,7 @@ int set_datagram_option(Datagram& d, const Request& r) {
 int get_datagram_option(const Datagram& d, const Request& r, int& value) {
   if (r.level == SOL_SOCKET && r.name == SO_REUSEPORT) return value = d.reuseport, 0;
   if (r.level == IPPROTO_IPV6 && r.name == IPV6_V6ONLY && d.v6) return value = d.v6only, 0;
+  if (r.level == IPPROTO_IPV6 && r.name == IPV6_UNICAST_HOPS && d.v6) return value = d.pcb->ttl, 0;
   if (r.level == IPPROTO_IP && r.name == IP_TTL) return value = d.pcb->ttl, 0;
   if (r.level == IPPROTO_IP && r.name == IP_TOS) return value = d.pcb->tos, 0;
   return ENOPROTOOPT;
@@ -304,7 +317,7 @@ void sweep_datagrams() {
       if (probe < 0) probe = call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
       if (probe < 0) return;
       struct sockaddr_un name;
-      socklen_t size = identity_name({Kind::datagram, d->v6, d->id}, name);
+      socklen_t size = identity_name(identity_of(*d), name);
       if (call(SYS_connect, probe, &name, size) == -ECONNREFUSED) end(*d);
     }
   if (probe >= 0) close_descriptor((int)probe);

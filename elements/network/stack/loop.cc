@@ -213,8 +213,8 @@ long bound_socket(int type, const struct sockaddr_un& name, socklen_t size) {
   return code;
 }
 
-long loopback_socket(int type, bool v6, bool v6only, bool shared, uint16_t port) {
-  long fd = call(SYS_socket, v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+long loopback_socket(int type, int protocol, bool v6, bool v6only, bool shared, uint16_t port) {
+  long fd = call(SYS_socket, v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
   if (fd < 0) return fd;
   int on = 1, only = v6only ? 1 : 0;
   call(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

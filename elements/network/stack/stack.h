@@ -121,7 +121,7 @@ void run_streams();
 // datagram.cc
 struct Datagram;
 void open_commons();
-long create_datagram(bool v6, uint64_t& id);
+long create_datagram(bool v6, bool ping, uint64_t& id);
 Datagram* find_datagram(uint64_t id);
 bool owns(const Datagram& d, int fd);
 int bind_datagram(Datagram& d, const Address& a);
@@ -140,7 +140,7 @@ void on_request(Watched& who);
 /// Nonblocking, CLOEXEC, with that name; a negative errno.
 long bound_socket(int type, const struct sockaddr_un& name, socklen_t size);
 /// A socket of the kernel's on the container's loopback, all its addresses, that port.
-long loopback_socket(int type, bool v6, bool v6only, bool shared, uint16_t port);
+long loopback_socket(int type, int protocol, bool v6, bool v6only, bool shared, uint16_t port);
 struct Inode {
   uint64_t device = 0, number = 0;
   bool operator==(const Inode&) const = default;

@@ -115,7 +115,7 @@ long listen_stream(Stream& s, int backlog, uint32_t owner, int& error) {
   uint16_t port = s.pcb->local_port;
   int loopback = -1;
   if (any) {
-    long fd = loopback_socket(SOCK_STREAM, s.v6, s.v6only, s.reuseport, port);
+    long fd = loopback_socket(SOCK_STREAM, 0, s.v6, s.v6only, s.reuseport, port);
     if (fd < 0 && fd != -EAFNOSUPPORT) return give_up((int)-fd);
     if (fd >= 0 && (call(SYS_listen, fd, backlog) < 0 || !watch((int)fd, EPOLLIN, &s.loopback))) {
       close_descriptor((int)fd);

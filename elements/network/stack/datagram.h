@@ -1,0 +1,34 @@
+// A datagram socket of a program's, of UDP or (for pings) of ICMP.
+#pragma once
+
+#include "stack/stack.h"
+
+namespace caisson::element::stack {
+
+struct Datagram : Watched {
+  Datagram() : Watched(Type::datagram) {}
+  uint64_t id = 0;
+  Datagram* next = nullptr;
+  Datagram* next_ping = nullptr;
+  struct udp_pcb* pcb = nullptr;  ///< of ICMP it is lwIP's only to hold address, id and options
+  Inode app_inode;
+  Address peer;
+  int sender = -1;       ///< of a connected one: what the program's is connected to
+  int loopback_fd = -1;  ///< the same port of the kernel's loopback, or for sending there
+  Loopback<Datagram> loopback{Type::datagram_loopback, *this};
+  bool v6 = false, v6only = false, ping = false, bound = false, broadcast = false, reuseaddr = false, reuseport = false;
+};
+
+/// To the program, in the name of `from`. What it has no room for is lost, as ever.
+void deliver(Datagram& d, const Address& from, const struct pbuf* packet);
+
+// ping.cc
+void add_ping(Datagram& d);
+void remove_ping(Datagram& d);
+/// The identifier of its echo requests, which is its port. 0: one that nobody has; one that is asked for may be shared,
+/// as the kernel has it, and one of those who share it hears the answers.
+void choose_identifier(Datagram& d, uint16_t wanted);
+/// What is no echo request goes nowhere. A negative errno.
+long send_echo(Datagram& d, const ip_addr_t& to, const char* data, size_t size);
+
+}  // namespace caisson::element::stack
