@@ -49,6 +49,13 @@ inline bool ends_with(const char* s, size_t size, const char* end) {
   return true;
 }
 
+/// Where no program has anything: null, near it (vm.mmap_min_addr), and the kernel's half. Such a pointer is the
+/// kernel's to refuse (EFAULT); others that lead nowhere end the program, as they do in the vDSO.
+inline bool is_nowhere(const void* p) {
+  auto at = reinterpret_cast<uintptr_t>(p);
+  return at < 65536 || at >> 47 != 0;
+}
+
 /// Reads a file of the kernel's or of ours into `buffer`, which gets a NUL; returns its size,
 /// or a negative errno.
 inline long read_file(const char* path, char* buffer, size_t size) {

@@ -22,7 +22,7 @@ static_assert(sizeof(struct stat) == sizeof(struct stat64));
 template <class Native>
 int described(int folder, const char* path, bool follow, struct stat* out, Native native) {
   if (!tree.active) return native();
-  if (Quick q = quick(path); q.known && out != nullptr && (q.entry == kNoEntry || !follow || !is_link(*tree.package.entry(q.entry)))) {
+  if (Quick q = quick(path); q.known && !is_nowhere(out) && (q.entry == kNoEntry || !follow || !is_link(*tree.package.entry(q.entry)))) {
     count(kAnswered);
     if (q.entry == kNoEntry) return refuse<int>(ENOENT);
     struct stat root;

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "core/sys.h"
 #include "files/package.h"
 
 namespace caisson::element {
@@ -98,7 +99,7 @@ void look(int folder, const char* path, bool follow, Found& out);
 
 /// Whether an absolute path begins with the tree's own.
 inline bool below(const char* path) {
-  if (path == nullptr || path[0] != '/') return false;
+  if (is_nowhere(path) || path[0] != '/') return false;
   for (size_t i = 0; i < tree.at_size; ++i)
     if (path[i] != tree.at[i]) return false;
   return path[tree.at_size] == '/' || path[tree.at_size] == 0;
@@ -110,7 +111,7 @@ inline bool is_root(const char* path) {
   return *path == 0;
 }
 /// It may lead into the tree: below it, or relative.
-inline bool perhaps_below(const char* path) { return path != nullptr && (path[0] != '/' || below(path)); }
+inline bool perhaps_below(const char* path) { return !is_nowhere(path) && (path[0] != '/' || below(path)); }
 
 /// The package's entry of a plain absolute path of a quick tree, without a system call.
 struct Quick {

@@ -101,6 +101,10 @@ static int accept_any(int fd, struct sockaddr* address, socklen_t* size, int fla
   if (who.kind == Kind::none) return next();
   Address peer;
   long connection = take_connection(fd, who, flags, 0, peer);
+  if (connection >= 0 && address != nullptr && (is_nowhere(address) || is_nowhere(size))) {
+    call(SYS_close, connection);
+    connection = -EFAULT;
+  }
   if (connection >= 0) give(peer, who.v6, address, size);
   return (int)finish(connection);
 }
@@ -119,7 +123,7 @@ CAISSON_EXPORT int accept4(int fd, struct sockaddr* __restrict address, socklen_
 
 /// `of`: own_address or peer_address.
 static int name_any(int fd, const Identity& who, struct sockaddr* address, socklen_t* size, long (*of)(int, const Identity&, Address&)) {
-  if (address == nullptr || size == nullptr) return (int)finish<long>(-EFAULT);
+  if (is_nowhere(address) || is_nowhere(size)) return (int)finish<long>(-EFAULT);
   if ((int)*size < 0) return (int)finish<long>(-EINVAL);
   Address name;
   long code = of(fd, who, name);
@@ -142,8 +146,8 @@ CAISSON_EXPORT int getpeername(int fd, struct sockaddr* __restrict address, sock
 CAISSON_NEXT(getsockopt);
 CAISSON_EXPORT int getsockopt(int fd, int level, int name, void* __restrict value, socklen_t* __restrict size) noexcept {
   Identity who = active && differs_when_read(level, name) ? identify(fd) : Identity{};
-  if (who.kind == Kind::none || value == nullptr || size == nullptr) return next_getsockopt.get()(fd, level, name, value, size);
-  return (int)finish(read_option(fd, who, level, name, value, size));
+  if (who.kind == Kind::none) return next_getsockopt.get()(fd, level, name, value, size);
+  return (int)finish(is_nowhere(value) || is_nowhere(size) ? -EFAULT : read_option(fd, who, level, name, value, size));
 }
 
 CAISSON_NEXT(setsockopt);
@@ -217,7 +221,7 @@ CAISSON_EXPORT ssize_t sendto(int fd, const void* data, size_t size, int flags, 
 
 CAISSON_NEXT(sendmsg);
 CAISSON_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
-  Identity who = message != nullptr ? names_peer(fd, message->msg_name, message->msg_namelen) : Identity{};
+  Identity who = !is_nowhere(message) ? names_peer(fd, message->msg_name, message->msg_namelen) : Identity{};
   if (who.kind == Kind::none) return next_sendmsg.get()(fd, message, flags);
   if (is_datagram(who.kind)) return finish(send_datagram(fd, *message, flags));
   struct msghdr plain = *message;
@@ -252,7 +256,7 @@ static bool translate(int fd, const struct sockaddr_un& name, socklen_t size, vo
 
 CAISSON_NEXT(recvfrom);
 CAISSON_EXPORT ssize_t recvfrom(int fd, void* __restrict data, size_t size, int flags, struct sockaddr* __restrict address, socklen_t* __restrict length) {
-  if (!active || address == nullptr || length == nullptr) {
+  if (!active || is_nowhere(address) || is_nowhere(length)) {
     ssize_t n = next_recvfrom.get()(fd, data, size, flags, address, length);
     return size == 0 ? n : end_reading(fd, n);
   }
@@ -287,7 +291,7 @@ static ssize_t receive_named(int fd, struct msghdr& message, F next) {
 CAISSON_NEXT(recvmsg);
 CAISSON_EXPORT ssize_t recvmsg(int fd, struct msghdr* message, int flags) {
   auto next = [&] { return next_recvmsg.get()(fd, message, flags); };
-  return end_reading(fd, !active || message == nullptr || message->msg_name == nullptr ? next() : receive_named(fd, *message, next));
+  return end_reading(fd, !active || is_nowhere(message) || is_nowhere(message->msg_name) ? next() : receive_named(fd, *message, next));
 }
 
 CAISSON_NEXT(recvmmsg);

@@ -51,8 +51,8 @@ Outcome to_kernel(int fd, const Identity& who, bool bind_again) {
 }
 
 /// Why it is no address.
-long no_address(const void* address, socklen_t size) { return address == nullptr ? -EFAULT : size < sizeof(struct sockaddr_in) ? -EINVAL
-                                                                                                                               : -EAFNOSUPPORT; }
+long no_address(const void* address, socklen_t size) { return is_nowhere(address) ? -EFAULT : size < sizeof(struct sockaddr_in) ? -EINVAL
+                                                                                                                                : -EAFNOSUPPORT; }
 
 long give_number(int number, void* value, socklen_t* size) {
   const auto* bytes = reinterpret_cast<const char*>(&number);
@@ -92,7 +92,7 @@ Outcome bind_socket(int fd, const Identity& who, const void* address, socklen_t 
 
 Outcome connect_socket(int fd, const Identity& who, const void* address, socklen_t size) {
   Request r = about(Op::connect, who);
-  if (address != nullptr && size >= sizeof(sa_family_t) && static_cast<const struct sockaddr*>(address)->sa_family == AF_UNSPEC) {
+  if (!is_nowhere(address) && size >= sizeof(sa_family_t) && static_cast<const struct sockaddr*>(address)->sa_family == AF_UNSPEC) {
     // A connection cannot be taken back, but there need not be one.
     if (!is_datagram(who.kind)) return {.result = ask(about(Op::name, who), fd).peer.given == 0 ? 0 : -EOPNOTSUPP};
     ask(r, fd);
@@ -235,7 +235,7 @@ bool differs_when_set(int level, int name) {
 long set_option(int fd, const Identity& who, int level, int name, const void* value, socklen_t size) {
   if (set_on_both(level, name))
     if (long code = call(SYS_setsockopt, fd, level, name, value, size); code < 0) return code;
-  if (value == nullptr) return -EFAULT;
+  if (is_nowhere(value)) return -EFAULT;
   Request r = about(Op::set_option, who);
   r.level = level;
   r.name = name;

@@ -121,7 +121,7 @@ Identity identify(int fd) {
 }
 
 bool address_of(const void* address, socklen_t size, Address& out) {
-  if (address == nullptr || size < sizeof(sa_family_t)) return false;
+  if (is_nowhere(address) || size < sizeof(sa_family_t)) return false;
   out = {};
   const auto* in = static_cast<const struct sockaddr_in*>(address);
   const auto* in6 = static_cast<const struct sockaddr_in6*>(address);

@@ -50,7 +50,7 @@ bool parse_meeting_path(const char* path, End& out, Party& party) {
 }
 
 bool end_of(const struct sockaddr* address, socklen_t size, End& out) {
-  if (address == nullptr || size < sizeof(sa_family_t)) return false;
+  if (is_nowhere(address) || size < sizeof(sa_family_t)) return false;
   if (address->sa_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
     const auto* in = reinterpret_cast<const struct sockaddr_in*>(address);
     out = {in->sin_addr.s_addr, __builtin_bswap16(in->sin_port), false};

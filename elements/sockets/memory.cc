@@ -305,7 +305,7 @@ void shut(int fd, int how) {
 }
 
 long receive_from_memory(int fd, void* buffer, size_t size, int flags) {
-  if (size == 0 || (flags & ~(MSG_WAITALL | MSG_NOSIGNAL)) != 0) return 0;
+  if (size == 0 || is_nowhere(buffer) || (flags & ~(MSG_WAITALL | MSG_NOSIGNAL)) != 0) return 0;
   Use use(fd);
   if (!use.worth_it() || __atomic_load_n(&use.memory()->server_takes_part, __ATOMIC_ACQUIRE) == 0 || is_over(use.incoming())) return 0;
   Connection& c = use.connection();
@@ -356,7 +356,7 @@ int wait_for_turn(Use& use, int fd, size_t size, int flags) {
 }  // namespace
 
 long send_to_memory(int fd, const void* data, size_t size, int flags) {
-  if (size == 0 || (flags & ~(MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE)) != 0) return 0;
+  if (size == 0 || is_nowhere(data) || (flags & ~(MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE)) != 0) return 0;
   Use use(fd);
   if (!use.worth_it()) return 0;
   Handoff& out = use.outgoing();

@@ -255,14 +255,14 @@ CAISSON_EXPORT int accept4(int fd, struct sockaddr* __restrict address, socklen_
 CAISSON_NEXT(getsockname);
 CAISSON_EXPORT int getsockname(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size) noexcept {
   End own;
-  if (own_address != 0 && address != nullptr && size != nullptr && own_end(fd, own)) return give(own, own.v6, address, size), 0;
+  if (own_address != 0 && !is_nowhere(address) && !is_nowhere(size) && own_end(fd, own)) return give(own, own.v6, address, size), 0;
   return next_getsockname.get()(fd, address, size);
 }
 
 CAISSON_NEXT(getpeername);
 CAISSON_EXPORT int getpeername(int fd, struct sockaddr* __restrict address, socklen_t* __restrict size) noexcept {
   End own, peer;
-  if (own_address != 0 && address != nullptr && size != nullptr && peer_end(fd, peer) && own_end(fd, own)) return give(peer, own.v6, address, size), 0;
+  if (own_address != 0 && !is_nowhere(address) && !is_nowhere(size) && peer_end(fd, peer) && own_end(fd, own)) return give(peer, own.v6, address, size), 0;
   return next_getpeername.get()(fd, address, size);
 }
 
@@ -296,7 +296,10 @@ CAISSON_NEXT(getsockopt);
 CAISSON_EXPORT int getsockopt(int fd, int level, int name, void* __restrict value, socklen_t* __restrict size) noexcept {
   bool differs = level == IPPROTO_TCP || level == IPPROTO_IP || level == IPPROTO_IPV6 || (level == SOL_SOCKET && (name == SO_DOMAIN || name == SO_PROTOCOL));
   End own;
-  if (own_address != 0 && differs && value != nullptr && size != nullptr && own_end(fd, own) && option_of_tcp(own, level, name, value, size)) return 0;
+  if (own_address != 0 && differs && own_end(fd, own)) {
+    if (is_nowhere(value) || is_nowhere(size)) return finish(-EFAULT);
+    if (option_of_tcp(own, level, name, value, size)) return 0;
+  }
   return next_getsockopt.get()(fd, level, name, value, size);
 }
 

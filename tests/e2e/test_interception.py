@@ -82,7 +82,7 @@ FAULTS = [("network/interception/stopped_call.cc", "if (connection == -EAGAIN &&
           ("network/interception/stopped_call.cc", "return own >= 0 && (own & O_NONBLOCK) == 0;", "return true;"),
           ("network/interception/stopped_call.cc", "target.write(at, &address, room < size ? room : size)", "target.write(at, &address, size)"),
           ("network/interception/stopped_call.cc", "return conclude(as(target.user(), [&] { return bind_socket", "return conclude(as(0, [&] { return bind_socket"),
-          ("network/interception/stopped_call.cc", "if (events != 0) return answered(connection_made(who_, events));", "if (events != 0) return answered(0);"),
+          ("network/interception/stopped_call.cc", "if (events != 0) return answered(connection_made(fd_, events));", "if (events != 0) return answered(0);"),
           ("network/interception/stopped_call.cc", "if (stream || name == 0) return call(", "if (name == 0) return call("),
           ("network/interception/stopped_call.cc", "message.msg_flags = in.msg_flags & ~MSG_CMSG_CLOEXEC;", ""),
           ("network/interception/stopped_call.cc", "bool enough = many_ > 0 && (target.argument(3) & MSG_WAITFORONE) != 0;", "bool enough = false;"),

@@ -66,7 +66,8 @@ FAULTS = [("sockets/sockets.cc", "if (size != nullptr) *size = room;\n  give(cli
           ("sockets/listeners.cc", "if (meeting_of(listener) >= 0) return;", "")]
 HANDOFF_FAULTS = [("sockets/memory.cc", " && unread == 0", ""),
                   ("sockets/memory.cc", "!is_over(out) && cookie_of(fd) == use.connection().cookie", "!is_over(out)"),
-                  ("sockets/memory.cc", "if (size == 0 || (flags & ~(MSG_WAITALL | MSG_NOSIGNAL)) != 0) return 0;", "if (size == 0) return 0;"),
+                  ("sockets/memory.cc", "if (size == 0 || is_nowhere(buffer) || (flags & ~(MSG_WAITALL | MSG_NOSIGNAL)) != 0) return 0;", "if (size == 0) return 0;"),
+                  ("sockets/memory.cc", "is_nowhere(data) || ", ""),
                   ("sockets/memory.cc", "c.receiving.in_vain();\n  return quiet.interrupted() ? -EINTR : 0;", "c.receiving.in_vain();\n  return 0;"),
                   ("sockets/sockets.cc", "if (done > 0 && (flags & MSG_WAITALL) == 0) return", "if (done > 0) return"),
                   ("sockets/sockets.cc", "static_cast<const char*>(data) + done, size - (size_t)done", "data, size - (size_t)done"),

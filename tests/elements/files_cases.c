@@ -441,6 +441,16 @@ static void many_at_once(void) {
 
 static void refused(void) {
   struct utimbuf times = {1, 1};
+  void* places[] = {NULL, (void*)8, (void*)-1};
+  for (int i = 0; i < 3; ++i) {
+    void* volatile bad = places[i];
+    struct stat st;
+    FAILS(stat(bad, &st), EFAULT);
+    FAILS(stat(T "small", bad), EFAULT);
+    FAILS(open(bad, O_RDONLY), EFAULT);
+    FAILS(access(bad, R_OK), EFAULT);
+    FAILS(unlink(bad), EFAULT);
+  }
   FAILS(open(T "small", O_WRONLY), EROFS);
   FAILS(open(T "small", O_RDWR), EROFS);
   FAILS(open(T "new", O_WRONLY | O_CREAT, 0644), EROFS);

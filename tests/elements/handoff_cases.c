@@ -444,6 +444,10 @@ static void ends(void) {
   close(fd);
 
   child = answerer(&fd);
+  void* volatile bad = (void*)-1;
+  check(asked_often(fd, 50) && send(fd, bad, 8, 0) == -1 && errno == EFAULT, "what is sent from nowhere");
+  check(asked(fd, 32, 7), "harms nothing");
+  check(send(fd, "y", 1, 0) == 1 && recv(fd, bad, 8, 0) == -1 && errno == EFAULT && recv(fd, &byte, 1, 0) == 1, "nor what is received there");
   check(asked_often(fd, 50) && shutdown(fd, SHUT_RD) == 0 && recv(fd, &byte, 1, 0) == 0, "SHUT_RD: the end");
   close(fd);
   ended_well(child, "SHUT_RD");

@@ -611,6 +611,29 @@ static int child_with_listener(int fd, int element) {
   return is_unix(s) == element ? 0 : 2;
 }
 
+/* What leads nowhere: the kernel says so, and the program goes on. */
+static void nowhere(int p[2]) {
+  void* places[] = {NULL, (void*)8, (void*)-1, (void*)(1ull << 63)};
+  static char data[64];
+  for (int i = 0; i < 4; ++i) {
+    socklen_t size = sizeof data;
+    check(send(p[1], places[i], 5, 0) == -1 && errno == EFAULT, "send from %p", places[i]);
+    check(write(p[1], places[i], 5) == -1 && errno == EFAULT, "write from %p", places[i]);
+    if (send(p[1], "x", 1, 0) != 1) exit(2);
+    wait_for(p[0], POLLIN, 1000);
+    check(recv(p[0], places[i], 5, 0) == -1 && errno == EFAULT, "recv to %p", places[i]);
+    check(read(p[0], data, 5) == 1, "nothing is lost by it");
+    check(getsockname(p[0], places[i], &size) == -1 && errno == EFAULT, "getsockname to %p", places[i]);
+    check(getsockname(p[0], (struct sockaddr*)data, places[i]) == -1 && errno == EFAULT, "its size to %p", places[i]);
+    check(getpeername(p[0], places[i], &size) == -1 && errno == EFAULT, "getpeername to %p", places[i]);
+    check(i == 0 || (getsockopt(p[0], IPPROTO_TCP, TCP_NODELAY, places[i], &size) == -1 && errno == EFAULT), "getsockopt to %p", places[i]);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    check(connect(fd, places[i], sizeof(struct sockaddr_in)) == -1 && errno == EFAULT, "connect to %p", places[i]);
+    check(bind(fd, places[i], sizeof(struct sockaddr_in)) == -1 && errno == EFAULT, "bind to %p", places[i]);
+    close(fd);
+  }
+}
+
 int main(int argc, char** argv) {
   self = argv[0];
   if (argc == 4 && strcmp(argv[1], "child") == 0) return child_with_connection(atoi(argv[2]), argv[3]);
@@ -641,5 +664,8 @@ int main(int argc, char** argv) {
   refused();
   other_listeners();
   across_processes();
+  int fds[2];
+  pair_of(fds);
+  nowhere(fds);
   return failures != 0;
 }
