@@ -130,8 +130,8 @@ def test_for_a_user_that_is_not_root(caisson, place, libc):
 
 
 # Faults planted in the element: the suite must notice each.
-FAULTS = [("files/stats.cc", "!is_nowhere(out)", "out != nullptr"),
-          
+FAULTS = [
+    ("files/stats.cc", "!is_nowhere(out)", "out != nullptr"),
     ("files/tree.cc", "out.st_ino = kFirstInode + e.link;", "out.st_ino = kFirstInode + id;"),
     ("files/tree.cc", "{e->mtime, (long)e->mtime_nanoseconds}", "{e->mtime, 0}"),
     ("files/tree.cc", ": (off_t)e.size;", ": (off_t)e.size + 1;"),
