@@ -12,6 +12,8 @@ HERE = pathlib.Path(__file__).resolve().parents[1] / "elements"
 PROJECT = HERE.parents[1]
 CASES = ("clock_cases", "files_cases", "handoff_cases", "network_cases", "resources_cases", "sockets_cases")
 COMPILERS = {"glibc": ["gcc", "-pthread"], "musl": ["musl-gcc"]}
+# For a suite that is to notice a fault: the first case that fails is enough.
+UNTIL_ONE_FAILS = ("-e", "CASES_UNTIL_ONE_FAILS=1")
 LOADERS = {"glibc": "/lib64/ld-linux-x86-64.so.2", "musl": "/lib/ld-musl-x86_64.so.1"}
 
 

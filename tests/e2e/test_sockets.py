@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 from conftest import wait_for
-from elements import import_roots, judge, plant
+from elements import UNTIL_ONE_FAILS, import_roots, judge, plant
 from talkers import CLIENTS, PYTHON, USR, answers, counters
 
 WITH = ("--element", "sockets")
@@ -83,7 +83,7 @@ def test_the_suite_notices_a_fault(caisson, roots, known_address, tmp_path, suit
     (meeting / known_address).mkdir(parents=True)
     for folder in tmp_path, meeting, meeting / known_address:
         folder.chmod(0o777)
-    done = caisson.run("--network", "known", "--ip", known_address, "-v", f"{library}:/.caisson/lib/{library.name}:ro", "-v", f"{tmp_path / 'settings'}:/.caisson/settings/sockets:ro", "-v", f"{meeting}:/.caisson/sockets", "-e", f"LD_PRELOAD=/.caisson/lib/{library.name}",
+    done = caisson.run(*UNTIL_ONE_FAILS, "--network", "known", "--ip", known_address, "-v", f"{library}:/.caisson/lib/{library.name}:ro", "-v", f"{tmp_path / 'settings'}:/.caisson/settings/sockets:ro", "-v", f"{meeting}:/.caisson/sockets", "-e", f"LD_PRELOAD=/.caisson/lib/{library.name}",
                        "glibc", "/bin/sh", "-c", f"timeout {25 if suite == 'sockets_cases' else 10} /bin/{suite} {known_address} {'element' if suite == 'sockets_cases' else ''}; exit $?", code=None)
     if fault == NO_FAULT:
         judge(done.out, 600 if suite == "sockets_cases" else 110)  # or what follows would prove nothing
