@@ -32,8 +32,9 @@ Result<int> serve(const Args& args, registry::Shelf shelf) {
   options.certificate = args.get("tls-cert");
   options.key = args.get("tls-key");
   if (options.certificate.empty() != options.key.empty()) return fail("--tls-cert and --tls-key belong together");
-  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.all("replicate"), args.get("audit-log")};
+  registry::ServeOptions what{args.get("htpasswd"), args.get("policy"), !options.certificate.empty(), args.flag("read-only"), args.all("immutable-tags"), args.get("upstream"), 60, args.all("replicate"), args.flag("replicate-deletions"), args.get("audit-log")};
   if (!what.upstream.empty() && !what.replicate.empty()) return fail("--replicate and --upstream exclude each other: nobody pushes to what shows another registry");
+  if (what.replicate_deletions && what.replicate.empty()) return fail("--replicate-deletions has no meaning without --replicate");
   if (!what.upstream.empty() && !what.immutable_tags.empty()) return fail("--immutable-tags and --upstream exclude each other: the other registry's tags mean what they mean there");
   if (args.has("upstream-fresh")) {
     if (what.upstream.empty()) return fail("--upstream-fresh has no meaning without --upstream");
@@ -71,7 +72,7 @@ Result<int> cmd_registry(const Globals& globals, const Args& args) {
     return {};
   };
   if (verb != "serve" && verb != "gc") return fail("registry: write \"registry serve\" or \"registry gc\"", EINVAL);
-  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log", "upstream", "upstream-fresh", "replicate"}));
+  TRY(verb == "serve" ? refuse({"older-than"}) : refuse({"listen", "tls-cert", "tls-key", "htpasswd", "read-only", "audit-log", "upstream", "upstream-fresh", "replicate", "replicate-deletions"}));
   auto shelf = TRY(registry::Shelf::open(args.get("storage", globals.root + "/registry")), "--storage");
   if (verb == "serve") return serve(args, std::move(shelf));
   if (std::string file = args.get("policy"); !file.empty()) {
@@ -97,6 +98,7 @@ constexpr Option kOptions[] = {
     {"--upstream", "REGISTRY[/PATH]", "show what another registry has, and keep what was asked for; nobody pushes here"},
     {"--upstream-fresh", "SECONDS", "how long a tag is not asked for again (default: 60)"},
     {"--replicate", "[PATTERN=]REGISTRY[/PATH]", "send what is pushed on to another registry (may be given several times)"},
+    {"--replicate-deletions", "", "and pass on what clients delete (not what expires)"},
     {"--audit-log", "FILE", "a line of JSON for each request that is no read"},
     {"--older-than", "SECONDS", "gc: leave alone what is younger (default: 3600)"},
 };

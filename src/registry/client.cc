@@ -224,6 +224,16 @@ Result<bool> Client::put_manifest(const std::string& repository, const std::stri
   return !response.field("oci-subject").empty();
 }
 
+Result<> Client::remove_manifest(const std::string& repository, const std::string& reference) {
+  http::Request request{.method = "DELETE", .url = at(repository + "/manifests/" + reference)};
+  auto response = TRY(send_persistently(request, "repository:" + repository + ":delete"));
+  if (response.status == 202 || response.status == 404) return {};
+  Error why = refusal(response, "delete " + repository + ":" + reference);
+  // distribution-spec, "Deleting tags": a registry may know no such thing.
+  if (response.status == 400 || response.status == 405) why.code = EINVAL;
+  return detail::propagate(std::move(why));
+}
+
 Result<> Client::blob(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size, const std::function<Result<>(std::string_view)>& receive) {
   std::string what = "blob " + digest.str();
   std::optional<Error> local;  // of the receiver: no reason to try again

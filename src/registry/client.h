@@ -62,6 +62,8 @@ class Client {
   [[nodiscard]] Result<bool> has_blob(const std::string& repository, const oci::Digest& digest);
   /// `from`: another repository there that has it, to be mounted from; "": none. Returns whether it was.
   [[nodiscard]] Result<bool> put_blob(const std::string& repository, const oci::Digest& digest, uint64_t size, const std::string& from, const Produce& produce);
+  /// By tag or digest; what is not there is no error. EINVAL where that registry deletes nothing of the kind.
+  [[nodiscard]] Result<> remove_manifest(const std::string& repository, const std::string& reference);
   /// The indexes, one for each page, of what refers to a manifest; none where the registry keeps no such list.
   [[nodiscard]] Result<std::optional<std::vector<std::string>>> referrers(const std::string& repository, const oci::Digest& subject);
   [[nodiscard]] Result<std::vector<std::string>> tags(const std::string& repository);

@@ -18,24 +18,29 @@
 #include "registry/transfer.h"
 
 namespace caisson::registry {
+
+/// What waits to be done there: as a file, of JSON.
+struct Replication::Item {
+  std::string repository, reference;
+  bool deletes = false;
+
+  static Result<Item> read(const std::string& file) {
+    Json document = TRY(read_json(file));
+    JsonReader::State state;
+    JsonReader r(document, "", state);
+    Item out;
+    r.get("repository", out.repository);
+    r.get("reference", out.reference);
+    r.get("deletes", out.deletes);
+    if (!state.error.empty() || out.repository.empty() || out.reference.empty()) return fail(file + ": " + state.error, EINVAL);
+    return out;
+  }
+  [[nodiscard]] std::string text() const { return json_text(Json{{"repository", repository}, {"reference", reference}, {"deletes", deletes}}); }
+};
+
 namespace {
 
 constexpr const char* kName = "destination";
-
-struct Item {
-  std::string repository, reference;
-};
-
-Result<Item> read_item(const std::string& file) {
-  Json document = TRY(read_json(file));
-  JsonReader::State state;
-  JsonReader r(document, "", state);
-  Item out;
-  r.get("repository", out.repository);
-  r.get("reference", out.reference);
-  if (!state.error.empty() || out.repository.empty() || out.reference.empty()) return fail(file + ": " + state.error, EINVAL);
-  return out;
-}
 
 /// A repository of the shelf.
 class ShelfOrigin : public Origin {
@@ -89,12 +94,12 @@ class Replication::Destination {
   [[nodiscard]] const std::string& text() const { return text_; }
   [[nodiscard]] size_t waiting() const { return items().size(); }
 
-  Result<> add(const std::string& repository, const std::string& reference) {
+  Result<> add(const Item& item) {
     struct timespec now;
     ::clock_gettime(CLOCK_REALTIME, &now);
     char name[64];
     std::snprintf(name, sizeof name, "%012lld.%09ld.", static_cast<long long>(now.tv_sec), now.tv_nsec);
-    TRY(write_file_durably(folder_ + "/" + name + random_hex(4), json_text(Json{{"repository", repository}, {"reference", reference}}), 0644));
+    TRY(write_file_durably(folder_ + "/" + name + random_hex(4), item.text(), 0644));
     std::lock_guard guard(mutex_);
     more_ = true;
     changed_.notify_all();
@@ -109,9 +114,9 @@ class Replication::Destination {
     int64_t since = ::stat(mark.c_str(), &st) == 0 ? st.st_mtime : 0;
     for (const auto& repository : shelf_.repositories()) {
       if (!fits(repository)) continue;
-      for (const auto& digest : shelf_.manifests(repository, since)) TRY(add(repository, digest.str()));
+      for (const auto& digest : shelf_.manifests(repository, since)) TRY(add({repository, digest.str()}));
       for (const auto& tag : TRY(shelf_.tag_times(repository)))
-        if (tag.pushed >= since) TRY(add(repository, tag.name));
+        if (tag.pushed >= since) TRY(add({repository, tag.name}));
     }
     return write_file_durably(mark, text_ + "\n", 0644);
   }
@@ -153,7 +158,7 @@ class Replication::Destination {
 
   /// True where nothing of it is left to be done.
   bool send(const std::string& file) {
-    auto item = read_item(file);
+    auto item = Item::read(file);
     auto done = item ? send(*item) : Result<>(detail::propagate(Error(item.error())));
     bool hopeless = !done && done.error().code == EINVAL;  // no other time will be better
     if (done || hopeless) {
@@ -170,10 +175,16 @@ class Replication::Destination {
   Result<> send(const Item& item) {
     ShelfOrigin origin(shelf_, item.repository, stop_);
     auto document = origin.manifest(item.reference);
+    if (item.deletes) return document ? Result<>() : remove(item);  // pushed again: that is sent after this
     // It was deleted since.
     if (!document && document.error().code == ENOENT) return {};
     Client client = TRY(Client::open(place_.host, place_.options));
     return transfer(origin, client, place_.at(item.repository), TRY(std::move(document)), item.reference, false, [](const std::string&, uint64_t, uint64_t) {});
+  }
+
+  Result<> remove(const Item& item) {
+    Client client = TRY(Client::open(place_.host, place_.options));
+    return client.remove_manifest(place_.at(item.repository), item.reference);
   }
 
   const Shelf shelf_;
@@ -205,12 +216,16 @@ Result<std::unique_ptr<Replication>> Replication::open(const Shelf& shelf, const
   return out;
 }
 
-Result<Replication::Hold> Replication::announce(const std::string& repository, const std::string& reference) {
+Result<Replication::Hold> Replication::announce(const Item& item) {
   Hold hold(putting_);
   for (const auto& destination : destinations_)
-    if (destination->fits(repository)) TRY(destination->add(repository, reference));
+    if (destination->fits(item.repository)) TRY(destination->add(item));
   return hold;
 }
+
+Result<Replication::Hold> Replication::announce(const std::string& repository, const std::string& reference) { return announce(Item{repository, reference}); }
+
+Result<Replication::Hold> Replication::announce_deletion(const std::string& repository, const std::string& reference) { return announce(Item{repository, reference, true}); }
 
 std::string Replication::metrics() const {
   std::string out = "# HELP caisson_registry_replication_waiting Manifests that a destination does not have yet.\n# TYPE caisson_registry_replication_waiting gauge\n";

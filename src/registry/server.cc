@@ -359,6 +359,9 @@ Result<> Registry::manifests(Exchange& exchange, const std::string& repository, 
         if (any_fits(options_.immutable_tags, tag) && (tag == reference || (by_digest && shelf_.manifest(repository, tag).value_or(Shelf::Manifest{}).digest.str() == reference)))
           return refuse(exchange, 403, "DENIED", "tag " + tag + " is immutable: neither it nor what it means can be deleted");
     }
+    Replication::Hold sending;
+    // As with what is put: two that replicate to each other come to an end.
+    if (replication_ && options_.replicate_deletions && shelf_.manifest(repository, reference)) sending = TRY(replication_->announce_deletion(repository, reference));
     auto removed = shelf_.remove_manifest(repository, reference);
     if (!removed && removed.error().code == ENOENT) return refuse(exchange, 404, "MANIFEST_UNKNOWN", "it is not there");
     TRY(std::move(removed));

@@ -27,6 +27,7 @@ struct ServeOptions {
   std::string upstream;                ///< shows what is there, and keeps it (registry/upstream.h); nobody pushes. "": none
   int64_t fresh_seconds = 60;          ///< of what its tags mean
   std::vector<std::string> replicate;  ///< where what is pushed is sent on to (registry/replication.h)
+  bool replicate_deletions = false;    ///< and what is deleted
   std::string audit_log;               ///< a line of JSON for each request that is no read goes to its end; "": none
 };
 

@@ -58,7 +58,7 @@ def test_what_is_pushed_arrives(registries):
     wait_for(lambda: there("GET", "mirror/team/app/manifests/all")[2] == index)
     wait_for(lambda: [d["digest"] for d in json.loads(there("GET", f"mirror/team/app/referrers/{digest(second)}")[2])["manifests"]] == [digest(about)])
     wait_for(lambda: waiting(here) == [0])
-    # Deletions are not passed on.
+    # Deletions are not passed on, unless that is asked for.
     assert here("DELETE", "team/app/manifests/2")[0] == 202
     time.sleep(0.3)
     assert tags(there, "mirror/team/app") == ["1", "2", "all"]
@@ -139,6 +139,71 @@ def test_two_that_replicate_to_each_other(registries):
     assert (puts(one), puts(two)) == before, "they have come to an end"
 
 
+WITH_DELETIONS = "--replicate-deletions"
+
+
+def test_deletions_are_passed_on_where_that_is_asked_for(registries):
+    there = registries("there")
+    here = registries("here", "--replicate", f"{there.host}/mirror", WITH_DELETIONS)
+    document, _ = image(here)
+    image(here, tag="also"), image(here, tag="other", layer=b"other")
+    wait_for(lambda: tags(there, "mirror/team/app") == ["1", "also", "other"])
+    # A tag alone, and a manifest with all its tags.
+    assert here("DELETE", "team/app/manifests/1")[0] == 202
+    wait_for(lambda: tags(there, "mirror/team/app") == ["also", "other"])
+    assert there("GET", f"mirror/team/app/manifests/{digest(document)}")[0] == 200
+    assert here("DELETE", f"team/app/manifests/{digest(document)}")[0] == 202
+    wait_for(lambda: tags(there, "mirror/team/app") == ["other"])
+    assert there("GET", f"mirror/team/app/manifests/{digest(document)}")[0] == 404
+    # What is not there, here or there, is nothing to be done.
+    assert here("DELETE", "team/app/manifests/never")[0] == 404
+    assert there("DELETE", "mirror/team/app/manifests/other")[0] == 202 and here("DELETE", "team/app/manifests/other")[0] == 202
+    wait_for(lambda: waiting(here) == [0])
+
+
+def test_deletions_while_the_other_one_was_away(registries):
+    there = registries("there")
+    here = registries("here", "--replicate", there.host, WITH_DELETIONS)
+    for tag in "gone", "back", "stays":
+        image(here, tag=tag, layer=tag.encode())
+    wait_for(lambda: tags(there) == ["back", "gone", "stays"])
+    there.close()
+    assert here("DELETE", "team/app/manifests/gone")[0] == here("DELETE", "team/app/manifests/back")[0] == 202
+    again, _ = image(here, tag="back", layer=b"again")
+    here.process.send_signal(signal.SIGKILL)
+    here.process.wait()
+    here = registries("here", "--replicate", there.host, WITH_DELETIONS)
+    assert waiting(here) != [0]
+    there = registries("there")
+    wait_for(lambda: waiting(here) == [0], 30)
+    assert tags(there) == ["back", "stays"] and there("GET", "team/app/manifests/back")[2] == again
+
+
+def test_deletions_between_two_that_replicate_to_each_other(registries):
+    one, two = registries("one"), registries("two")
+    for s in (one, two):
+        s.close()
+    hosts = one.host, two.host
+    one, two = registries("one", "--replicate", hosts[1], WITH_DELETIONS), registries("two", "--replicate", hosts[0], WITH_DELETIONS)
+    image(one, tag="a"), image(two, tag="b", layer=b"b")
+    wait_for(lambda: tags(one) == tags(two) == ["a", "b"] and waiting(one) == waiting(two) == [0])
+    assert one("DELETE", "team/app/manifests/b")[0] == two("DELETE", "team/app/manifests/a")[0] == 202
+    wait_for(lambda: tags(one) == tags(two) == [] and waiting(one) == waiting(two) == [0])
+
+
+def test_a_registry_that_deletes_nothing(caisson, registries, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    with docker_registry(tmp_path / "real") as real:
+        here = registries("here", "--replicate", real.host, WITH_DELETIONS)
+        caisson("push", "bb", f"{here.host}/team/bb:1")
+        wait_for(lambda: waiting(here) == [0])
+        assert here("DELETE", "team/bb/manifests/1")[0] == 202
+        wait_for(lambda: waiting(here) == [0])
+        assert caisson("tags", f"{real.host}/team/bb").out == "1\n"
+    here.process.terminate()
+    assert "given up: delete team/bb:1" in (said := here.process.stderr.read()), said
+
+
 def test_docker_registry_with_a_password(caisson, registries, tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     users = tmp_path / "users"
@@ -169,6 +234,7 @@ def test_what_can_never_be_sent_is_given_up(registries):
 @pytest.mark.parametrize("args, error", [
     (["--replicate", "nowhere"], "write HOST[:PORT][/PATH]"),
     (["--replicate", "=a.example"], "write [PATTERN=]HOST[:PORT][/PATH]"),
+    ([WITH_DELETIONS], "no meaning without --replicate"),
     (["--replicate", "a.example", "--upstream", "b.example"], "exclude each other"),
 ])
 def test_bad_requests(caisson, tmp_path, args, error):
