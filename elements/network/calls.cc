@@ -46,11 +46,19 @@ long wait_for_connection(int fd) {
   return n == 0 ? -EINPROGRESS : connection_made(fd, ready.revents);
 }
 
+/// As a call ends that has sent `n`.
+ssize_t end_sending(int fd, ssize_t n) {
+  if (n < 0 && active && last_errno() == ECONNRESET) set_errno((int)-told(identify(fd), -ECONNRESET));
+  return n;
+}
+
 /// As a call ends that has read `n`, where it asked for something: what has failed is not taken for what has
 /// ended.
 ssize_t end_reading(int fd, ssize_t n) {
-  if (n > 0 || !active || (n < 0 && last_errno() != ECONNRESET) || identify(fd).kind != Kind::stream) return n;
-  int error = take_failure(fd);
+  if (n > 0 || !active || (n < 0 && last_errno() != ECONNRESET)) return n;
+  Identity who = identify(fd);
+  int error = who.kind == Kind::stream ? take_failure(fd) : 0;
+  if (n < 0) set_errno((int)-told(who, -ECONNRESET));
   return n < 0 || error == 0 ? n : finish<ssize_t>(-error);
 }
 
@@ -157,7 +165,7 @@ CAISSON_EXPORT int setsockopt(int fd, int level, int name, const void* value, so
   return (int)finish(set_option(fd, who, level, name, value, size));
 }
 
-// --- reading
+// --- reading and writing
 
 CAISSON_NEXT(read);
 CAISSON_EXPORT ssize_t read(int fd, void* buffer, size_t size) {
@@ -173,6 +181,15 @@ CAISSON_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
   ssize_t n = next_recv.get()(fd, buffer, size, flags);
   return size == 0 ? n : end_reading(fd, n);
 }
+
+CAISSON_NEXT(write);
+CAISSON_EXPORT ssize_t write(int fd, const void* data, size_t size) { return end_sending(fd, next_write.get()(fd, data, size)); }
+
+CAISSON_NEXT(writev);
+CAISSON_EXPORT ssize_t writev(int fd, const struct iovec* pieces, int count) { return end_sending(fd, next_writev.get()(fd, pieces, count)); }
+
+CAISSON_NEXT(send);
+CAISSON_EXPORT ssize_t send(int fd, const void* data, size_t size, int flags) { return end_sending(fd, next_send.get()(fd, data, size, flags)); }
 
 // What glibc's headers make of a read of known size (_FORTIFY_SOURCE). It ends the program where the size is wrong.
 extern "C" {
@@ -207,7 +224,7 @@ static Identity names_peer(int fd, const void* address, socklen_t size) {
 CAISSON_NEXT(sendto);
 CAISSON_EXPORT ssize_t sendto(int fd, const void* data, size_t size, int flags, const struct sockaddr* address, socklen_t length) {
   Identity who = names_peer(fd, address, length);
-  if (who.kind == Kind::none) return next_sendto.get()(fd, data, size, flags, address, length);
+  if (who.kind == Kind::none) return end_sending(fd, next_sendto.get()(fd, data, size, flags, address, length));
   // TCP takes no notice of it.
   if (!is_datagram(who.kind)) return next_sendto.get()(fd, data, size, flags, nullptr, 0);
   struct iovec piece = {const_cast<void*>(data), size};
@@ -222,7 +239,7 @@ CAISSON_EXPORT ssize_t sendto(int fd, const void* data, size_t size, int flags, 
 CAISSON_NEXT(sendmsg);
 CAISSON_EXPORT ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
   Identity who = !is_nowhere(message) ? names_peer(fd, message->msg_name, message->msg_namelen) : Identity{};
-  if (who.kind == Kind::none) return next_sendmsg.get()(fd, message, flags);
+  if (who.kind == Kind::none) return end_sending(fd, next_sendmsg.get()(fd, message, flags));
   if (is_datagram(who.kind)) return finish(send_datagram(fd, *message, flags));
   struct msghdr plain = *message;
   plain.msg_name = nullptr;
@@ -315,6 +332,9 @@ __attribute__((constructor(102))) static void look_up() {
   next_read.get();
   next_readv.get();
   next_recv.get();
+  next_write.get();
+  next_writev.get();
+  next_send.get();
   next_recvfrom.get();
   next_recvmsg.get();
   next_sendto.get();

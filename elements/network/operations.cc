@@ -207,9 +207,8 @@ long read_option(int fd, const Identity& who, int level, int name, void* value, 
                                                 value, size);
     if (name == SO_ACCEPTCONN) return give_number(who.kind == Kind::listener ? 1 : 0, value, size);
     // The unix socket's own is taken as well: it only says that the other end is closed.
-    if (datagrams) return call(SYS_getsockopt, fd, level, name, value, size);
-    (void)option(fd, SOL_SOCKET, SO_ERROR);
-    return give_number(take_failure(fd), value, size);
+    int error = option(fd, SOL_SOCKET, SO_ERROR, 0);
+    return give_number(datagrams ? (int)-told(who, -error) : take_failure(fd), value, size);
   }
   Request r = about(Op::get_option, who);
   r.level = level;
@@ -267,6 +266,7 @@ long send_datagram(int fd, const struct msghdr& message, int flags) {
   out.msg_iovlen = message.msg_iovlen + 1;
   long n = call(SYS_sendmsg, fd, &out, flags | MSG_NOSIGNAL);
   if (n == -ECONNREFUSED || n == -ENOENT) return -ENETDOWN;
+  if (n == -ECONNRESET) return -ECONNREFUSED;
   return n < 0 ? n : n - (long)sizeof header;
 }
 

@@ -3,6 +3,8 @@
 // (interception/). Results are those of system calls: a negative errno is an error.
 #pragma once
 
+#include <errno.h>
+
 #include "network/ask.h"
 
 namespace caisson::element {
@@ -41,6 +43,10 @@ bool differs_when_read(int level, int name);
 bool differs_when_set(int level, int name);
 long read_option(int fd, const Identity& who, int level, int name, void* value, socklen_t* size);
 long set_option(int fd, const Identity& who, int level, int name, const void* value, socklen_t size);
+
+/// What a call on a datagram socket came to: the stack's way to tell that nobody is there is another error of the
+/// unix socket's.
+inline long told(const Identity& who, long result) { return result == -ECONNRESET && who.kind == Kind::datagram ? -ECONNREFUSED : result; }
 
 /// A datagram to the message's address, by the stack's common socket.
 long send_datagram(int fd, const struct msghdr& message, int flags);

@@ -80,11 +80,14 @@ FAULTS = [("network/operations.cc", "if (is_loopback(r.address)) return to_kerne
           ("network/stack/stream_requests.cc", "group->owner != owner", "false"),
           ("network/stack/stream_requests.cc", "out.local = s.local;", ";"),
           ("network/stack/datagram.cc", "if (!is_any(a) && !is_own(ip)) return EADDRNOTAVAIL;", ""),
-          ("network/stack/datagram.cc", "if (connected && !same_address(d.peer, from)) return;", "if (connected) return;"),
+          ("network/stack/datagram.cc", "if (connected && !same_address(d.peer, from)) return 0;", "if (connected) return 0;"),
           ("network/stack/datagram.cc", "if (call(SYS_connect, probe, &name, size) == -ECONNREFUSED) end(*d);", ""),
+          ("network/operations.h", "result == -ECONNRESET && who.kind == Kind::datagram ? -ECONNREFUSED : result", "result"),
+          ("network/stack/datagram.cc", "if (!for_many && pbuf", "if (false && pbuf"),
+          ("network/stack/datagram.cc", "if (call(SYS_connect, d->sender, &name, size) == 0) call", "if (false) call"),
           ("network/stack/ping.cc", "echo.identifier = __builtin_bswap16(d.pcb->local_port);", ""),
           ("network/stack/ping.cc", "d->v6 == v6 && d->bound && d->pcb->local_port == identifier", "d->v6 == v6"),
-          ("network/stack/ping.cc", "if (type_of(*p) != ICMP6_TYPE_EREP) return", "return"),
+          ("network/stack/icmp.cc", "if (type != ICMP6_TYPE_EREP && type != ICMP6_TYPE_DUR) return", "return"),
           ("network/stack/convert.cc", "memcpy(out.ip, ip_2_ip6(&ip)->addr, 16);", "memcpy(out.ip, ip_2_ip6(&ip)->addr, 12);")]
 # These show only where a packet goes out to a device that leaves nothing to others.
 WIRE_FAULTS = [("network/stack/tap.cc", "(uint32_t)(p->tot_len - tcp)", "0"),

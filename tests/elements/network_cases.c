@@ -245,6 +245,50 @@ static void datagrams_across_processes(void) {
   close(server);
 }
 
+/* Who is connected to a port that nobody has hears of it, once, by whatever call. */
+static void refused_datagrams(int family, const char* to, int hows_many) {
+  struct name there = name_of(family, to, 1), own;
+  int loopback = strcmp(to, "127.0.0.1") == 0 || strcmp(to, "::1") == 0;
+  for (int how = 0; how < hows_many; ++how) {
+    static const char* hows[] = {"recv", "recvmsg", "SO_ERROR", "the next send"};
+    char byte = 0;
+    struct iovec piece = {&byte, 1};
+    struct name from;
+    struct msghdr message = {.msg_name = &from.address, .msg_namelen = sizeof from.address, .msg_iov = &piece, .msg_iovlen = 1};
+    int fd = socket(family, SOCK_DGRAM, 0);
+    if (connect(fd, AT(there)) != 0) exit(2);
+    int refused = 0;
+    /* Another host says it only now and then (icmp_ratelimit). */
+    for (int tries = 0; tries < 10 && !refused; ++tries) refused = send(fd, "x", 1, 0) == 1 && (wait_for(fd, POLLIN, 1000) & POLLERR) != 0;
+    check(refused, "UDP refused at %s, %s: POLLERR", to, hows[how]);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    /* A static program's plain calls are the kernel's, which says what it says of a unix socket. */
+    int other = reads_are_kernels && !loopback && (how == 0 || how == 3);
+    check(how == 0   ? recv(fd, &byte, 1, 0) == -1 && errno == (other ? ECONNRESET : ECONNREFUSED)
+          : how == 1 ? recvmsg(fd, &message, 0) == -1 && errno == ECONNREFUSED
+          : how == 2 ? number_option(fd, SOL_SOCKET, SO_ERROR) == ECONNREFUSED
+                     : send(fd, "x", 1, 0) == -1 && errno == (other ? ECONNRESET : ECONNREFUSED),
+          "UDP refused at %s, %s: ECONNREFUSED", to, hows[how]);
+    check(recv(fd, &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN && number_option(fd, SOL_SOCKET, SO_ERROR) == 0, "UDP refused at %s, %s: once", to, hows[how]);
+    own = local(fd);
+    check(port_of(&own) != 0 && same(&(struct name){peer(fd).address, peer(fd).size}, &there), "UDP refused at %s, %s: it is connected still", to, hows[how]);
+    close(fd);
+  }
+  /* Somebody may have it later. */
+  int late = socket(family, SOCK_DGRAM, 0), fd = socket(family, SOCK_DGRAM, 0);
+  struct name any = name_of(family, to, 0), at;
+  char text[8];
+  if (bind(late, AT(any)) != 0) return (void)(close(late), close(fd)); /* not ours */
+  at = local(late);
+  close(late);
+  usleep(20000);
+  if (connect(fd, AT(at)) != 0) exit(2);
+  check(send(fd, "x", 1, 0) == 1 && (wait_for(fd, POLLIN, 2000) & POLLERR) != 0 && number_option(fd, SOL_SOCKET, SO_ERROR) != 0, "UDP at %s: nobody has the port", to);
+  late = bound(family, to, port_of(&at));
+  check(send(fd, "late", 4, 0) == 4 && (wait_for(late, POLLIN, 1000) & POLLIN) != 0 && recv(late, text, sizeof text, 0) == 4, "UDP at %s: somebody has it now", to);
+  close(late), close(fd);
+}
+
 static void datagrams_in_epoll(void) {
   int server = bound(AF_INET, "0.0.0.0", 0), client = socket(AF_INET, SOCK_DGRAM, 0), e = epoll_create1(0);
   struct name at = local(server), there = name_of(AF_INET, own4, port_of(&at));
@@ -615,6 +659,7 @@ int main(int argc, char** argv) {
   datagrams_in_epoll();
   by_ipv6("::", own6), by_ipv6(own6, own6), by_ipv6("::", "::1"), by_ipv6("::1", "::1");
   only_ipv6();
+  refused_datagrams(AF_INET, own4, 4), refused_datagrams(AF_INET6, own6, 4), refused_datagrams(AF_INET, "127.0.0.1", 4), refused_datagrams(AF_INET6, "::1", 4);
   options();
   resets();
   ends();
@@ -627,6 +672,7 @@ int main(int argc, char** argv) {
   closed_when_full();
   shared_port(AF_INET, "0.0.0.0", own4), shared_port(AF_INET, own4, own4), shared_port(AF_INET6, "::", own6), shared_port(AF_INET, "127.0.0.1", "127.0.0.1");
   shared_port_of_datagrams();
+  refused_datagrams(AF_INET, gateway, 1);
   other_hosts();
   return failures != 0;
 }

@@ -51,7 +51,7 @@ void drop_returned(int64_t now) {
 }
 
 Next StoppedCall::answered(long result) {
-  target.answer(result);
+  target.answer(told(who_, result));
   return Next::done;
 }
 

@@ -3,6 +3,8 @@
 // with a header; a connected one has a socket of the stack's for itself.
 #include <errno.h>
 #include <fcntl.h>
+#include <lwip/icmp.h>
+#include <lwip/prot/udp.h>
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
@@ -71,9 +73,9 @@ void end(Datagram& d) {
   bury(&d);
 }
 
-void deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t count) {
+long deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t count) {
   bool connected = d.peer.given != 0;
-  if (connected && !same_address(d.peer, from)) return;
+  if (connected && !same_address(d.peer, from)) return 0;
   struct sockaddr_un name;
   struct msghdr message = {};
   message.msg_name = &name;
@@ -81,12 +83,18 @@ void deliver(Datagram& d, const Address& from, struct iovec* pieces, size_t coun
   message.msg_iov = pieces;
   message.msg_iovlen = count;
   int fd = connected ? d.sender : sender_for(from);
-  if (fd >= 0) call(SYS_sendmsg, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return fd < 0 ? 0 : call(SYS_sendmsg, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 void on_received(void* arg, struct udp_pcb* pcb, struct pbuf* p, const ip_addr_t* ip, u16_t port) {
   (void)pcb;
-  deliver(*static_cast<Datagram*>(arg), from_lwip(*ip, port), p);
+  auto& d = *static_cast<Datagram*>(arg);
+  if (deliver(d, from_lwip(*ip, port), p) == -ECONNREFUSED) {
+    end(d);
+    const ip_addr_t& to = *ip_current_dest_addr();
+    bool for_many = ip_addr_ismulticast(&to) || (IP_IS_V4_VAL(to) && ip4_addr_isbroadcast(ip_2_ip4(&to), &device));
+    if (!for_many && pbuf_header_force(p, (s16_t)(ip_current_header_tot_len() + UDP_HLEN)) == 0) icmp_port_unreach(ip_current_is_v6(), p);
+  }
   pbuf_free(p);
 }
 
@@ -158,12 +166,29 @@ void read_common() {
 
 }  // namespace
 
-void deliver(Datagram& d, const Address& from, const struct pbuf* packet) {
+long deliver(Datagram& d, const Address& from, const struct pbuf* packet) {
   constexpr int kPieces = 64;
   struct iovec pieces[kPieces];
   int n = 0;
   for (; packet != nullptr && n < kPieces; packet = packet->next) pieces[n++] = {packet->payload, packet->len};
-  if (packet == nullptr) deliver(d, from, pieces, (size_t)n);
+  return packet == nullptr ? deliver(d, from, pieces, (size_t)n) : 0;
+}
+
+void refuse_datagrams(uint16_t port, const Address& to) {
+  for (Datagram* bucket : datagrams)
+    for (Datagram* d = bucket; d != nullptr; d = d->next) {
+      if (d->ping || d->peer.given == 0 || d->pcb->local_port != port || !same_address(d->peer, to)) continue;
+      // The kernel tells a datagram socket of an error (ECONNRESET) when the one that it is connected to, and that is
+      // connected to it, lets go while something is unread there.
+      read_connected(*d);
+      struct sockaddr_un name;
+      socklen_t size = remote_name(d->peer, d->id, name);
+      char unread = 0;
+      call(SYS_sendto, common, &unread, 1, MSG_DONTWAIT | MSG_NOSIGNAL, &name, size);
+      size = identity_name(identity_of(*d), name);
+      struct sockaddr nobody = {};
+      if (call(SYS_connect, d->sender, &name, size) == 0) call(SYS_connect, d->sender, &nobody, sizeof nobody);
+    }
 }
 
 void open_commons() {

@@ -19,8 +19,12 @@ struct Datagram : Watched {
   bool v6 = false, v6only = false, ping = false, bound = false, broadcast = false, reuseaddr = false, reuseport = false;
 };
 
-/// To the program, in the name of `from`. What it has no room for is lost, as ever.
-void deliver(Datagram& d, const Address& from, const struct pbuf* packet);
+/// To the program, in the name of `from`. What it has no room for is lost, as ever. -ECONNREFUSED where the program has
+/// closed it.
+long deliver(Datagram& d, const Address& from, const struct pbuf* packet);
+
+/// Those that are connected to `to` from that port hear that nobody is there (ECONNREFUSED; RFC 1122, section 4.1.3.3).
+void refuse_datagrams(uint16_t port, const Address& to);
 
 // ping.cc
 void add_ping(Datagram& d);
@@ -30,5 +34,7 @@ void remove_ping(Datagram& d);
 void choose_identifier(Datagram& d, uint16_t wanted);
 /// What is no echo request goes nowhere. A negative errno.
 long send_echo(Datagram& d, const ip_addr_t& to, const char* data, size_t size);
+/// Takes it where somebody waits for it.
+void take_echo_answer(const struct pbuf& p, bool v6);
 
 }  // namespace caisson::element::stack

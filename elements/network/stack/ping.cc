@@ -28,18 +28,6 @@ Datagram* find_ping(bool v6, uint16_t identifier) {
   return nullptr;
 }
 
-/// Takes an answer that somebody waits for.
-void take_answer(const struct pbuf& p, bool v6) {
-  Echo echo = {};
-  if (pbuf_copy_partial(&p, &echo, sizeof echo, 0) != sizeof echo || echo.code != 0) return;
-  Datagram* d = find_ping(v6, __builtin_bswap16(echo.identifier));
-  if (d == nullptr) return;
-  // The answer has the place of a datagram, whose sender has no port; a connected socket's peer has what it was given.
-  deliver(*d, from_lwip(*ip_current_src_addr(), d->peer.given != 0 ? d->peer.port : 0), &p);
-}
-
-uint8_t type_of(const struct pbuf& p) { return p.len > 0 ? *static_cast<const uint8_t*>(p.payload) : 0xff; }
-
 }  // namespace
 
 void add_ping(Datagram& d) {
@@ -93,22 +81,13 @@ long send_echo(Datagram& d, const ip_addr_t& to, const char* data, size_t size) 
   return -errno_of(error);
 }
 
+void take_echo_answer(const struct pbuf& p, bool v6) {
+  Echo echo = {};
+  if (pbuf_copy_partial(&p, &echo, sizeof echo, 0) != sizeof echo || echo.code != 0) return;
+  Datagram* d = find_ping(v6, __builtin_bswap16(echo.identifier));
+  if (d == nullptr) return;
+  // The answer has the place of a datagram, whose sender has no port; a connected socket's peer has what it was given.
+  deliver(*d, from_lwip(*ip_current_src_addr(), d->peer.given != 0 ? d->peer.port : 0), &p);
+}
+
 }  // namespace caisson::element::stack
-
-using namespace caisson::element::stack;
-
-// lwIP's, which the linker puts behind ours (--wrap). It has nobody to give answers to.
-extern "C" void __real_icmp_input(struct pbuf* p, struct netif* inp);
-extern "C" void __real_icmp6_input(struct pbuf* p, struct netif* inp);
-
-extern "C" void __wrap_icmp_input(struct pbuf* p, struct netif* inp) {
-  if (type_of(*p) != ICMP_ER) return __real_icmp_input(p, inp);
-  if (inet_chksum_pbuf(p) == 0) take_answer(*p, false);
-  pbuf_free(p);
-}
-
-extern "C" void __wrap_icmp6_input(struct pbuf* p, struct netif* inp) {
-  if (type_of(*p) != ICMP6_TYPE_EREP) return __real_icmp6_input(p, inp);
-  if (ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(), ip6_current_dest_addr()) == 0) take_answer(*p, true);
-  pbuf_free(p);
-}
