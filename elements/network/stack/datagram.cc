@@ -188,6 +188,9 @@ void refuse_datagrams(uint16_t port, const Address& to) {
       size = identity_name(identity_of(*d), name);
       struct sockaddr nobody = {};
       if (call(SYS_connect, d->sender, &name, size) == 0) call(SYS_connect, d->sender, &nobody, sizeof nobody);
+      // Where it could not be (the program has closed it, or connects elsewhere), that is not a datagram to be sent.
+      while (call(SYS_recvfrom, d->sender, &unread, 1, MSG_DONTWAIT, 0, 0) >= 0) {
+      }
     }
 }
 
