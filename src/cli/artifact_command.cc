@@ -38,9 +38,14 @@ Result<registry::Artifact> described(const Args& args) {
     if (equals == std::string::npos || equals == 0) return fail("--annotation: \"" + text + "\": write KEY=VALUE", EINVAL);
     out.annotations[text.substr(0, equals)] = text.substr(equals + 1);
   }
+  out.newest = epoch;
   std::set<std::string> titles;
+  auto title_of = [](std::string_view path) {
+    while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);  // of a folder
+    return base_name(path);
+  };
   for (size_t i = 2; i < args.rest().size(); ++i)
-    if (std::string title(base_name(args.rest()[i])); !titles.insert(title).second) return fail("artifact: two files are called " + title + ", which is all that is kept of their paths", EINVAL);
+    if (std::string title(title_of(args.rest()[i])); !titles.insert(title).second) return fail("artifact: two files are called " + title + ", which is all that is kept of their paths", EINVAL);
   for (size_t i = 2; i < args.rest().size(); ++i) out.files.push_back({args.rest()[i], args.get("media-type", "application/octet-stream")});
   return out;
 }

@@ -19,12 +19,12 @@ namespace {
 
 class Unpacker {
  public:
-  Unpacker(sys::RootDir root, UnpackOptions options) : root_(std::move(root)), options_(options) {}
+  Unpacker(sys::RootDir root, UnpackOptions options) : root_(std::move(root)), options_(std::move(options)) {}
 
   Result<> run(Source& source) {
     TarReader tar(source);
     TarEntry entry;
-    while (TRY(tar.next(entry))) TRY(one(tar, entry), "layer entry \"" + entry.path.substr(0, 256) + "\"");
+    while (TRY(tar.next(entry))) TRY(choose_and_make(tar, entry), "layer entry \"" + entry.path.substr(0, 256) + "\"");
     // Folder times last: making files in them changed them.
     for (auto it = folder_times_.rbegin(); it != folder_times_.rend(); ++it)
       if (auto fd = root_.open_at(it->first, O_RDONLY | O_DIRECTORY | O_NOFOLLOW); fd) {
@@ -35,6 +35,11 @@ class Unpacker {
   }
 
  private:
+  Result<> choose_and_make(TarReader& tar, TarEntry& entry) {
+    if (options_.choose) TRY(options_.choose(entry));
+    return one(tar, entry);
+  }
+
   Result<int> parent_of(const std::string& path) {
     std::string parent = path.find('/') == std::string::npos ? "" : path.substr(0, path.rfind('/'));
     if (!parent_.valid() || parent != parent_path_) {
@@ -325,7 +330,7 @@ Result<> unpack_layer(Source& tar, const std::string& folder, UnpackOptions opti
   // Its own, where other threads of the process unpack as well.
   if (::unshare(CLONE_FS) < 0) return fail_errno("unpack a layer: unshare");
   mode_t before = ::umask(0);
-  auto done = Unpacker(std::move(root), options).run(tar);
+  auto done = Unpacker(std::move(root), std::move(options)).run(tar);
   ::umask(before);
   return done;
 }

@@ -12,6 +12,8 @@ namespace caisson::image {
 struct UnpackOptions {
   uint64_t bytes = 256ull << 30;  ///< of file data in one layer
   bool whiteouts = true;          ///< give ".wh." names their meaning
+  /// Looks at each entry, and may change it; its error ends the unpacking.
+  std::function<Result<>(TarEntry&)> choose;
 };
 
 /// Unpacks a layer (image-spec, layer.md) into an empty folder. Whiteouts

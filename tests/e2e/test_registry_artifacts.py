@@ -1,12 +1,16 @@
 """Artifacts beside images, what refers to what, blobs in chunks, and digests by sha512: our client and
 server, docker-registry (which keeps no list of referrers) and skopeo."""
+import gzip
 import hashlib
 import http.server
+import io
 import json
 import os
 import subprocess
+import tarfile
 import threading
 import urllib.parse
+import urllib.request
 
 import pytest
 from conftest import Caisson
@@ -98,6 +102,101 @@ def test_copy_with_referrers(caisson, registry, files, tmp_path):
                 assert [d["digest"] for d in referring(caisson, f"{host}/copy/bb:1")] == [sbom]
     finally:
         other.close()
+
+
+def listed(folder):
+    """Paths, what they are, and their contents."""
+    out = {}
+    for path in sorted(folder.rglob("*")):
+        st = path.lstat()
+        out[str(path.relative_to(folder))] = (oct(st.st_mode), os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None, st.st_mtime_ns if path.is_file() else 0)
+    return out
+
+
+@pytest.fixture
+def chart(tmp_path):
+    chart = tmp_path / "chart"
+    (chart / "templates/deep").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("name: chart\n")
+    (chart / "templates/deep/run").write_text("#!/bin/sh\n")
+    (chart / "templates/deep/run").chmod(0o755)
+    (chart / "templates/.wh.not").write_text("a name, and no mark")
+    (chart / "link").symlink_to("templates/deep/run")
+    os.link(chart / "Chart.yaml", chart / "same.yaml")
+    (chart / "empty").mkdir(mode=0o700)
+    return chart
+
+
+def test_folders_there_and_back(caisson, registry, files, chart):
+    name = f"{registry}/charts/shop:1"
+    pushed = caisson("artifact", "push", "--artifact-type", "a/chart", name, files / "sbom.json", f"{chart}/").out
+    layers = json.loads(caisson("manifest", "inspect", name).out)["layers"]
+    assert [layer["annotations"]["org.opencontainers.image.title"] for layer in layers] == ["sbom.json", "chart"]
+    folder = layers[1]
+    assert folder["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip" and folder["annotations"]["io.deis.oras.content.unpack"] == "true"
+    out = files / "out"
+    assert caisson("artifact", "pull", "-o", out, name).out.split() == [str(out / "sbom.json"), str(out / "chart")]
+    assert listed(out / "chart") == listed(chart)
+    assert (out / "chart/Chart.yaml").stat().st_ino == (out / "chart/same.yaml").stat().st_ino
+    # It is replaced, whole; the same content is the same blob.
+    (out / "chart/more").write_text("mine")
+    caisson("artifact", "pull", "-o", out, name)
+    assert listed(out / "chart") == listed(chart) and sorted(os.listdir(out)) == ["chart", "sbom.json"]
+    caisson("artifact", "push", "--artifact-type", "a/chart", f"{registry}/charts/shop:2", chart)
+    assert json.loads(caisson("manifest", "inspect", f"{registry}/charts/shop:2").out)["layers"] == [folder]
+    # What ORAS would make of it: GNU tar reads it.
+    blob = urllib.request.urlopen(f"http://{registry}/v2/charts/shop/blobs/{folder['digest']}").read()
+    assert digest(gzip.decompress(blob)) == folder["annotations"]["io.deis.oras.content.digest"]
+    (files / "by-tar").mkdir()
+    subprocess.run(["tar", "xzf", "-", "-C", files / "by-tar"], input=blob, check=True)
+    assert listed(files / "by-tar/chart") == listed(chart)
+    assert pushed
+
+
+def test_a_folder_that_cannot_be_pushed(caisson, registry, chart):
+    push = ("artifact", "push", "--artifact-type", "a/chart", f"{registry}/charts/shop:1")
+    os.mkfifo(chart / "templates/pipe")
+    assert f"{chart}/templates/pipe is a device or a pipe" in caisson(*push, chart, code=1).err
+    for path in "/", ".", chart / "..":
+        assert "it goes by its name, which this has not" in caisson(*push, path, code=1).err
+    assert "two files are called chart" in caisson(*push, chart, f"{chart}/", code=1).err
+
+
+@pytest.mark.parametrize("entry, error", [
+    ({"name": "other/x"}, "not in the folder chart"),
+    ({"name": "../x"}, "not in the folder chart"),
+    ({"name": "chart/../../x"}, "leads outside"),
+    ({"name": "/etc/x"}, "not in the folder chart"),
+    ({"name": "chart/dev", "type": tarfile.CHRTYPE}, "is a device or a pipe"),
+    ({"name": "chart/hard", "type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, "not in the folder chart"),
+    ({"name": "chart/up/x"}, None),
+    ({"name": "chart/suid", "mode": 0o6755, "uid": 1234, "gid": 1234}, None),
+    ({"name": "chart/wrong"}, "digest mismatch"),
+])
+def test_hostile_folders(caisson, tmp_path, entry, error):
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for each in {"name": "chart", "type": tarfile.DIRTYPE, "mode": 0o755}, {"name": "chart/up", "type": tarfile.SYMTYPE, "linkname": "../.."}, entry:
+            member = tarfile.TarInfo(each["name"])
+            for key, value in each.items():
+                setattr(member, key, value)
+            tar.addfile(member, io.BytesIO(b"") if member.isreg() else None)
+    out = tmp_path / "out"
+    (out / "chart").mkdir(parents=True)
+    (out / "chart/before").write_text("stays")
+    liar = LyingRegistry()
+    try:
+        about = {"org.opencontainers.image.title": "chart", "io.deis.oras.content.unpack": "true", "io.deis.oras.content.digest": digest(b"other" if error == "digest mismatch" else written.getvalue())}
+        liar.manifest({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "a/b", "config": liar.blob(b"{}"), "layers": [{**liar.blob(gzip.compress(written.getvalue())), "annotations": about}]})
+        done = caisson("artifact", "pull", "-o", out, f"{liar.host}/app:1", code=1 if error else 0)
+    finally:
+        liar.close()
+    assert sorted(os.listdir(out)) == ["chart"] and not (tmp_path / "x").exists() and not os.path.exists("/etc/x")
+    if error:
+        assert error in done.err and (out / "chart/before").read_text() == "stays"
+    elif "mode" in entry:
+        st = (out / "chart/suid").stat()
+        assert st.st_mode & 0o7777 == 0o755 and (st.st_uid, st.st_gid) == (0, 0)
 
 
 @pytest.mark.parametrize("title", ["../x", "/tmp/x", "a/b", "..", "", "nul\0x"])
