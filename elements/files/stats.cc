@@ -41,6 +41,7 @@ int described(int folder, const char* path, bool follow, struct stat* out, Nativ
   Found found;
   look(folder, path, follow, found);
   if (found.what == What::pristine) {
+    if (is_nowhere(out)) return refuse<int>(EFAULT);
     show_entry(found.entry, found.folder_stat, *out);
     return 0;
   }
@@ -105,6 +106,7 @@ int described_extended(int folder, const char* path, int flags, unsigned mask, s
     return 0;
   });
   if (code != 0) return code;
+  if (is_nowhere(out)) return refuse<int>(EFAULT);
   if (!extended) *out = {};
   show_extended(st, *out);
   return 0;

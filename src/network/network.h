@@ -99,8 +99,9 @@ struct Traffic {
 /// Loopback only (--network none).
 [[nodiscard]] Result<> loopback_up(int netns);
 
-/// "02:…" from a random source: locally administered, unicast.
-[[nodiscard]] std::string random_mac();
+/// Locally administered, unicast, and always the same for an address: whoever has just talked to the one that had it
+/// before goes on sending there (Linux takes no new answer for a second, and believes an old one for half a minute).
+[[nodiscard]] std::string mac_of(uint32_t ip);
 [[nodiscard]] Result<> check_mac(const std::string& mac);
 
 }  // namespace caisson::network

@@ -39,11 +39,10 @@ Result<Subnet4> parse_subnet4(const std::string& text) {
   return s;
 }
 
-std::string random_mac() {
-  std::string hex = random_hex(5);
-  std::string mac = "02";
-  for (size_t i = 0; i < hex.size(); i += 2) mac += ":" + hex.substr(i, 2);
-  return mac;
+std::string mac_of(uint32_t ip) {
+  char text[18];
+  std::snprintf(text, sizeof text, "02:42:%02x:%02x:%02x:%02x", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255);
+  return text;
 }
 
 Result<> check_mac(const std::string& mac) {
@@ -246,7 +245,7 @@ Result<Endpoint> Networks::lease(const Network& network, const std::string& cont
   uint32_t host = chosen - network.subnet.address;
   e.ip6 = ip6_of(network.subnet6, host);
   e.gateway6 = ip6_of(network.subnet6, 1);
-  e.mac = wanted_mac.empty() ? random_mac() : wanted_mac;
+  e.mac = wanted_mac.empty() ? mac_of(chosen) : wanted_mac;
   return e;
 }
 

@@ -80,7 +80,7 @@ def judge(output, least=150):
     lines = [l for l in output.splitlines() if l.startswith(("ok ", "not ok "))]
     bad = [l for l in lines if l.startswith("not ")]
     assert not bad, bad[:10]
-    assert len(lines) >= least, f"{len(lines)} cases: {output[-500:]}"
+    assert len(lines) >= least and lines[-1] == "ok the end of the suite", f"{len(lines)} cases: {output[-500:]}"
 
 
 def lwip(folder, flags):

@@ -40,14 +40,29 @@ def test_identities_are_unique_and_kept(caisson):
 
 def test_given_identity(caisson):
     caisson("network", "create", "--subnet", "10.247.3.0/24", "own")
-    out = caisson.run("--network", "own", "--ip", "10.247.3.77", "--mac-address", "02:42:0a:f7:03:4d", "bb", "ip", "addr", "show", "eth0").out
-    assert "10.247.3.77/24" in out and "02:42:0a:f7:03:4d" in out
+    out = caisson.run("--network", "own", "--ip", "10.247.3.77", "--mac-address", "02:42:01:02:03:04", "bb", "ip", "addr", "show", "eth0").out
+    assert "10.247.3.77/24" in out and "02:42:01:02:03:04" in out
     caisson("create", "--name", "holder", "--network", "own", "--ip", "10.247.3.78", "bb")
     for args, error in ((("--ip", "10.247.3.78"), "in use by container"), (("--ip", "10.247.4.1"), "not free to use"), (("--ip", "10.247.3.1"), "not free to use"), (("--mac-address", "01:00:00:00:00:00"), "unicast MAC")):
         assert error in caisson("create", "--network", "own", *args, "bb", code=125).err
     assert "remove them first" in caisson("network", "rm", "own", code=1).err
     caisson("rm", "holder")
     caisson("network", "rm", "own")
+
+
+def test_who_gets_an_address_is_reached_there_at_once(caisson):
+    """Also by whoever has just talked to the one that had it before."""
+    caisson("network", "create", "--subnet", "10.247.3.0/24", "own")
+    caisson("run", "-d", "--name", "asks", "--network", "own", "bb", "sleep", "1000")
+    try:
+        for i in range(4):
+            caisson("run", "-d", "--name", "answers", "--network", "own", "--ip", "10.247.3.77", "bb", "sh", "-c", f"echo {i} > /x; httpd -f -p 80 -h /")
+            assert caisson.inspect("answers")["NetworkSettings"]["MacAddress"] == "02:42:0a:f7:03:4d"
+            wait_for(lambda: caisson("exec", "asks", "wget", "-T", "1", "-qO-", "http://10.247.3.77/x", code=None).out == f"{i}\n", 5)  # noqa: B023
+            caisson("rm", "-f", "-t", "0", "answers")
+    finally:
+        caisson("rm", "-f", "-t", "0", "asks")
+        caisson("network", "rm", "own")
 
 
 def test_names_resolve_also_later_ones(caisson):

@@ -26,4 +26,10 @@ __attribute__((format(printf, 2, 3))) static void check(int good, const char* fo
   _exit(1);
 }
 
+/* What main() returns; without this line a suite has not come to its end. */
+static int ended(void) {
+  printf("ok the end of the suite\n");
+  return failures != 0;
+}
+
 #endif

@@ -446,7 +446,9 @@ static void refused(void) {
     void* volatile bad = places[i];
     struct stat st;
     FAILS(stat(bad, &st), EFAULT);
+#ifdef __GLIBC__ /* musl writes there itself */
     FAILS(stat(T "small", bad), EFAULT);
+#endif
     FAILS(open(bad, O_RDONLY), EFAULT);
     FAILS(access(bad, R_OK), EFAULT);
     FAILS(unlink(bad), EFAULT);
@@ -693,5 +695,5 @@ int main(int argc, char** argv) {
   /* To its end, or who writes there is killed. */
   int more = pipe_end == NULL ? 0 : fgetc(pipe_end), code = pipe_end == NULL ? -1 : pclose(pipe_end);
   check(got != NULL && strcmp(text, "popen\n") == 0 && more == EOF && code == 0, "popen (%d)", code);
-  return failures != 0;
+  return ended();
 }

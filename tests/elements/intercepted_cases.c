@@ -468,5 +468,5 @@ int main(int argc, char** argv) {
   many_messages();
   limits();
   other_families();
-  return failures != 0;
+  return ended();
 }
