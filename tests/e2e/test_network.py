@@ -56,12 +56,12 @@ def test_who_gets_an_address_is_reached_there_at_once(caisson):
     caisson("run", "-d", "--name", "asks", "--network", "own", "bb", "sleep", "1000")
     try:
         for i in range(4):
-            caisson("run", "-d", "--name", "answers", "--network", "own", "--ip", "10.247.3.77", "bb", "sh", "-c", f"echo {i} > /x; httpd -f -p 80 -h /")
+            web(caisson, "answers", i, "--network", "own", "--ip", "10.247.3.77")
             assert caisson.inspect("answers")["NetworkSettings"]["MacAddress"] == "02:42:0a:f7:03:4d"
-            wait_for(lambda: caisson("exec", "asks", "wget", "-T", "1", "-qO-", "http://10.247.3.77/x", code=None).out == f"{i}\n", 5)  # noqa: B023
-            caisson("rm", "-f", "-t", "0", "answers")
+            wait_for(lambda: caisson("exec", "asks", "timeout", "1", "wget", "-qO-", "http://10.247.3.77/", code=None).out == f"{i}\n", 5)  # noqa: B023
+            caisson("rm", "-f", "answers")
     finally:
-        caisson("rm", "-f", "-t", "0", "asks")
+        caisson("rm", "-f", "asks", "answers", code=None)
         caisson("network", "rm", "own")
 
 

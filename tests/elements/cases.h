@@ -27,7 +27,7 @@ __attribute__((format(printf, 2, 3))) static void check(int good, const char* fo
 }
 
 /* What main() returns; without this line a suite has not come to its end. */
-static int ended(void) {
+static int suite_ended(void) {
   printf("ok the end of the suite\n");
   return failures != 0;
 }

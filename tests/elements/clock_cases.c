@@ -530,5 +530,5 @@ int main(int argc, char** argv) {
   timers();
   others();
   if (argc > 2 && strcmp(argv[2], "files") == 0) file_times();
-  return ended();
+  return suite_ended();
 }

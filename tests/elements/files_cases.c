@@ -695,5 +695,5 @@ int main(int argc, char** argv) {
   /* To its end, or who writes there is killed. */
   int more = pipe_end == NULL ? 0 : fgetc(pipe_end), code = pipe_end == NULL ? -1 : pclose(pipe_end);
   check(got != NULL && strcmp(text, "popen\n") == 0 && more == EOF && code == 0, "popen (%d)", code);
-  return ended();
+  return suite_ended();
 }

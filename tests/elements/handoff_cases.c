@@ -590,5 +590,5 @@ int main(int argc, char** argv) {
   alarm(60);
   for (int s = 0; s <= kAnySender; ++s)
     for (int r = 0; r <= kAnyReceiver; ++r) streams(s, r, 2 << 20);
-  return ended();
+  return suite_ended();
 }

@@ -468,5 +468,5 @@ int main(int argc, char** argv) {
   many_messages();
   limits();
   other_families();
-  return ended();
+  return suite_ended();
 }

@@ -674,5 +674,5 @@ int main(int argc, char** argv) {
   shared_port_of_datagrams();
   refused_datagrams(AF_INET, gateway, 1);
   other_hosts();
-  return ended();
+  return suite_ended();
 }

@@ -243,5 +243,5 @@ int main(int argc, char** argv) {
   memory_cases(atol(argv[1]));
   times();
   processors(atoi(argv[2])); /* last: it sets its own */
-  return ended();
+  return suite_ended();
 }

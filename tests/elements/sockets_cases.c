@@ -667,5 +667,5 @@ int main(int argc, char** argv) {
   int fds[2];
   pair_of(fds);
   nowhere(fds);
-  return ended();
+  return suite_ended();
 }
