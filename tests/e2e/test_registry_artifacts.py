@@ -150,7 +150,7 @@ def test_folders_there_and_back(caisson, registry, files, chart):
     (files / "by-tar").mkdir()
     subprocess.run(["tar", "xzf", "-", "-C", files / "by-tar"], input=blob, check=True)
     assert listed(files / "by-tar/chart") == listed(chart)
-    assert pushed
+    assert pushed.strip() == digest(caisson("manifest", "inspect", name).out.encode())
 
 
 def test_a_folder_that_cannot_be_pushed(caisson, registry, chart):
