@@ -134,7 +134,10 @@ Result<> enable_forwarding() {
 Result<> bring_up(const Network& network) {
   auto route = TRY(NetlinkSocket::open(NETLINK_ROUTE));
   NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
-  message.header(link()).text(IFLA_IFNAME, network.bridge).nest(IFLA_LINKINFO, [](NetlinkMessage& info) { info.text(IFLA_INFO_KIND, "bridge"); });
+  // Its own, or it were that of one of the containers' devices, and another one when that goes: who
+  // has just asked for the gateway's would send into the void.
+  message.header(link()).text(IFLA_IFNAME, network.bridge).attr(IFLA_ADDRESS, mac_bytes(mac_of(network.gateway)));
+  message.nest(IFLA_LINKINFO, [](NetlinkMessage& info) { info.text(IFLA_INFO_KIND, "bridge"); });
   auto made = route.request(message, "create bridge " + network.bridge);
   if (!made && made.error().code == EPERM) return fail("create bridge " + network.bridge + ": needs root (CAP_NET_ADMIN), or use --network none", EPERM);
   bool fresh = made.has_value();

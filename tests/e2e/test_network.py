@@ -1,6 +1,7 @@
 """Identity, names, published ports, isolation, rates."""
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import threading
@@ -48,6 +49,25 @@ def test_given_identity(caisson):
     assert "remove them first" in caisson("network", "rm", "own", code=1).err
     caisson("rm", "holder")
     caisson("network", "rm", "own")
+
+
+def test_the_gateways_address_stays_when_containers_go(caisson):
+    """A bridge without a MAC of its own has that of one of its ports: who has just asked for it would send into the void."""
+    caisson("network", "create", "--subnet", "10.247.3.0/24", "own")
+    try:
+        bridge = f"/sys/class/net/{json.loads(caisson('network', 'inspect', 'own').out)[0]['interface']}/address"
+        seen = set()
+        for i in range(4):
+            caisson("run", "-d", "--name", f"port{i}", "--network", "own", "bb", "sleep", "1000")
+            seen.add(pathlib.Path(bridge).read_text())
+        for i in range(4):
+            caisson("rm", "-f", f"port{i}")
+            seen.add(pathlib.Path(bridge).read_text())
+        assert seen == {"02:42:0a:f7:03:01\n"}
+    finally:
+        for i in range(4):
+            caisson("rm", "-f", f"port{i}", code=None)
+        caisson("network", "rm", "own")
 
 
 def test_who_gets_an_address_is_reached_there_at_once(caisson):
