@@ -17,14 +17,15 @@ MAY_ENTER = {
     "image": {"base", "sys", "oci"},
     "http": {"base"},
     "registry": {"base", "oci", "http", "image"},
+    "lazy": {"base", "sys", "oci", "image", "registry"},
     "build": {"base", "sys", "oci", "image", "http"},
     "network": {"base", "sys", "oci"},
     "volumes": {"base", "sys", "oci"},
     "rootless": {"base", "sys"},
     "elements": {"base", "sys", "oci", "files"},  # elements/files: what reads packages in programs
     "capture": {"base", "sys", "oci", "image"},
-    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements"},
-    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements", "capture", "engine", "http", "registry"},
+    "engine": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements", "lazy"},
+    "cli": {"base", "sys", "oci", "cgroups", "runtime", "image", "build", "network", "volumes", "rootless", "elements", "capture", "engine", "http", "registry", "lazy"},
 }
 # The header that elements and the host share stands outside.
 SHARED = {"caisson"}

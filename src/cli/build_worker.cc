@@ -89,7 +89,9 @@ BuildWorker::~BuildWorker() { (void)remove_tree(scratch_); }
 
 Result<image::Image> BuildWorker::image(const std::string& reference) {
   auto store = TRY(engine_.images());
-  return find_or_pull(store, reference, options_.pull);
+  auto image = TRY(find_or_pull(store, reference, options_.pull));
+  TRY(store.require_whole(image));
+  return image;
 }
 
 Result<std::unique_ptr<build::Workspace>> BuildWorker::workspace(const image::Image& image, const build::Work& work) {

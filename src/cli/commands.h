@@ -23,7 +23,7 @@ extern const Command kAnalyzeCommand, kCaptureCommand, kDiscoverCommand;
 // source_commands.cc
 extern const Command kDiffCommand, kRestoreDataCommand;
 // registry_commands.cc
-extern const Command kPullCommand, kPushCommand, kCopyCommand, kManifestCommand, kLoginCommand, kLogoutCommand, kTagsCommand;
+extern const Command kPullCommand, kFillImageCommand, kPushCommand, kCopyCommand, kManifestCommand, kLoginCommand, kLogoutCommand, kTagsCommand;
 // registry_server_command.cc
 extern const Command kRegistryCommand;
 // artifact_command.cc

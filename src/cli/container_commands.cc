@@ -34,7 +34,7 @@ Result<Container> create_from(Engine& engine, const Args& args) {
   auto config = TRY(container_config(args));
   const std::string& image_name = args.rest()[0];
   auto store = TRY(engine.images());
-  auto image = TRY(find_or_pull(store, image_name, args.get("pull", "missing")));
+  auto image = TRY(find_or_pull(store, image_name, args.get("pull", "missing"), args.flag("lazy")));
   config.args = container_args(args, image.config.entrypoint, image.config.cmd);
   auto container = TRY(engine.create(std::move(config), image_name));
   if (args.has("cidfile")) {

@@ -27,7 +27,7 @@ Result<int> cmd_images(const Globals& globals, const Args& args) {
   std::string format = args.get("format", "table");
   if (format == "json") {
     Json out = Json::array();
-    for (const auto& i : images) out.push_back({{"id", i.id().str()}, {"names", i.names}, {"digest", i.descriptor.digest.str()}, {"created", i.config.created}, {"size", i.size()}, {"layers", i.manifest.layers.size()}, {"store", i.store}});
+    for (const auto& i : images) out.push_back({{"id", i.id().str()}, {"names", i.names}, {"digest", i.descriptor.digest.str()}, {"created", i.config.created}, {"size", i.size()}, {"layers", i.manifest.layers.size()}, {"store", i.store}, {"lazy", store.is_lazy(i)}});
     std::printf("%s\n", json_text(out, 2).c_str());
     return 0;
   }
@@ -94,7 +94,8 @@ Result<int> cmd_image(const Globals& globals, const Args& args) {
   for (const auto& image : images) {
     std::string name = image.names.empty() ? image.id().hex().substr(0, 12) : image.names[0];
     auto damaged = TRY(store.damaged(image), "verify " + name);
-    std::string state = damaged.empty() ? "sound" : "damaged";
+    std::string state = !damaged.empty() ? "damaged" : store.is_lazy(image) ? "lazy"
+                                                                            : "sound";
     if (!damaged.empty() && args.flag("repair")) {
       if (image.store != globals.root) return fail("image " + name + " is of the shared store " + image.store + ", which is only read here", EROFS);
       // What runs goes on with the files that it has open.
@@ -106,8 +107,9 @@ Result<int> cmd_image(const Globals& globals, const Args& args) {
     if (state == "damaged" || state == "incomplete") status = 1;
     out.push_back({{"image", name}, {"id", image.id().str()}, {"state", state}, {"damaged", damaged}});
     if (format == "json") continue;
-    std::printf("%s: %s%s\n", name.c_str(), state.c_str(), state == "damaged" ? " (--repair removes what is damaged)" : state == "incomplete" ? " (pull or load it again)"
-                                                                                                                                              : "");
+    std::printf("%s: %s%s\n", name.c_str(), state.c_str(), state == "lazy" ? " (what is here is sound; the rest comes as it is read)" : state == "damaged"  ? " (--repair removes what is damaged)"
+                                                                                                                                    : state == "incomplete" ? " (pull or load it again)"
+                                                                                                                                                            : "");
     for (const auto& path : damaged) std::printf("  %s\n", path.c_str());
   }
   if (format == "json") std::printf("%s\n", json_text(out, 2).c_str());

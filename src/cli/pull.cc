@@ -21,7 +21,7 @@ registry::Progress transfer_progress(bool quiet) {
   };
 }
 
-Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet, const registry::Platform& platform) {
+Result<image::Image> pull_image(image::Store& store, const std::string& name, const registry::Options& options, bool quiet, const registry::Platform& platform, bool lazily) {
   oci::Reference reference = TRY(oci::parse_reference(name));
   auto sources = TRY(registry::sources_of(reference, TRY(registry::read_rules())));
   std::string failures;
@@ -33,7 +33,7 @@ Result<image::Image> pull_image(image::Store& store, const std::string& name, co
     if (!last) how.credentials.reset();
     auto fetched = [&]() -> Result<image::Image> {
       auto client = TRY(registry::Client::open(registry::registry_host(source.reference), how), "pull " + reference.str());
-      return registry::pull(store, client, source.reference, reference, platform, transfer_progress(quiet));
+      return registry::pull(store, client, source.reference, reference, platform, transfer_progress(quiet), lazily);
     }();
     if (fetched) return fetched;
     if (last) return fail(failures + fetched.error().message, fetched.error().code);
@@ -42,12 +42,12 @@ Result<image::Image> pull_image(image::Store& store, const std::string& name, co
   return fail("pull " + reference.str() + ": there is nowhere to pull it from", ENOENT);
 }
 
-Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy) {
+Result<image::Image> find_or_pull(image::Store& store, const std::string& name, const std::string& policy, bool lazily) {
   if (policy != "missing" && policy != "always" && policy != "never") return fail("--pull: \"" + policy + "\" is none of missing, always and never");
-  if (policy == "always") return pull_image(store, name, {}, false);
+  if (policy == "always") return pull_image(store, name, {}, false, {}, lazily);
   auto image = store.find(name);
   if (image || image.error().code != ENOENT || policy == "never") return image;
-  auto pulled = pull_image(store, name, {}, false);
+  auto pulled = pull_image(store, name, {}, false, {}, lazily);
   if (!pulled) return fail(image.error().message + "; " + pulled.error().message, pulled.error().code);
   return pulled;
 }

@@ -8,6 +8,8 @@
 #include "cli/commands.h"
 #include "cli/pull.h"
 #include "engine/engine.h"
+#include "lazy/filler.h"
+#include "lazy/image.h"
 #include "registry/sources.h"
 #include "registry/transfer.h"
 
@@ -24,13 +26,32 @@ Result<uint64_t> chunk_size(const Args& args) {
   return size;
 }
 
+/// Starts what fetches the rest of an image that was pulled lazily.
+Result<> fill(const Globals& globals, const image::Image& image) {
+  std::vector<std::string> ids;
+  for (const auto& id : image.config.diff_ids) ids.push_back(id.hex());
+  auto lower = TRY(image::LayerStore(globals.root + "/layers").find(ids));
+  if (!lower.lazy) return {};
+  auto begun = lazy::LazyImage({globals.root, globals.run_root}, lower, ids).get();
+  return begun || begun.error().code == ENOENT ? Result<>() : Result<>(detail::propagate(std::move(begun).error()));
+}
+
+Result<int> cmd_fill_image(const Globals& globals, const Args& args) {
+  lazy::FillerOptions options{globals.root, globals.run_root, args.rest()};
+  if (args.has("report")) options.report_fd = static_cast<int>(TRY(parse_uint(args.get("report"), 65536)));
+  return lazy::run_filler(options);
+}
+
 Result<int> cmd_pull(const Globals& globals, const Args& args) {
   auto options = TRY(client_options(args));
+  if (args.flag("lazy") && args.has("creds")) return fail("--lazy: what is fetched later needs credentials that are saved (caisson login), not --creds", EINVAL);
   auto platform = TRY(registry::parse_platform(args.get("platform", "linux/amd64")), "--platform");
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   for (const auto& name : args.rest()) {
-    auto image = TRY(pull_image(store, name, options, args.flag("quiet"), platform));
+    auto image = TRY(pull_image(store, name, options, args.flag("quiet"), platform, args.flag("lazy")));
+    // The rest begins to come.
+    if (args.flag("lazy")) TRY(fill(globals, image));
     std::printf("%s\n", image.id().str().c_str());
   }
   return 0;
@@ -42,11 +63,12 @@ Result<int> cmd_push(const Globals& globals, const Args& args) {
   auto engine = TRY(Engine::open(globals.root, globals.run_root));
   auto store = TRY(engine.images());
   auto image = TRY(store.find(args.rest()[0]));
+  TRY(store.require_whole(image), "push");
   oci::Reference to = TRY(oci::parse_reference(args.rest().size() > 1 ? args.rest()[1] : args.rest()[0]));
   if (args.rest().size() == 1 && to.registry.empty()) return fail(args.rest()[0] + " names no registry: tag it, or say where it goes: caisson push " + args.rest()[0] + " registry.example/" + to.repository, EINVAL);
   auto there = TRY(registry::place_of(to, options), "push " + to.str());
   auto client = TRY(registry::Client::open(registry::registry_host(there), options), "push " + to.str());
-  auto digest = TRY(registry::push(store, client, image, there, transfer_progress(args.flag("quiet"))));
+  auto digest = TRY(registry::push(store, client, image, there, transfer_progress(args.flag("quiet")), args.flag("lazy")));
   std::printf("%s\n", digest.str().c_str());
   return 0;
 }
@@ -146,8 +168,9 @@ Result<int> cmd_tags(const Globals&, const Args& args) {
 #define CAISSON_CHUNK_OPTION \
   { "--chunk-size", "SIZE", "send larger blobs in several requests of that size (default: in one)" }
 
-constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "OS/ARCH[/VARIANT]", "of an image for several, which (default: linux/amd64)"}};
-constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, CAISSON_CHUNK_OPTION};
+constexpr Option kPullOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--platform", "OS/ARCH[/VARIANT]", "of an image for several, which (default: linux/amd64)"}, {"--lazy", "", "layers come as they are read, and the rest in the background (of images pushed with --lazy)"}};
+constexpr Option kFillOptions[] = {{"--report", "FD", "where to say that it has begun"}};
+constexpr Option kPushOptions[] = {CAISSON_REGISTRY_OPTIONS, {"-q,--quiet", "", "show no progress"}, {"--lazy", "", "layers in a form that can be fetched as it is read (zstd; other digests)"}, CAISSON_CHUNK_OPTION};
 constexpr Option kManifestOptions[] = {CAISSON_REGISTRY_OPTIONS};
 constexpr Option kCopyOptions[] = {{"--src-tls-verify", "true|false", "false: take any certificate of the source, and HTTP"}, {"--dest-tls-verify", "true|false", "the same for the destination"}, {"--src-creds", "USER:PASSWORD", "who you are there, in place of what login has saved"}, {"--dest-creds", "USER:PASSWORD", "the same for the destination"}, {"-q,--quiet", "", "show no progress"}, {"--referrers", "", "with the signatures, SBOMs and other artifacts that refer to it"}, CAISSON_CHUNK_OPTION};
 constexpr Option kLoginOptions[] = {{"--tls-verify", "true|false", "false: take any certificate, and HTTP where there is no HTTPS"}, {"-u,--username", "NAME", "who you are"}, {"-p,--password", "PASSWORD", "visible to others; better:"}, {"--password-stdin", "", "read the password from stdin"}};
@@ -158,6 +181,7 @@ constexpr Option kTagsOptions[] = {CAISSON_REGISTRY_OPTIONS, {"--format", "table
 }  // namespace
 
 const Command kPullCommand{"pull", "IMAGE...", "fetch images from a registry", "caisson pull registry.example/shop:1.0", kPullOptions, 1, SIZE_MAX, false, false, cmd_pull};
+const Command kFillImageCommand{"fill-image", "LAYER...", "fetch what is read of an image", "", kFillOptions, 1, SIZE_MAX, false, true, cmd_fill_image};
 const Command kPushCommand{"push", "IMAGE [DESTINATION]", "send an image to a registry", "caisson push shop registry.example/shop:1.0", kPushOptions, 1, 2, false, false, cmd_push};
 const Command kCopyCommand{"copy", "SOURCE DESTINATION", "copy an image from one registry to another, all platforms", "caisson copy docker.io/library/debian:12 registry.example/debian:12", kCopyOptions, 2, 2, false, false, cmd_copy};
 const Command kManifestCommand{"manifest", "inspect IMAGE", "show the manifest or index that a registry has", "caisson manifest inspect registry.example/shop:1.0", kManifestOptions, 1, 2, false, false, cmd_manifest};

@@ -227,7 +227,7 @@ int run_caisson(const std::vector<std::string>& arguments) {
   static const Command* const commands[] = {&kDiscoverCommand, &kAnalyzeCommand, &kCaptureCommand, &kDiffCommand, &kRestoreDataCommand, &kRunCommand, &kCreateCommand, &kStartCommand, &kStopCommand, &kRestartCommand, &kKillCommand, &kRmCommand, &kPsCommand, &kLogsCommand, &kExecCommand,
                                             &kAttachCommand, &kWaitCommand, &kInspectCommand, &kStatsCommand, &kTopCommand, &kPortCommand, &kCpCommand, &kRenameCommand, &kPauseCommand,
                                             &kUnpauseCommand, &kPullCommand, &kPushCommand, &kCopyCommand, &kManifestCommand, &kLoginCommand, &kLogoutCommand, &kTagsCommand, &kArtifactCommand, &kRegistryCommand, &kImagesCommand, &kImageCommand, &kRmiCommand, &kTagCommand, &kLoadCommand, &kSaveCommand, &kImportCommand, &kExportCommand, &kBuildCommand, &kNetworkCommand,
-                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kMountBrokerCommand, &kUnshareCommand, &kVersionCommand, &kMonitorCommand, &kKeeperCommand};
+                                            &kVolumeCommand, &kElementCommand, &kPruneCommand, &kSystemCommand, &kMountBrokerCommand, &kUnshareCommand, &kVersionCommand, &kMonitorCommand, &kFillImageCommand, &kKeeperCommand};
   Program program{"caisson", "Application containers without a daemon. \"caisson oci\" is the low-level runtime.", kGlobals, commands, enter_own_namespaces};
   Globals defaults;
   defaults.root = "/var/lib/caisson";

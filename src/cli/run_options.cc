@@ -60,6 +60,7 @@ namespace {
       {"--element-only", "", "refuse what of the kernel's service the element network leaves"},                         \
       {"--elements-from-image", "", "also the elements that the image's labels ask for"},                               \
       {"--pull", "missing|always|never", "whether to fetch the image from its registry (default: missing)"},            \
+      {"--lazy", "", "where the image is fetched: begin before it is there, and fetch what is read (see pull --lazy)"}, \
       {"--restart", "POLICY", "no, always, unless-stopped, on-failure[:N]"},                                            \
       {"--rm", "", "remove the container when it ends"},                                                                \
       {"--init", "", "run an init that reaps and forwards signals"},                                                    \

@@ -15,6 +15,7 @@
 #include "engine/names.h"
 #include "engine/remove.h"
 #include "engine/spec_builder.h"
+#include "lazy/image.h"
 #include "rootless/rootless.h"
 #include "sys/bounded_disk.h"
 
@@ -296,6 +297,8 @@ void Engine::sweep_leases() {
 }
 
 void Engine::recover() {
+  // First: what comes may have to be read.
+  lazy::LazyImage::revive_all({root_, run_root_});
   containers_.sweep();
   if (auto ids = list_dir(run_root_ + "/containers"); ids)
     for (const auto& id : *ids) recover_one(id);
@@ -365,8 +368,9 @@ Result<> Engine::reset() {
     for (const auto& net : nets) TRY(network::take_down(net), "remove network " + net.name);
     return {};
   }));
+  lazy::LazyImage::end_all(run_root_);
   for (const char* part : {"containers", "networks", "volumes", "layers", "images", "build-cache"}) TRY(remove_tree(root_ + "/" + part));
-  for (const char* part : {"containers", "images", "ids", "oci", "seccomp", "booted", "meeting.lock"}) TRY(remove_tree(run_root_ + "/" + part));
+  for (const char* part : {"containers", "images", "lazy", "ids", "oci", "seccomp", "booted", "meeting.lock"}) TRY(remove_tree(run_root_ + "/" + part));
   // The folders themselves, and the parent cgroups, only where nothing else is inside.
   ::rmdir(root_.c_str());
   ::rmdir(run_root_.c_str());

@@ -35,6 +35,7 @@
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
+#include "lazy/watch.h"
 #include "network/proxy.h"
 #include "network/resolver.h"
 #include "rootless/rootless.h"
@@ -50,7 +51,7 @@ constexpr size_t kQueueLimit = 1u << 20;  // bytes waiting for one client
 class Monitor {
  public:
   Monitor(const MonitorOptions& options, EventLoop loop)
-      : options_(options), loop_(std::move(loop)), containers_(options.root, options.run_root), networks_(options.root), runtime_(options.run_root + "/oci") {}
+      : options_(options), loop_(std::move(loop)), containers_(options.root, options.run_root), networks_(options.root), runtime_(options.run_root + "/oci"), filler_(loop_, {options.root, options.run_root}, [this](const std::string& text) { log_->write("stderr", "caisson: " + text + "\n"); }) {}
 
   Result<int> run() {
     container_ = TRY(containers_.load(options_.id));
@@ -109,6 +110,7 @@ class Monitor {
     auto [rootfs, lowers] = TRY(mount_container_root({options_.root, options_.run_root}, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
     image_mount_ = std::move(lowers.mount);
     if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
+    if (lowers.filling) TRY(filler_.watch(std::move(*lowers.filling), config.layers));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), ids_ ? &*ids_ : nullptr, place_, {}};
     bool meets = elements::contains(wanted, "sockets"), placed = !container_.endpoint.ip.empty();
@@ -189,6 +191,7 @@ class Monitor {
     if (!runtime::process_alive(s.pid, s.start_time)) return fail("container " + container_.config.name + " is not running any more", ESRCH);
     pid_ = s.pid;
     adopted_ = true;
+    TRY(filler_.find(container_.config.layers));
     if (auto ids = IdRange::of_process(options_.run_root, pid_); ids) ids_ = std::move(*ids);
     if (!container_.endpoint.ip.empty()) {
       netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
@@ -664,7 +667,8 @@ class Monitor {
   Fd interceptor_;         ///< pidfd of what asks it for programs that cannot
   Fd tap_;                 ///< on its way to the container's own stack
   elements::Place place_;  ///< in its network
-  Fd image_mount_;         // others of the same image share it
+  lazy::FillerWatch filler_;
+  Fd image_mount_;  // others of the same image share it
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;

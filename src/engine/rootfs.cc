@@ -123,9 +123,21 @@ Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) 
   auto found = layers.find(config.layers);
   if (!found)
     for (const auto& shared : TRY(image::shared_stores(places.root)))
-      if (auto there = image::LayerStore(shared + "/layers").find(config.layers); there && !there->index.empty()) found = std::move(there);
+      if (auto there = image::LayerStore(shared + "/layers").find(config.layers); there && !there->index.empty() && !there->lazy) found = std::move(there);
   if (!found) return fail(missing(found.error()), ENOENT);
   out.lower = std::move(*found);
+  if (out.lower.lazy) {
+    auto filling = lazy::LazyImage(places, out.lower, config.layers).get();
+    if (filling) {
+      out.mount = TRY(sys::clone_mount(filling->mount.get(), false), "copy the mount of image " + config.image + " (Linux 6.15 and newer)");
+      out.folders = {sys::fd_path(out.mount.get())};
+      out.filling = std::move(*filling);
+      return out;
+    }
+    if (filling.error().code != ENOENT) return fail("image " + config.image + ": " + filling.error().message, filling.error().code);
+    // The last of it has come meanwhile.
+    out.lower = TRY(layers.find(config.layers));
+  }
   if (!out.lower.index.empty()) {
     auto mounted = ImageMounts(places.run_root).get(out.lower);
     if (mounted) {
@@ -156,7 +168,7 @@ Result<ContainerMount> mount_container_root(const Places& places, const std::str
     if (lowers.mount.valid()) {
       // A copy: the ids are this container's own.
       auto copy = sys::clone_mount(lowers.mount.get(), false);
-      mapped_image = copy ? std::move(*copy) : TRY(image::mount_index(lowers.lower));
+      mapped_image = copy ? std::move(*copy) : TRY(image::mount_index(lowers.lower, lowers.filling.has_value()));
       TRY(map_mount(mapped_image.get(), user_namespace.get(), lowers.lower.index));
       lowers.folders = {sys::fd_path(mapped_image.get())};
     }

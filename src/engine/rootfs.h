@@ -1,10 +1,13 @@
 // A container's root: the image's layers below, its own writable layer above.
 #pragma once
 
+#include <optional>
+
 #include "base/fd.h"
 #include "engine/containers.h"
 #include "engine/id_range.h"
 #include "image/store.h"
+#include "lazy/image.h"
 
 namespace caisson::engine {
 
@@ -15,16 +18,14 @@ struct WritableLayer {
   int disk = -1;  ///< a detached mount
 };
 
-/// Where the engine keeps its data, and what is gone after a reboot.
-struct Places {
-  std::string root, run_root;
-};
+using lazy::Places;
 
 /// What the layers of a container are to overlayfs.
 struct Lowers {
   std::vector<std::string> folders;  ///< the lowest first
   image::Lower lower;
-  Fd mount;  ///< of the image's index, where that is the one folder
+  Fd mount;                              ///< of the image's index, where that is the one folder
+  std::optional<lazy::Filling> filling;  ///< where the image is not here as a whole; its mount is the above
 };
 /// Unpacks the layers where this kernel does not mount the index that is there. An error names what is missing.
 [[nodiscard]] Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config);

@@ -335,6 +335,7 @@ Result<> save(const Store& store, const std::vector<std::string>& names, Archive
   std::set<std::string> written;
   for (const auto& name : names) {
     Image image = TRY(store.find(name));
+    TRY(store.require_whole(image), "save");
     auto ref = oci::parse_reference(name);
     bool named = ref && std::find(image.names.begin(), image.names.end(), ref->str()) != image.names.end();
     auto blob = [&](const oci::Descriptor& d) -> Result<std::string> {

@@ -9,7 +9,10 @@
 #include <atomic>
 #include <thread>
 
+#include "base/json.h"
+#include "base/log.h"
 #include "base/strings.h"
+#include "image/chunks.h"
 #include "image/erofs.h"
 #include "image/layer.h"
 #include "image/mount_broker.h"
@@ -17,6 +20,7 @@
 #include "image/tree.h"
 #include "sys/in_root.h"
 #include "sys/mount.h"
+#include "sys/pre_access.h"
 #include "sys/user_namespace.h"
 
 namespace caisson::image {
@@ -49,12 +53,13 @@ bool reads_directly(const std::string& path) {
 }
 }  // namespace
 
-Result<Fd> mount_index(const Lower& lower) {
+Result<Fd> mount_index(const Lower& lower, bool filled) {
+  if (lower.lazy && !filled) return fail("the image is not here as a whole yet: \"caisson pull\" waits for the rest", EAGAIN);
   if (sys::in_user_namespace()) return mount_by_broker(lower.tars);
   std::vector<sys::FsOption> options;
   for (const auto& tar : lower.tars) options.push_back({"device", tar});
   // What is read would be in memory twice: as the image's file, and as a part of the tar.
-  if (!lower.tars.empty() && std::all_of(lower.tars.begin(), lower.tars.end(), reads_directly)) {
+  if (!filled && !lower.tars.empty() && std::all_of(lower.tars.begin(), lower.tars.end(), reads_directly)) {
     options.push_back({"directio", ""});
     if (auto mounted = sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY)) return mounted;
     options.pop_back();  // a kernel before 6.14
@@ -71,6 +76,8 @@ bool can_mount_index(const std::string& folder) {
   }();
   return mounted.has_value();
 }
+
+bool can_fill_layers(const std::string& folder) { return !sys::in_user_namespace() && can_mount_index(folder) && sys::can_watch(folder); }
 
 Result<LayersView> LayersView::open(const Lower& lower) {
   LayersView view;
@@ -90,7 +97,11 @@ Result<Lower> LayerStore::find(const std::vector<std::string>& diff_ids, Form fo
   Lower lower;
   if (std::string index = index_path(diff_ids); form == Form::any && exists(index)) {
     lower.index = std::move(index);
-    for (const auto& id : diff_ids) lower.tars.push_back(tar_path(id));
+    for (const auto& id : diff_ids) {
+      bool lazy = is_lazy(id);
+      lower.lazy |= lazy;
+      lower.tars.push_back(lazy ? lazy_path(id) : tar_path(id));
+    }
     if (std::all_of(lower.tars.begin(), lower.tars.end(), [](const std::string& tar) { return exists(tar); })) return lower;
     lower = {};
   }
@@ -143,17 +154,28 @@ Result<> LayerStore::make_tar(const Layer& layer) const {
   return {};
 }
 
+Result<uint64_t> LayerStore::add_to(Tree& tree, const std::string& diff_id) const {
+  std::string what = "layer sha256:" + diff_id;
+  if (is_lazy(diff_id)) {
+    auto lazy = TRY(expected(diff_id));
+    FdSource packed(lazy.file.get(), source_path(diff_id), lazy.index_at, lazy.index_size);
+    auto index = TRY(ChunkIndex::open(packed), what);
+    TRY(tree.add_layer(index), what);
+    return index.table().tar_size;
+  }
+  Fd tar = TRY(open_file(tar_path(diff_id), O_RDONLY));
+  struct stat st;
+  if (::fstat(tar.get(), &st) < 0) return fail_errno(tar_path(diff_id));
+  auto size = static_cast<uint64_t>(st.st_size);
+  FdSource source(tar.get(), "layer " + diff_id.substr(0, 12), 0, size);
+  TRY(tree.add_layer(source), what);
+  return size;
+}
+
 Result<> LayerStore::index_of(const std::vector<std::string>& diff_ids, Sink& out) const {
   Tree tree;
   std::vector<uint64_t> sizes;
-  for (const auto& id : diff_ids) {
-    Fd tar = TRY(open_file(tar_path(id), O_RDONLY));
-    struct stat st;
-    if (::fstat(tar.get(), &st) < 0) return fail_errno(tar_path(id));
-    sizes.push_back(static_cast<uint64_t>(st.st_size));
-    FdSource source(tar.get(), "layer " + id.substr(0, 12), 0, sizes.back());
-    TRY(tree.add_layer(source), "layer sha256:" + id);
-  }
+  for (const auto& id : diff_ids) sizes.push_back(TRY(add_to(tree, id)));
   return write_erofs(tree, sizes, out);
 }
 
@@ -217,7 +239,8 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
     std::vector<std::jthread> workers;
     for (size_t i = 0; i < std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), layers.size()); ++i)
       workers.emplace_back([&] {
-        for (size_t mine; (mine = next++) < layers.size();) results[mine] = make_tar(layers[mine]);
+        for (size_t mine; (mine = next++) < layers.size();)
+          if (!is_lazy(ids[mine])) results[mine] = make_tar(layers[mine]);
       });
   }
   for (auto& result : results) TRY(std::move(result));
@@ -228,6 +251,73 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
     for (const auto& tar : made->tars)
       if (auto fd = open_file(tar, O_RDONLY); fd && reads_directly(tar)) ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
   return made;
+}
+
+// --- layers that are fetched as they are read
+
+Result<> LayerStore::expect(const oci::Digest& diff_id, const LazySource& source, const std::string& index) const {
+  FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
+  const std::string& id = diff_id.hex();
+  if (has_tar(diff_id)) return {};
+  Json where{{"host", source.host}, {"repository", source.repository}, {"verifyTls", source.verify_tls}, {"blob", source.blob.str()}, {"size", source.size}};
+  TextSource packed(index);
+  uint64_t size = TRY(ChunkIndex::open(packed), "layer " + source.blob.str()).table().tar_size;
+  // What an earlier attempt has filled stays; where from may be another registry now.
+  struct stat st;
+  bool begun = ::stat(lazy_path(id).c_str(), &st) == 0;
+  if (begun && static_cast<uint64_t>(st.st_size) != size) return fail("layer sha256:" + id + " has " + std::to_string(size) + " bytes, says its chunk index, and another one said " + std::to_string(st.st_size), EBADMSG);
+  TRY(write_file_durably(source_path(id), json_text(where) + "\n" + index));
+  if (begun) return {};
+  Fd tar = TRY(open_file(folder_, O_TMPFILE | O_RDWR, 0600), "make a layer");
+  if (::ftruncate(tar.get(), static_cast<off_t>(size)) < 0) return fail_errno("make a layer of " + std::to_string(size) + " bytes");
+  return publish(tar.get(), lazy_path(id));
+}
+
+Result<LayerStore::Expected> LayerStore::expected(const std::string& diff_id) const {
+  std::string path = source_path(diff_id);
+  Expected out;
+  out.file = TRY(open_file(path, O_RDONLY));
+  char line[8192];
+  ssize_t n = ::pread(out.file.get(), line, sizeof line, 0);
+  if (n < 0) return fail_errno(path);
+  std::string_view text(line, static_cast<size_t>(n));
+  size_t end = text.find('\n');
+  struct stat st;
+  if (end == std::string_view::npos || ::fstat(out.file.get(), &st) < 0) return fail(path + " is damaged", EBADMSG);
+  Json document = TRY(parse_json(text.substr(0, end), path));
+  JsonReader::State state;
+  JsonReader r(document, "", state);
+  std::string blob;
+  r.get("host", out.source.host);
+  r.get("repository", out.source.repository);
+  r.get("verifyTls", out.source.verify_tls);
+  r.get("blob", blob);
+  r.get("size", out.source.size);
+  if (!state.error.empty()) return fail(path + ": " + state.error, EBADMSG);
+  out.source.blob = TRY(oci::Digest::parse(blob), path);
+  out.index_at = end + 1;
+  out.index_size = static_cast<uint64_t>(st.st_size) - out.index_at;
+  return out;
+}
+
+Result<> LayerStore::complete(const std::string& diff_id) const {
+  FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
+  if (!exists(tar_path(diff_id)) && ::rename(lazy_path(diff_id).c_str(), tar_path(diff_id).c_str()) < 0) return fail_errno("name " + tar_path(diff_id));
+  ::unlink(lazy_path(diff_id).c_str());
+  TRY(sync_dir(folder_));
+  ::unlink(source_path(diff_id).c_str());
+  return {};
+}
+
+Result<> LayerStore::renew_index(const std::vector<std::string>& diff_ids) const {
+  std::string path = index_path(diff_ids);
+  NullSink nowhere;
+  HashingSink wanted(nowhere);
+  TRY(index_of(diff_ids, wanted));
+  if (auto digest = digest_of_file(path); digest && *digest == wanted.digest()) return {};
+  log::warning("a chunk index of the image did not say what is in its layers: what runs has seen other names and attributes");
+  ::unlink(path.c_str());
+  return write_index(diff_ids);
 }
 
 // --- checking
@@ -255,6 +345,9 @@ Result<uint64_t> LayerStore::collect(const std::set<std::vector<std::string>>& s
     for (const auto& id : stack) {
       keep.insert(id);
       keep.insert(id + ".tar");
+      if (exists(tar_path(id))) continue;
+      keep.insert(id + ".lazy");
+      keep.insert(id + ".source");
     }
   }
   uint64_t freed = 0;

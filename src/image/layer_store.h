@@ -2,6 +2,8 @@
 //
 //   <root>/layers/<diff id>.tar     as it is, uncompressed; for layers that came so, the blob itself (a hard link)
 //   <root>/layers/<chain id>.erofs  an index over the tars of an image's layers (image/erofs.h)
+//   <root>/layers/<diff id>.lazy    a tar that is filled as it is read (lazy/filler.h): sparse, of its full size
+//   <root>/layers/<diff id>.source  where from: a line of JSON (LazySource), and the chunk index as it came (image/chunks.h)
 //   <root>/layers/<diff id>/        unpacked, where the kernel cannot mount such an index
 //   <root>/layers/tmp.<random>/     being unpacked, or being removed
 //   <root>/layers/lock              held by whoever makes or removes any of them
@@ -18,11 +20,22 @@
 
 namespace caisson::image {
 
+class Tree;
+
 /// What the layers of an image are to the kernel: folders for overlayfs, or a file system to mount.
 struct Lower {
   std::vector<std::string> folders;  ///< the lowest first
   std::string index;                 ///< in their place: an EROFS …
   std::vector<std::string> tars;     ///< … and its devices
+  bool lazy = false;                 ///< some of these are filled only where somebody sees to it (lazy/filler.h)
+};
+
+/// Where the content of a layer is that is fetched as it is read.
+struct LazySource {
+  std::string host, repository;  ///< a registry's
+  bool verify_tls = true;
+  oci::Digest blob;
+  uint64_t size = 0;  ///< of the blob, bytes
 };
 
 struct Layer {
@@ -53,6 +66,23 @@ class LayerStore {
   /// `compressed` to its end. In two threads; holds at most some megabytes.
   [[nodiscard]] Result<> write_tar(Source& compressed, const oci::Digest& diff_id) const;
 
+  /// Takes a layer whose content is fetched as it is read. `index`: its chunk index, as it lies in the blob and checked.
+  [[nodiscard]] Result<> expect(const oci::Digest& diff_id, const LazySource& source, const std::string& index) const;
+  [[nodiscard]] bool is_lazy(const std::string& diff_id) const { return !exists(tar_path(diff_id)) && exists(lazy_path(diff_id)) && exists(source_path(diff_id)); }
+  /// Whether it is there, or expected.
+  [[nodiscard]] bool knows(const std::string& diff_id) const { return exists(tar_path(diff_id)) || exists(lazy_path(diff_id)); }
+  [[nodiscard]] std::string lazy_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".lazy"; }
+  struct Expected {
+    LazySource source;
+    Fd file;                                ///< that says so …
+    uint64_t index_at = 0, index_size = 0;  ///< … and where in it the chunk index is
+  };
+  [[nodiscard]] Result<Expected> expected(const std::string& diff_id) const;
+  /// It is whole, checked and on the disk: from now on it is a tar as others are.
+  [[nodiscard]] Result<> complete(const std::string& diff_id) const;
+  /// Makes the index anew of what the tars say, where it says something else.
+  [[nodiscard]] Result<> renew_index(const std::vector<std::string>& diff_ids) const;
+
   /// The files among an image's tars and indexes whose content is not what their names say. Reads
   /// them whole. Folders cannot be checked: they are compared with the tar only when they are made.
   [[nodiscard]] Result<std::vector<std::string>> damaged(const std::vector<std::string>& diff_ids) const;
@@ -64,6 +94,9 @@ class LayerStore {
  private:
   [[nodiscard]] std::string tar_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".tar"; }
   [[nodiscard]] std::string index_path(const std::vector<std::string>& diff_ids) const { return folder_ + "/" + chain_id(diff_ids) + ".erofs"; }
+  [[nodiscard]] std::string source_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".source"; }
+  /// Adds a layer's headers to a tree; returns the size of its tar.
+  [[nodiscard]] Result<uint64_t> add_to(Tree& tree, const std::string& diff_id) const;
   /// What the index of these layers holds.
   [[nodiscard]] Result<> index_of(const std::vector<std::string>& diff_ids, Sink& out) const;
   [[nodiscard]] Result<> write_index(const std::vector<std::string>& diff_ids) const;
@@ -77,9 +110,11 @@ class LayerStore {
 
 /// Whether this kernel mounts an index from its file (EROFS, Linux 6.12 and newer). Asks it, or the broker, by mounting one.
 [[nodiscard]] bool can_mount_index(const std::string& folder);
+/// Whether layers in that folder can be filled as they are read: indexes are mounted, and their devices are watched.
+[[nodiscard]] bool can_fill_layers(const std::string& folder);
 /// Mounts an index: detached, read-only. Without root by the mount broker (image/mount_broker.h), which makes
-/// one of the same tars.
-[[nodiscard]] Result<Fd> mount_index(const Lower& lower);
+/// one of the same tars. `filled`: somebody fills what is lazy; otherwise that is an error.
+[[nodiscard]] Result<Fd> mount_index(const Lower& lower, bool filled = false);
 
 /// The files of an image, to be read: folders, of which a later one's file is in place of an earlier one's.
 class LayersView {

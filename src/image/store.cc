@@ -278,7 +278,9 @@ Result<> Store::Writer::take_blob(const oci::Descriptor& blob, const std::string
 
 Result<> Store::Writer::stage(const oci::Descriptor& manifest, const std::vector<std::string>& names) {
   Image image = TRY(store_.load(manifest));
-  for (const auto& layer : image.manifest.layers) {
+  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+    const auto& layer = image.manifest.layers[i];
+    if (store_.layers_.is_lazy(image.config.diff_ids[i].hex())) continue;
     struct stat st;
     if (::stat(store_.own_blob_path(layer.digest).c_str(), &st) < 0) return fail("layer " + layer.digest.str() + " is missing");
     if (layer.size != static_cast<uint64_t>(st.st_size)) return fail("layer " + layer.digest.str() + " has " + std::to_string(st.st_size) + " bytes instead of " + std::to_string(layer.size));
@@ -316,16 +318,30 @@ Result<Lower> Store::prepare(const Image& image) {
   }
   // As the shared store has them, where this kernel can use that. (Folders there cannot be id-mapped by way of this store.)
   if (image.store != root_)
-    if (auto there = LayerStore(image.store + "/layers").find(ids); there && !there->index.empty() && can_mount_index(root_ + "/layers")) return there;
+    if (auto there = LayerStore(image.store + "/layers").find(ids); there && !there->index.empty() && !there->lazy && can_mount_index(root_ + "/layers")) return there;
   return TRY(layers_.prepare(layers), "unpack image " + (image.names.empty() ? image.id().str() : image.names[0]));
+}
+
+bool Store::is_lazy(const Image& image) const {
+  return std::any_of(image.config.diff_ids.begin(), image.config.diff_ids.end(), [&](const oci::Digest& id) { return layers_.is_lazy(id.hex()); });
+}
+
+Result<> Store::require_whole(const Image& image) const {
+  if (!is_lazy(image)) return {};
+  std::string name = image.names.empty() ? image.id().str() : image.names[0];
+  return fail("image " + name + " is not here as a whole yet: \"caisson pull " + name + "\" waits for the rest", EAGAIN);
 }
 
 Result<std::vector<std::string>> Store::damaged(const Image& image) const {
   // The documents were checked when the image was read.
   std::vector<std::string> out, diff_ids;
   std::set<oci::Digest> seen;
-  for (const auto& layer : image.manifest.layers)
+  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+    const auto& layer = image.manifest.layers[i];
+    // What is expected is checked chunk by chunk as it comes.
+    if (layers_.is_lazy(image.config.diff_ids[i].hex())) continue;
     if (std::string path = blob_path(layer.digest); seen.insert(layer.digest).second && (!exists(path) || TRY(digest_of_file(path, layer.digest.algorithm())) != layer.digest)) out.push_back(path);
+  }
   for (const auto& id : image.config.diff_ids) diff_ids.push_back(id.hex());
   auto more = TRY(layers_.damaged(diff_ids));
   out.insert(out.end(), more.begin(), more.end());

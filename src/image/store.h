@@ -78,6 +78,10 @@ class Store {
   /// Makes sure that all layers are there as containers need them.
   [[nodiscard]] Result<Lower> prepare(const Image& image);
   [[nodiscard]] const LayerStore& layers() const { return layers_; }
+  /// Whether some of it is still fetched as it is read (Lower::lazy): its blobs are not there then.
+  [[nodiscard]] bool is_lazy(const Image& image) const;
+  /// For what needs the blobs: an error where the image is not here as a whole.
+  [[nodiscard]] Result<> require_whole(const Image& image) const;
   /// The files of an image whose content is not what their names say, and blobs that are not
   /// there. Reads all of it.
   [[nodiscard]] Result<std::vector<std::string>> damaged(const Image& image) const;

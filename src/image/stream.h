@@ -41,6 +41,20 @@ class FdSource : public Source {
   bool ranged_ = false;
 };
 
+/// Reads what lies in memory, and lives longer.
+class TextSource : public Source {
+ public:
+  explicit TextSource(std::string_view text) : left_(text) {}
+  Result<size_t> read(char* buffer, size_t size) override {
+    size_t n = left_.copy(buffer, size);
+    left_.remove_prefix(n);
+    return n;
+  }
+
+ private:
+  std::string_view left_;
+};
+
 class FdSink : public Sink {
  public:
   explicit FdSink(int fd) : fd_(fd) {}

@@ -273,6 +273,26 @@ Result<> Client::blob(const std::string& repository, const oci::Digest& digest, 
   }
 }
 
+Result<std::string> Client::blob_part(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size) {
+  std::string range = std::to_string(offset) + "-" + std::to_string(offset + size - 1), what = "bytes " + range + " of blob " + digest.str();
+  http::Request request{.url = at(repository + "/blobs/" + digest.str()), .fields = {{"Range", "bytes=" + range}}};
+  for (int attempt = 0;; ++attempt) {
+    std::string out;
+    auto response = send(request, "repository:" + repository + ":pull", [&](const http::Response& head, std::string_view piece) -> Result<> {
+      if (head.status != 206) return fail(host_ + " hands out no parts of blobs", ENOTSUP);
+      if (piece.size() > size - out.size()) return fail(what + ": " + host_ + " sends more", EBADMSG);
+      out += piece;
+      return {};
+    });
+    bool cut = response && response->status == 206 && out.size() < size;
+    if (response && response->status == 206 && !cut) return out;
+    if (cut) response = Result<http::Response>(fail(what + " ends after " + std::to_string(out.size()), ECONNRESET));
+    if (!response && (response.error().code == ENOTSUP || response.error().code == EBADMSG)) return detail::propagate(std::move(response).error());
+    if (!passing(response) || attempt + 1 == kTries) return response ? Result<std::string>(detail::propagate(refusal(*response, what))) : Result<std::string>(detail::propagate(std::move(response).error()));
+    pause(attempt);
+  }
+}
+
 Result<uint64_t> Client::blob_size(const std::string& repository, const oci::Digest& digest) {
   std::string what = "blob " + digest.str();
   auto response = TRY(send_persistently({.method = "HEAD", .url = at(repository + "/blobs/" + digest.str())}, "repository:" + repository + ":pull"));

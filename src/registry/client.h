@@ -57,6 +57,8 @@ class Client {
   /// Hands over a blob from `offset` on; goes on by itself where a connection broke. More
   /// than `size` bytes are an error. The caller checks the digest.
   [[nodiscard]] Result<> blob(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size, const std::function<Result<>(std::string_view)>& receive);
+  /// A part of a blob. ENOTSUP where the registry hands out whole ones only. The caller checks what it is.
+  [[nodiscard]] Result<std::string> blob_part(const std::string& repository, const oci::Digest& digest, uint64_t offset, uint64_t size);
   /// ENOENT where it is not there.
   [[nodiscard]] Result<uint64_t> blob_size(const std::string& repository, const oci::Digest& digest);
   [[nodiscard]] Result<bool> has_blob(const std::string& repository, const oci::Digest& digest);
@@ -71,6 +73,7 @@ class Client {
   [[nodiscard]] Result<> check_login();
 
   [[nodiscard]] const std::string& host() const { return host_; }
+  [[nodiscard]] bool verifies_tls() const { return options_.verify_tls; }
 
  private:
   Client(std::string host, http::Url base, Options options, http::Client http) : host_(std::move(host)), base_(std::move(base)), options_(std::move(options)), http_(std::move(http)) {}

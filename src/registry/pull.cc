@@ -10,7 +10,9 @@
 #include <set>
 #include <thread>
 
+#include "base/log.h"
 #include "base/strings.h"
+#include "image/chunks.h"
 #include "image/pipe.h"
 
 namespace caisson::registry {
@@ -41,46 +43,6 @@ Result<Client::Document> manifest_for(Client& client, const std::string& reposit
   return document;
 }
 
-/// Fetches a blob into its file, from where an earlier attempt ended; `also` gets all of it.
-Result<> fetch(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also) {
-  Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
-  struct stat st;
-  if (::fstat(file.get(), &st) < 0) return fail_errno(path);
-  auto have = static_cast<uint64_t>(st.st_size);
-  if (have > blob.size) {
-    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
-    have = 0;
-  }
-  oci::Hasher hasher(blob.digest.algorithm());
-  image::FdSource earlier(file.get(), path, 0, have);
-  std::vector<char> buffer(1u << 17);
-  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
-    std::string_view piece(buffer.data(), n);
-    hasher.update(piece);
-    if (also != nullptr) TRY(also->write(piece));
-    progress(n);
-  }
-  if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
-  image::EarlySink out(file.get());
-  if (have < blob.size || blob.size == 0)
-    TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
-      hasher.update(piece);
-      TRY(out.write(piece), path);
-      if (also != nullptr) TRY(also->write(piece));
-      progress(piece.size());
-      return {};
-    }));
-  if (auto digest = hasher.finish(); digest != blob.digest) {
-    // Of no use to a later attempt.
-    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
-    return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
-  }
-  if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
-  // It is hardly read again: the memory is others'.
-  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
-  return {};
-}
-
 /// The blobs of an image that the store does not have, as they come.
 class Fetch {
  public:
@@ -108,7 +70,7 @@ class Fetch {
   Result<> document(const oci::Descriptor& blob) {
     if (!missing_.contains(blob.digest)) return {};
     Client client = client_.another();
-    return fetch(
+    return fetch_blob(
         client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, nullptr);
   }
 
@@ -151,7 +113,7 @@ class Fetch {
 
  private:
   Result<> layer(Client& client, const oci::Descriptor& blob, const oci::Digest& diff_id, bool tars) {
-    auto get = [&](image::Sink* also) { return fetch(
+    auto get = [&](image::Sink* also) { return fetch_blob(
                                             client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, also); };
     if (!tars || blob.digest == diff_id || store_.layers().has_tar(diff_id)) return get(nullptr);
     TRY(image::run_piped([&](image::Sink& out) { return get(&out); }, [&](image::Source& in) { return store_.layers().write_tar(in, diff_id); }), "layer " + blob.digest.str());
@@ -174,6 +136,35 @@ class Fetch {
   uint64_t done_ = 0, total_ = 0;
 };
 
+/// Of the layers that can be fetched as they are read and are not here, where their chunk indexes are.
+Result<std::map<oci::Digest, image::ChunkIndexPlace>> chunk_indexes(const image::Store& store, const oci::Manifest& manifest, const std::string& what) {
+  if (!image::can_fill_layers(store.root() + "/layers")) return fail(what + ": --lazy: this kernel, or the file system of " + store.root() + ", cannot fill files as they are read (it takes Linux 6.14, ext4, XFS or btrfs, and root)", ENOTSUP);
+  std::map<oci::Digest, image::ChunkIndexPlace> out;
+  bool without = false;
+  for (const auto& layer : manifest.layers) {
+    if (exists(store.own_blob_path(layer.digest))) continue;
+    if (auto place = TRY(image::chunk_index_of(layer), what))
+      out.emplace(layer.digest, *place);
+    else
+      without = true;
+  }
+  if (without) log::warning(what + ": --lazy: layers without a chunk index are fetched whole (\"caisson push --lazy\" sends images with them)");
+  return out;
+}
+
+/// Fetches the chunk indexes alone.
+Result<> expect(image::Store& store, Client& client, const std::string& repository, const oci::Manifest& manifest, const oci::ImageConfig& config, const std::map<oci::Digest, image::ChunkIndexPlace>& lazy) {
+  for (size_t i = 0; i < manifest.layers.size(); ++i) {
+    const auto& layer = manifest.layers[i];
+    auto place = lazy.find(layer.digest);
+    if (place == lazy.end()) continue;
+    std::string index = TRY(client.blob_part(repository, layer.digest, place->second.offset, place->second.size));
+    if (oci::Digest::of(index, place->second.digest.algorithm()) != place->second.digest) return fail("digest mismatch: " + client.host() + " gave another chunk index of layer " + layer.digest.str(), EBADMSG);
+    TRY(store.layers().expect(config.diff_ids[i], {client.host(), repository, client.verifies_tls(), layer.digest, layer.size}, index));
+  }
+  return {};
+}
+
 /// As the store's own names are: Docker's registry goes without saying.
 std::string local_name(const oci::Reference& reference) {
   if (!reference.tag.empty()) return reference.name() + ":" + reference.tag;
@@ -181,6 +172,45 @@ std::string local_name(const oci::Reference& reference) {
 }
 
 }  // namespace
+
+Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also) {
+  Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
+  struct stat st;
+  if (::fstat(file.get(), &st) < 0) return fail_errno(path);
+  auto have = static_cast<uint64_t>(st.st_size);
+  if (have > blob.size) {
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    have = 0;
+  }
+  oci::Hasher hasher(blob.digest.algorithm());
+  image::FdSource earlier(file.get(), path, 0, have);
+  std::vector<char> buffer(1u << 17);
+  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
+    std::string_view piece(buffer.data(), n);
+    hasher.update(piece);
+    if (also != nullptr) TRY(also->write(piece));
+    progress(n);
+  }
+  if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
+  image::EarlySink out(file.get());
+  if (have < blob.size || blob.size == 0)
+    TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
+      hasher.update(piece);
+      TRY(out.write(piece), path);
+      if (also != nullptr) TRY(also->write(piece));
+      progress(piece.size());
+      return {};
+    }));
+  if (auto digest = hasher.finish(); digest != blob.digest) {
+    // Of no use to a later attempt.
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
+  }
+  if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
+  // It is hardly read again: the memory is others'.
+  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+  return {};
+}
 
 Result<Platform> parse_platform(const std::string& text) {
   auto parts = split(text, '/');
@@ -192,7 +222,7 @@ Result<Platform> parse_platform(const std::string& text) {
   return out;
 }
 
-Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress) {
+Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress, bool lazily) {
   std::string repository = repository_path(there);
   auto document = TRY(manifest_for(client, repository, there, platform), "pull " + reference.str());
   oci::Manifest manifest = TRY(oci::parse_manifest(document.text, reference.str()));
@@ -205,6 +235,8 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
     if (!fresh && known->second.size != layer.size) return fail("the manifest of " + reference.str() + " gives one layer two sizes", EBADMSG);
   }
   std::string what = "pull " + reference.str();
+  auto lazy = lazily ? TRY(chunk_indexes(store, manifest, what)) : std::map<oci::Digest, image::ChunkIndexPlace>();
+  for (const auto& [digest, place] : lazy) wanted.erase(digest);
   Fetch fetch(store, client, repository, progress);
   TRY(fetch.begin(wanted), what);
   TRY(fetch.document(manifest.config), what);
@@ -213,8 +245,15 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   if (config.architecture != platform.architecture && !config.architecture.empty()) return fail(reference.str() + " is not there for " + platform.str() + ", but for " + config.os + "/" + config.architecture, ENOENT);
   if (config.diff_ids.size() != manifest.layers.size()) return fail(what + ": the manifest has " + std::to_string(manifest.layers.size()) + " layers and the config " + std::to_string(config.diff_ids.size()), EBADMSG);
   TRY(fetch.layers(manifest.layers, config.diff_ids), what);
+  TRY(expect(store, client, repository, manifest, config, lazy), what);
   std::vector<image::Layer> layers;
   for (size_t i = 0; i < manifest.layers.size(); ++i) layers.push_back({config.diff_ids[i], manifest.layers[i].digest, fetch.path(manifest.layers[i].digest)});
+  // What was expected lazily before, and has come now.
+  for (const auto& layer : layers)
+    if (!lazy.contains(layer.blob) && exists(store.layers().lazy_path(layer.diff_id.hex()))) {
+      TRY(store.layers().keep(layer), what);
+      TRY(store.layers().complete(layer.diff_id.hex()), what);
+    }
   TRY(store.layers().prepare(layers), what);
   auto writer = TRY(store.begin());
   TRY(fetch.keep(writer, wanted));

@@ -1,8 +1,10 @@
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <map>
 #include <set>
 
+#include "image/chunks.h"
 #include "image/gzip.h"
 #include "registry/referrers.h"
 #include "registry/transfer.h"
@@ -16,6 +18,45 @@ struct Outgoing {
   std::string text;                  ///< of the manifest
   std::map<oci::Digest, Fd> packed;  ///< layers that were compressed for this
 };
+
+/// A layer's tar as a file: the store's, or one without a name.
+Result<Fd> tar_of(const image::Store& store, const oci::Descriptor& layer, const oci::Digest& diff_id) {
+  if (auto tar = store.layers().open_tar(diff_id)) return tar;
+  Fd blob = TRY(open_file(store.blob_path(layer.digest), O_RDONLY));
+  image::FdSource packed(blob.get(), layer.digest.str(), 0, layer.size);
+  auto plain = TRY(image::decompress(packed));
+  Fd file = TRY(open_file(store.root() + "/images", O_TMPFILE | O_RDWR, 0600));
+  image::FdSink disk(file.get());
+  TRY(image::copy(*plain, disk));
+  return file;
+}
+
+/// Packs layers anew that cannot be fetched as they are read. The manifest is another one, and OCI's: Docker's knows no zstd.
+Result<Outgoing> prepare_chunked(const image::Store& store, const image::Image& image, const Progress& progress) {
+  Outgoing out{image.manifest, {}, {}};
+  for (size_t i = 0; i < out.manifest.layers.size(); ++i) {
+    auto& layer = out.manifest.layers[i];
+    if (TRY(image::chunk_index_of(layer))) continue;
+    std::string what = "compressing " + layer.digest.hex().substr(0, 12);
+    progress(what, 0, layer.size);
+    Fd tar = TRY(tar_of(store, layer, image.config.diff_ids[i])), file = TRY(open_file(store.root() + "/images", O_TMPFILE | O_RDWR, 0600));
+    struct stat st;
+    if (::fstat(tar.get(), &st) < 0) return fail_errno("a layer's tar");
+    image::FdSink disk(file.get());
+    image::HashingSink hash(disk);
+    auto place = TRY(image::write_chunks(tar.get(), static_cast<uint64_t>(st.st_size), hash), "layer " + layer.digest.str());
+    progress(what, layer.size, layer.size);
+    layer.media_type = oci::kMediaLayerZstd;
+    layer.size = hash.size();
+    layer.digest = hash.digest();
+    image::set_chunk_index(layer, place);
+    out.packed[layer.digest] = std::move(file);
+  }
+  out.manifest.media_type = oci::kMediaManifest;
+  out.manifest.config.media_type = oci::kMediaConfig;
+  out.text = json_text(oci::to_json(out.manifest));
+  return out;
+}
 
 /// Layers that lie uncompressed (those of builds, and of docker save) go compressed, as Docker and
 /// Podman do it: the manifest there is another one.
@@ -48,9 +89,9 @@ Result<Outgoing> prepare(const image::Store& store, const image::Image& image, c
 
 }  // namespace
 
-Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress) {
+Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress, bool chunked) {
   std::string repository = repository_path(to);
-  auto outgoing = TRY(prepare(store, image, progress), "push " + to.str());
+  auto outgoing = TRY(chunked ? prepare_chunked(store, image, progress) : prepare(store, image, progress), "push " + to.str());
   std::vector<oci::Descriptor> blobs = outgoing.manifest.layers;
   blobs.push_back(image.manifest.config);
   // Other repositories of that registry which have it already, by what it is called here.
@@ -83,7 +124,7 @@ Result<oci::Digest> push(const image::Store& store, Client& client, const image:
         "push " + to.str());
     progress(what, blob.size, blob.size);
   }
-  std::string media_type = image.manifest.media_type.empty() ? image.descriptor.media_type : image.manifest.media_type;
+  std::string media_type = outgoing.manifest.media_type.empty() ? image.descriptor.media_type : outgoing.manifest.media_type;
   oci::Digest digest = oci::Digest::of(outgoing.text, image.descriptor.digest.algorithm());
   TRY(publish(client, repository, to.tag.empty() ? digest.str() : to.tag, media_type, outgoing.text));
   return digest;

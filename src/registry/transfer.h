@@ -23,10 +23,15 @@ struct Platform {
 /// Fetches what the store does not have of an image for that platform, checks it, and names it.
 /// What a broken or killed pull has fetched is gone on with; two pulls at once of the same layer
 /// fetch it once. `there`: what it is called at that registry; here it is called `reference`.
-[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress);
+/// `lazily`: layers with a chunk index (image/chunks.h) are not fetched but expected: they come as they are read.
+[[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress, bool lazily = false);
+
+/// Fetches a blob into its file, from where an earlier attempt ended; `also` gets all of it. Checked and on the disk.
+[[nodiscard]] Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also);
 
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
-[[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress);
+/// `chunked`: all layers in the form that can be fetched as it is read (image/chunks.h).
+[[nodiscard]] Result<oci::Digest> push(const image::Store& store, Client& client, const image::Image& image, const oci::Reference& to, const Progress& progress, bool chunked = false);
 
 /// A repository that documents and blobs come from.
 class Origin {

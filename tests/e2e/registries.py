@@ -69,10 +69,9 @@ class LyingRegistry:
                 elif found is None:
                     self.reply(404, json.dumps({"errors": [{"code": "NOT_FOUND", "message": "not here"}]}).encode())
                 else:
-                    body, start = found[1], 0
-                    if self.headers.get("Range", "").startswith("bytes="):
-                        start = int(self.headers["Range"][6:].rstrip("-"))
-                    self.reply(206 if start else 200, body[start:], found[0])
+                    body, ranged = found[1], self.headers.get("Range", "").startswith("bytes=")
+                    first, last = self.headers["Range"][6:].split("-") if ranged else ("0", "")
+                    self.reply(206 if ranged else 200, body[int(first):int(last or len(body)) + 1], found[0])
 
             do_HEAD = do_GET
 
