@@ -96,11 +96,13 @@ void LazyImage::set_ended() const { ::unlink(ready_path().c_str()); }
 void LazyImage::revive_all(const Places& places) {
   for (const auto& name : list_dir(places.run_root + "/lazy").value_or(std::vector<std::string>())) {
     LazyImage image(places, {{}, name, {}}, split(read_file(places.run_root + "/lazy/" + name + "/layers").value_or(""), '\n', true));
-    if (image.held()) {
-      if (!FileLock::try_acquire(image.folder_ + "/lock") || image.diff_ids_.empty()) continue;
+    // That of the one that is at work is held.
+    if (!FileLock::try_acquire(image.folder_ + "/lock")) continue;
+    auto lower = image::LayerStore(places.root + "/layers").find(image.diff_ids_);
+    if (!image.held()) {
+      if (!lower || !lower->lazy) (void)remove_tree(image.folder_);
+    } else if (!image.diff_ids_.empty()) {
       if (auto begun = image.start_filler(); !begun) log::warning("image " + name.substr(0, 12) + ": " + begun.error().message);
-    } else if (auto lower = image::LayerStore(places.root + "/layers").find(image.diff_ids_); !lower || !lower->lazy) {
-      (void)remove_tree(image.folder_);
     }
   }
 }
