@@ -26,13 +26,16 @@ Result<uint64_t> chunk_size(const Args& args) {
   return size;
 }
 
-/// Starts what fetches the rest of an image that was pulled lazily.
-Result<> fill(const Globals& globals, const image::Image& image) {
+/// Starts what fetches the rest of an image that was pulled lazily, or ends what was begun so.
+Result<> see_to_the_rest(const Globals& globals, const image::Image& image) {
   std::vector<std::string> ids;
   for (const auto& id : image.config.diff_ids) ids.push_back(id.hex());
-  auto lower = TRY(image::LayerStore(globals.root + "/layers").find(ids));
-  if (!lower.lazy) return {};
-  auto begun = lazy::LazyImage({globals.root, globals.run_root}, lower, ids).get();
+  image::LayerStore layers(globals.root + "/layers");
+  if (!layers.expects_any(ids)) return {};
+  auto lower = TRY(layers.find(ids));
+  lazy::LazyImage lazy({globals.root, globals.run_root}, lower, ids);
+  if (!lower.lazy) return lazy.tidy();
+  auto begun = lazy.get();
   return begun || begun.error().code == ENOENT ? Result<>() : Result<>(detail::propagate(std::move(begun).error()));
 }
 
@@ -50,8 +53,7 @@ Result<int> cmd_pull(const Globals& globals, const Args& args) {
   auto store = TRY(engine.images());
   for (const auto& name : args.rest()) {
     auto image = TRY(pull_image(store, name, options, args.flag("quiet"), platform, args.flag("lazy")));
-    // The rest begins to come.
-    if (args.flag("lazy")) TRY(fill(globals, image));
+    TRY(see_to_the_rest(globals, image));
     std::printf("%s\n", image.id().str().c_str());
   }
   return 0;

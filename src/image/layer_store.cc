@@ -300,6 +300,10 @@ Result<LayerStore::Expected> LayerStore::expected(const std::string& diff_id) co
   return out;
 }
 
+bool LayerStore::expects_any(const std::vector<std::string>& diff_ids) const {
+  return std::any_of(diff_ids.begin(), diff_ids.end(), [&](const std::string& id) { return expects(id); });
+}
+
 Result<> LayerStore::complete(const std::string& diff_id) const {
   FileLock lock = TRY(FileLock::acquire(folder_ + "/lock"));
   if (!exists(tar_path(diff_id)) && ::rename(lazy_path(diff_id).c_str(), tar_path(diff_id).c_str()) < 0) return fail_errno("name " + tar_path(diff_id));

@@ -68,7 +68,10 @@ class LayerStore {
 
   /// Takes a layer whose content is fetched as it is read. `index`: its chunk index, as it lies in the blob and checked.
   [[nodiscard]] Result<> expect(const oci::Digest& diff_id, const LazySource& source, const std::string& index) const;
-  [[nodiscard]] bool is_lazy(const std::string& diff_id) const { return !exists(tar_path(diff_id)) && exists(lazy_path(diff_id)) && exists(source_path(diff_id)); }
+  /// Whether something is to be filled: also beside a tar that came as a whole meanwhile, for those who stand on the other file.
+  [[nodiscard]] bool expects(const std::string& diff_id) const { return exists(lazy_path(diff_id)) && exists(source_path(diff_id)); }
+  [[nodiscard]] bool expects_any(const std::vector<std::string>& diff_ids) const;
+  [[nodiscard]] bool is_lazy(const std::string& diff_id) const { return !exists(tar_path(diff_id)) && expects(diff_id); }
   /// Whether it is there, or expected.
   [[nodiscard]] bool knows(const std::string& diff_id) const { return exists(tar_path(diff_id)) || exists(lazy_path(diff_id)); }
   [[nodiscard]] std::string lazy_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".lazy"; }
@@ -78,7 +81,7 @@ class LayerStore {
     uint64_t index_at = 0, index_size = 0;  ///< … and where in it the chunk index is
   };
   [[nodiscard]] Result<Expected> expected(const std::string& diff_id) const;
-  /// It is whole, checked and on the disk: from now on it is a tar as others are.
+  /// It is whole, checked and on the disk: from now on it is a tar as others are. Or there is one, and nobody stands on it.
   [[nodiscard]] Result<> complete(const std::string& diff_id) const;
   /// Makes the index anew of what the tars say, where it says something else.
   [[nodiscard]] Result<> renew_index(const std::vector<std::string>& diff_ids) const;

@@ -87,19 +87,15 @@ class Layer {
       TRY(make(chunk, [&]() -> Result<std::optional<std::string>> {
         if (is_here(chunk)) return std::nullopt;
         auto fetched = fetch(chunk, client);
-        int64_t none = 0;
-        if (fetched)
-          failing_since_ = 0;
-        else
-          failing_since_.compare_exchange_strong(none, monotonic_ms());
+        note(fetched.has_value());
         return TRY(std::move(fetched));
       }));
     return {};
   }
-  /// Milliseconds since which nothing could be fetched of it.
-  [[nodiscard]] int64_t failing_for() const {
-    int64_t since = failing_since_;
-    return since == 0 ? 0 : monotonic_ms() - since;
+  /// Milliseconds for which nothing could be fetched of it, though somebody wanted to.
+  [[nodiscard]] int64_t failing_for() {
+    std::lock_guard lock(mutex_);
+    return failing_since_ == 0 ? 0 : monotonic_ms() - failing_since_;
   }
 
   /// Who reads on from one chunk into the next will want the one behind it as well.
@@ -121,6 +117,15 @@ class Layer {
   enum class State : uint8_t { unknown,
                                busy,
                                there };
+
+  void note(bool fetched) {
+    std::lock_guard lock(mutex_);
+    int64_t now = monotonic_ms();
+    // What failed long ago says nothing about now.
+    if (failing_since_ == 0 || now - last_failure_ > kPatience) failing_since_ = now;
+    last_failure_ = now;
+    if (fetched) failing_since_ = 0;
+  }
 
   Result<std::string> fetch(size_t chunk, std::optional<registry::Client>& client) {
     if (!client) client = TRY(connect());
@@ -185,7 +190,7 @@ class Layer {
   std::vector<State> states_;
   std::mutex client_mutex_;
   std::optional<registry::Client> client_;
-  std::atomic<int64_t> failing_since_ = 0;
+  int64_t failing_since_ = 0, last_failure_ = 0;      // when, in ms
   std::atomic<uint64_t> last_read_ = UINT64_MAX - 1;  // a chunk
 };
 
@@ -229,7 +234,7 @@ class Filler {
     (void)write_file("/proc/self/oom_score_adj", "-900");
     Fd held = image.held_group();
     uint32_t first_number = TRY(image.take_numbers(kMostNumbers, held.valid()));
-    if (!lower.lazy) {
+    if (!layers_.expects_any(options_.diff_ids)) {
       // The one before was killed when it had done all but say so.
       if (held.valid()) sys::PreAccess(std::move(held)).end(static_cast<int>(first_number));
       return report("ok"), 0;
@@ -237,7 +242,7 @@ class Filler {
     TRY(occupy_below(first_number));
     group_ = held.valid() ? sys::PreAccess(std::move(held)) : TRY(sys::PreAccess::open());
     for (const auto& id : options_.diff_ids)
-      if (layers_.is_lazy(id) && std::none_of(lazy_.begin(), lazy_.end(), [&](const Layer& l) { return l.diff_id() == id; })) TRY(add_layer(id));
+      if (layers_.expects(id) && std::none_of(lazy_.begin(), lazy_.end(), [&](const Layer& l) { return l.diff_id() == id; })) TRY(add_layer(id));
     Fd mount = TRY(image::mount_index(lower, true));
     TRY(image.set_ready(mount.get(), group_.fd()));
     report("ok");
@@ -318,7 +323,7 @@ class Filler {
 
   void answer(const sys::PreAccess::Access& access, std::map<const Layer*, std::optional<registry::Client>>& clients) {
     auto layer = std::find_if(lazy_.begin(), lazy_.end(), [&](const Layer& l) { return l.is(access.file.get()); });
-    // Of an image that was removed, and whose containers go on.
+    // The filler of another image that has it as well has filled it.
     if (layer == lazy_.end()) return group_.allow(access.file.get());
     auto& client = clients[&*layer];
     for (;;) {

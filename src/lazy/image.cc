@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/descriptor_record.h"
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -31,8 +33,7 @@ Result<Filling> LazyImage::get() const {
         return out;
       }
     }
-    auto now = image::LayerStore(places_.root + "/layers").find(diff_ids_);
-    if (!now || !now->lazy) return fail("nothing is left to be fetched", ENOENT);
+    if (!image::LayerStore(places_.root + "/layers").expects_any(diff_ids_)) return fail("nothing is left to be fetched", ENOENT);
     if (monotonic_ms() > end) return fail("what fills the image as it is read does not begin (see " + folder_ + "/log)", ETIMEDOUT);
     // Another one may be beginning, or about to end.
     if (FileLock::try_acquire(folder_ + "/lock"))
@@ -98,13 +99,21 @@ void LazyImage::revive_all(const Places& places) {
     LazyImage image(places, {{}, name, {}}, split(read_file(places.run_root + "/lazy/" + name + "/layers").value_or(""), '\n', true));
     // That of the one that is at work is held.
     if (!FileLock::try_acquire(image.folder_ + "/lock")) continue;
-    auto lower = image::LayerStore(places.root + "/layers").find(image.diff_ids_);
     if (!image.held()) {
-      if (!lower || !lower->lazy) (void)remove_tree(image.folder_);
+      if (auto tidied = image.tidy(); !tidied) log::warning("image " + name.substr(0, 12) + ": " + tidied.error().message);
     } else if (!image.diff_ids_.empty()) {
       if (auto begun = image.start_filler(); !begun) log::warning("image " + name.substr(0, 12) + ": " + begun.error().message);
     }
   }
+}
+
+Result<> LazyImage::tidy() const {
+  image::LayerStore layers(places_.root + "/layers");
+  bool filled = std::any_of(diff_ids_.begin(), diff_ids_.end(), [&](const std::string& id) { return layers.is_lazy(id); });
+  if (filled || held() || (exists(folder_) && !FileLock::try_acquire(folder_ + "/lock"))) return {};
+  for (const auto& id : diff_ids_)
+    if (layers.expects(id)) TRY(layers.complete(id));
+  return remove_tree(folder_);
 }
 
 void LazyImage::end_all(const std::string& run_root) {

@@ -38,6 +38,8 @@ class LazyImage {
   [[nodiscard]] Result<Filling> get() const;
   /// Starts fillers again that were killed while somebody may wait for them, and tidies up after those that are done.
   static void revive_all(const Places& places);
+  /// Of an image that came as a whole after all: removes what was to be filled, where nobody stands on that.
+  [[nodiscard]] Result<> tidy() const;
   /// Ends all fillers of a run root.
   static void end_all(const std::string& run_root);
 

@@ -248,12 +248,9 @@ Result<image::Image> pull(image::Store& store, Client& client, const oci::Refere
   TRY(expect(store, client, repository, manifest, config, lazy), what);
   std::vector<image::Layer> layers;
   for (size_t i = 0; i < manifest.layers.size(); ++i) layers.push_back({config.diff_ids[i], manifest.layers[i].digest, fetch.path(manifest.layers[i].digest)});
-  // What was expected lazily before, and has come now.
+  // What was expected lazily before, and has come now. Containers may stand on the other file: it stays.
   for (const auto& layer : layers)
-    if (!lazy.contains(layer.blob) && exists(store.layers().lazy_path(layer.diff_id.hex()))) {
-      TRY(store.layers().keep(layer), what);
-      TRY(store.layers().complete(layer.diff_id.hex()), what);
-    }
+    if (!lazy.contains(layer.blob) && store.layers().is_lazy(layer.diff_id.hex())) TRY(store.layers().keep(layer), what);
   TRY(store.layers().prepare(layers), what);
   auto writer = TRY(store.begin());
   TRY(fetch.keep(writer, wanted));

@@ -146,6 +146,27 @@ def test_a_whole_pull_when_nobody_fills(origin, host):
     assert host("run", "--rm", "--network", "none", name, "sh", "-c", SUMS).out == sums
 
 
+@pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
+def test_a_whole_pull_beside_a_container(origin, host, end):
+    """Which stands on the file that was begun, and reads on from that."""
+    _, name, sums = origin
+    host("run", "-d", "--lazy", "--name", "reads", "--network", "none", name, "sleep", "1000")
+    host("exec", "reads", "sh", "-c", "cd /data; ls | xargs -n1 echo > /dev/null; sha256sum small; echo | sort; find . -name x")
+    for pid in fillers(host):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: fillers(host))  # another one, which has not begun with the rest
+    stopped = fillers(host)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    host("pull", name)
+    assert lazy(host) == [False]
+    for pid in stopped:
+        os.kill(pid, end)
+    assert host("exec", "reads", "sh", "-c", SUMS).out == sums
+    wait_for(lambda: {p.suffix for p in (host.root / "layers").iterdir() if p.name != "lock"} == {".tar", ".erofs"}, 20, "one file a layer")
+    assert host("run", "--rm", "--network", "none", name, "sh", "-c", SUMS).out == sums
+
+
 def test_many_at_once(origin, host):
     _, name, sums = origin
     running = [host.popen("run", "--rm", "--lazy", "--network", "none", name, "sh", "-c", SUMS, stdout=subprocess.PIPE) for _ in range(6)]

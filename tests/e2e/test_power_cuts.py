@@ -70,6 +70,7 @@ def registry(tmp_path_factory, busybox_root):
             (place / name / "Dockerfile").write_text("FROM bb\nCOPY . /\n")
             store("build", "-t", name, place / name)
             store("push", "--tls-verify=false", name, f"{server.host}/{name}:1")
+        store("push", "--lazy", "two", f"{server.host}/lazy:1")
         yield server
     finally:
         server.close()
@@ -108,7 +109,7 @@ def check_store(folder, passed, host, server):
     store("system", "reset", "--force")
 
 
-def check_registry(folder, passed):
+def check_registry(folder, passed, _host, _server):
     served = Server(folder / "registry")
     try:
         with urllib.request.urlopen(f"http://{served.host}/v2/_catalog") as answer:
@@ -129,12 +130,43 @@ def check_registry(folder, passed):
         served.close()
 
 
-def check_all(disk, host, server, seed):
-    for passed, moment, state in disk.states(CUTS, seed):
+LAZILY = power.MARK + r"""
+set -e
+c="caisson --root $D/store --run-root /run/caisson-power"
+mark start
+$c pull -q --lazy $R/lazy:1 > /dev/null; mark pulled
+$c run --rm --network none $R/lazy:1 /bin/cat /file > /dev/null; mark ran
+$c pull -q $R/lazy:1 > /dev/null; mark whole
+for i in $(seq 100); do if ! ls /run/caisson-power/lazy/*/ready > /dev/null 2>&1; then break; fi; sleep 0.1; done
+sleep 0.5
+mark end
+"""
+
+
+def check_lazy_image(folder, passed, host, server):
+    """Nothing is read that is not the image's, whether its place was filled or not."""
+    store = Caisson(folder)
+    store.run_root = pathlib.Path("/run") / f"caisson-power-{os.getpid()}"
+    name, there = f"{host}/lazy:1", json.loads(store("images", "--format", "json").out)
+    assert [image["names"] for image in there] in ([], [[name]]) and (there or "pulled" not in passed)
+    assert "whole" not in passed or not there[0]["lazy"]
+    if there:
+        store("image", "verify", name)
+        sums = store.run("--network", "none", name, "/bin/sha256sum", "/random", "/small7", "/bin/busybox").out
+    store("pull", name)
+    assert store("image", "verify", name).out.endswith(": sound\n")
+    whole = store.run("--network", "none", name, "/bin/sha256sum", "/random", "/small7", "/bin/busybox").out
+    assert not there or sums == whole
+    wait_for(lambda: store("prune", "--force") and {p.suffix for p in (folder / "store/layers").iterdir()} == {"", ".tar", ".erofs"}, 20, "one file a layer")
+    store("system", "reset", "--force")
+
+
+def check_all(disk, host, server, seed, checks=(check_store, check_registry), cuts=CUTS):
+    for passed, moment, state in disk.states(cuts, seed):
         with power.loop(state) as device, power.mounted(device, disk.folder / "after") as after:
             try:
-                check_store(after, passed, host, server)
-                check_registry(after, passed)
+                for check in checks:
+                    check(after, passed, host, server)
             except AssertionError as e:
                 raise AssertionError(f"power cut at {moment}, after {passed} (seed {seed}): {e}") from e
     assert passed[-1] == "end"
@@ -153,6 +185,13 @@ def test_on_this_kernel(registry, tmp_path):
     disk = power.Disk(tmp_path)
     work_here(disk, registry, WORK)
     check_all(disk, registry.host, registry, seed=1)
+
+
+def test_an_image_that_comes_as_it_is_read(registry, tmp_path):
+    signal.alarm(600)
+    disk = power.Disk(tmp_path)
+    work_here(disk, registry, LAZILY)
+    check_all(disk, registry.host, registry, seed=4, checks=[check_lazy_image], cuts=max(CUTS // 2, 1))
 
 
 def test_it_would_be_noticed(registry, tmp_path):
