@@ -21,7 +21,6 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "image/chunks.h"
-#include "image/pipe.h"
 #include "image/store.h"
 #include "lazy/image.h"
 #include "registry/transfer.h"
@@ -391,21 +390,25 @@ class Filler {
     blob.size = source.size;
     bool there = exists(store.own_blob_path(blob.digest));
     oci::Digest diff_id = TRY(oci::Digest::from_hex(layer.diff_id()));
-    TRY(image::run_piped(
-        [&](image::Sink& out) -> Result<> {
-          auto client = there ? std::optional<registry::Client>() : TRY(layer.connect());
-          return fetch(client, source, blob, there ? store.own_blob_path(blob.digest) : path, out);
-        },
-        [&](image::Source& in) -> Result<> {
-          auto plain = TRY(image::decompress(in));
-          image::HashingSource hashed(*plain, diff_id.algorithm());
-          ChunkSink chunks(layer, layers_);
-          TRY(image::copy(hashed, chunks));
-          TRY(chunks.finish());
-          if (hashed.digest() != diff_id) return fail("its content does not have the diff id " + diff_id.str() + " that the image's config names", EBADMSG);
-          image::HashingSource rest(in);
-          return rest.drain();
-        }));
+    auto fill = [&](image::Source& in) -> Result<> {
+      auto plain = TRY(image::decompress(in));
+      image::HashingSource hashed(*plain, diff_id.algorithm());
+      ChunkSink chunks(layer, layers_);
+      TRY(image::copy(hashed, chunks));
+      TRY(chunks.finish());
+      if (hashed.digest() != diff_id) return fail("its content does not have the diff id " + diff_id.str() + " that the image's config names", EBADMSG);
+      image::HashingSource rest(in);
+      return rest.drain();
+    };
+    if (there) {
+      Fd file = TRY(open_file(store.own_blob_path(blob.digest), O_RDONLY));
+      image::FdSource content(file.get(), blob.digest.str(), 0, blob.size);
+      TRY(fill(content));
+    } else {
+      auto client = TRY(layer.connect());
+      TRY(registry::fetch_blob(
+          client, source.repository, blob, path, [&](uint64_t) { let_others_go_first(); }, fill));
+    }
     if (::fsync(layer.file()) < 0) return fail_errno("fsync " + layers_.lazy_path(layer.diff_id()));
     if (!there) {
       auto writer = TRY(store.begin());
@@ -418,20 +421,9 @@ class Filler {
     return {};
   }
 
-  /// Whoever waits for something goes first.
-  Result<> fetch(std::optional<registry::Client>& client, const image::LazySource& source, const oci::Descriptor& blob, const std::string& path, image::Sink& out) {
-    if (!client) {
-      Fd file = TRY(open_file(path, O_RDONLY));
-      image::FdSource content(file.get(), path, 0, blob.size);
-      TRY(image::copy(content, out));
-      return {};
-    }
-    return registry::fetch_blob(
-        *client, source.repository, blob, path, [&](uint64_t) {
-          constexpr int64_t kMost = 100;  // ms; who waits longer waits for a registry that does not answer
-          while (waiting_ > 0 && !ended_ && monotonic_ms() - last_access_ < kMost) ::usleep(1000);
-        },
-        &out);
+  void let_others_go_first() const {
+    constexpr int64_t kMost = 100;  // ms; who waits longer waits for a registry that does not answer
+    while (waiting_ > 0 && !ended_ && monotonic_ms() - last_access_ < kMost) ::usleep(1000);
   }
 
   FillerOptions options_;

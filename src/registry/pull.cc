@@ -43,6 +43,53 @@ Result<Client::Document> manifest_for(Client& client, const std::string& reposit
   return document;
 }
 
+/// From where an earlier attempt ended; `also` gets all of it. Where that turns out to be no good, the file is empty afterwards.
+Result<> fetch_once(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also) {
+  Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
+  struct stat st;
+  if (::fstat(file.get(), &st) < 0) return fail_errno(path);
+  auto have = static_cast<uint64_t>(st.st_size);
+  if (have > blob.size) {
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    have = 0;
+  }
+  oci::Hasher hasher(blob.digest.algorithm());
+  auto hand_on = [&](std::string_view piece) -> Result<> {
+    if (also == nullptr) return {};
+    auto taken = also->write(piece);
+    // Perhaps because of what was there before.
+    if (!taken && have > 0 && ::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    return taken;
+  };
+  image::FdSource earlier(file.get(), path, 0, have);
+  std::vector<char> buffer(1u << 17);
+  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
+    std::string_view piece(buffer.data(), n);
+    hasher.update(piece);
+    TRY(hand_on(piece));
+    progress(n);
+  }
+  if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
+  image::EarlySink out(file.get());
+  if (have < blob.size || blob.size == 0)
+    TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
+      hasher.update(piece);
+      TRY(out.write(piece), path);
+      TRY(hand_on(piece));
+      progress(piece.size());
+      return {};
+    }));
+  if (auto digest = hasher.finish(); digest != blob.digest) {
+    // Of no use to a later attempt.
+    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
+    return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
+  }
+  if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
+  // It is hardly read again: the memory is others'.
+  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+  return {};
+}
+
 /// The blobs of an image that the store does not have, as they come.
 class Fetch {
  public:
@@ -113,10 +160,11 @@ class Fetch {
 
  private:
   Result<> layer(Client& client, const oci::Descriptor& blob, const oci::Digest& diff_id, bool tars) {
-    auto get = [&](image::Sink* also) { return fetch_blob(
-                                            client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, also); };
-    if (!tars || blob.digest == diff_id || store_.layers().has_tar(diff_id)) return get(nullptr);
-    TRY(image::run_piped([&](image::Sink& out) { return get(&out); }, [&](image::Source& in) { return store_.layers().write_tar(in, diff_id); }), "layer " + blob.digest.str());
+    std::function<Result<>(image::Source&)> unpack;
+    if (tars && blob.digest != diff_id && !store_.layers().has_tar(diff_id)) unpack = [&](image::Source& in) { return store_.layers().write_tar(in, diff_id); };
+    TRY(fetch_blob(
+            client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, unpack),
+        "layer " + blob.digest.str());
     return {};
   }
 
@@ -173,43 +221,17 @@ std::string local_name(const oci::Reference& reference) {
 
 }  // namespace
 
-Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also) {
-  Fd file = TRY(open_file(path, O_RDWR | O_CREAT, 0600));
+Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, const std::function<Result<>(image::Source&)>& consume) {
+  auto attempt = [&]() -> Result<> {
+    if (!consume) return fetch_once(client, repository, blob, path, progress, nullptr);
+    return image::run_piped([&](image::Sink& out) { return fetch_once(client, repository, blob, path, progress, &out); }, consume);
+  };
   struct stat st;
-  if (::fstat(file.get(), &st) < 0) return fail_errno(path);
-  auto have = static_cast<uint64_t>(st.st_size);
-  if (have > blob.size) {
-    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
-    have = 0;
-  }
-  oci::Hasher hasher(blob.digest.algorithm());
-  image::FdSource earlier(file.get(), path, 0, have);
-  std::vector<char> buffer(1u << 17);
-  for (size_t n; (n = TRY(earlier.read(buffer.data(), buffer.size()))) > 0;) {
-    std::string_view piece(buffer.data(), n);
-    hasher.update(piece);
-    if (also != nullptr) TRY(also->write(piece));
-    progress(n);
-  }
-  if (::lseek(file.get(), static_cast<off_t>(have), SEEK_SET) < 0) return fail_errno(path);
-  image::EarlySink out(file.get());
-  if (have < blob.size || blob.size == 0)
-    TRY(client.blob(repository, blob.digest, have, blob.size, [&](std::string_view piece) -> Result<> {
-      hasher.update(piece);
-      TRY(out.write(piece), path);
-      if (also != nullptr) TRY(also->write(piece));
-      progress(piece.size());
-      return {};
-    }));
-  if (auto digest = hasher.finish(); digest != blob.digest) {
-    // Of no use to a later attempt.
-    if (::ftruncate(file.get(), 0) < 0) return fail_errno(path);
-    return fail("digest mismatch: " + client.host() + " gave " + digest.str() + " for " + blob.digest.str(), EBADMSG);
-  }
-  if (::fsync(file.get()) < 0) return fail_errno("fsync " + path);
-  // It is hardly read again: the memory is others'.
-  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
-  return {};
+  bool resumed = ::stat(path.c_str(), &st) == 0 && st.st_size > 0;
+  auto done = attempt();
+  // After a power cut anything may have been there.
+  bool discarded = !done && resumed && ::stat(path.c_str(), &st) == 0 && st.st_size == 0;
+  return discarded ? attempt() : done;
 }
 
 Result<Platform> parse_platform(const std::string& text) {

@@ -26,8 +26,9 @@ struct Platform {
 /// `lazily`: layers with a chunk index (image/chunks.h) are not fetched but expected: they come as they are read.
 [[nodiscard]] Result<image::Image> pull(image::Store& store, Client& client, const oci::Reference& there, const oci::Reference& reference, const Platform& platform, const Progress& progress, bool lazily = false);
 
-/// Fetches a blob into its file, from where an earlier attempt ended; `also` gets all of it. Checked and on the disk.
-[[nodiscard]] Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, image::Sink* also);
+/// Fetches a blob into its file, from where an earlier attempt ended, checked and on the disk. `consume`, if any, gets all
+/// of it meanwhile, in a thread of its own; it is begun again where what was there before was no good.
+[[nodiscard]] Result<> fetch_blob(Client& client, const std::string& repository, const oci::Descriptor& blob, const std::string& path, const std::function<void(uint64_t)>& progress, const std::function<Result<>(image::Source&)>& consume = nullptr);
 
 /// Sends what the registry does not have of an image, and names it there. Returns the digest of its manifest.
 /// `chunked`: all layers in the form that can be fetched as it is read (image/chunks.h).

@@ -1,5 +1,6 @@
 """Pulling and pushing: with Debian's docker-registry, with other clients, and with a registry that lies."""
 import base64
+import gzip
 import io
 import json
 import os
@@ -387,6 +388,27 @@ def test_a_killed_pull_is_gone_on_with(caisson, liar):
     pull.wait()
     forget(caisson)
     assert not list((caisson.root / "images/downloads").iterdir())
+
+
+@pytest.mark.parametrize("packed", [lambda data: data, lambda data: gzip.compress(data, 1)], ids=["plain", "gzip"])
+def test_what_a_power_cut_left_of_a_download(caisson, liar, packed):
+    """A file of the right length with something else in it: the layer is fetched anew, at once."""
+    data = layer("cut", size=2 << 20)
+    blob = packed(data)
+    liar.image([data], packed=packed)
+    part = caisson.root / "images/downloads" / digest(blob)[7:]
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(blob[:1000] + bytes(len(blob) // 2))
+    caisson("pull", f"{liar.host}/app:1")
+    ranges = [r[2].get("Range", "whole") for r in liar.requests if digest(blob) in r[1]]
+    assert ranges[0].startswith("bytes=") and ranges[-1] == "whole", ranges
+    store_is_sound(caisson)
+    # Of a registry that has nothing better it is still an error.
+    forget(caisson, f"{liar.host}/app:1")
+    liar.documents[f"/v2/app/blobs/{digest(blob)}"] = ("application/octet-stream", bytes(len(blob)))
+    part.write_bytes(blob[:1000] + bytes(len(blob) // 2))
+    caisson("pull", f"{liar.host}/app:1", code=1)
+    forget(caisson)
 
 
 def test_two_pulls_fetch_a_layer_once(caisson, liar):
