@@ -48,6 +48,27 @@ void Child::end() {
   (void)wait();
 }
 
+Result<std::string> start_service(std::vector<std::string> arguments, std::vector<std::string> environment, const std::string& log, std::vector<int> keep_fds) {
+  auto report = TRY(make_pipe());
+  Fd null = TRY(open_file("/dev/null", O_RDWR)), errors = TRY(open_file(log, O_WRONLY | O_CREAT | O_APPEND, 0600));
+  SpawnOptions options;
+  options.argv = {"/proc/self/exe"};
+  options.argv.insert(options.argv.end(), std::make_move_iterator(arguments.begin()), std::make_move_iterator(arguments.end()));
+  options.argv.insert(options.argv.end(), {"--report", std::to_string(report.write.get())});
+  options.keep_fds = std::move(keep_fds);
+  options.keep_fds.push_back(report.write.get());
+  options.env = std::move(environment);
+  options.cwd = "/";
+  options.stdin_fd = options.stdout_fd = null.get();
+  options.stderr_fd = errors.get();
+  options.new_session = true;
+  Child service = TRY(spawn(options));
+  report.write.reset();
+  std::string text = TRY(read_fd(report.read.get(), "its report", 65536));
+  service.detach();
+  return text;
+}
+
 Result<Fd> open_pidfd(pid_t pid) {
   int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (fd < 0) return fail_errno("process " + std::to_string(pid));

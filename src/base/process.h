@@ -63,6 +63,11 @@ struct Output {
 /// Runs to the end and collects stdout and stderr (each at most `limit` bytes).
 [[nodiscard]] Result<Output> run_and_capture(SpawnOptions options, uint64_t limit = 64u << 20);
 
+/// Starts this program anew, with these arguments and "--report N" behind them, in a session of its own: it
+/// outlives the caller. Its stderr is the file `log`. Returns what it has written to N before it closed that;
+/// nothing where it ended before.
+[[nodiscard]] Result<std::string> start_service(std::vector<std::string> arguments, std::vector<std::string> environment, const std::string& log, std::vector<int> keep_fds = {});
+
 [[nodiscard]] Result<Fd> open_pidfd(pid_t pid);
 /// Start time of a process in clock ticks since boot (proc(5), stat field 22);
 /// tells a process from a later one with the same id.

@@ -114,6 +114,12 @@ Result<double> parse_decimal(std::string_view text) {
   return value;
 }
 
+std::string little_endian(uint64_t number, int bytes) {
+  std::string out;
+  for (int i = 0; i < bytes; ++i) out += static_cast<char>(number >> (8 * i) & 0xff);
+  return out;
+}
+
 std::string to_hex(std::string_view bytes) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string out;

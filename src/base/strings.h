@@ -29,6 +29,8 @@ namespace caisson {
 /// 2 × `bytes` hexadecimal digits from the kernel's random source.
 [[nodiscard]] std::string random_hex(size_t bytes);
 [[nodiscard]] std::string to_hex(std::string_view bytes);
+/// The lowest bytes of a number, the lowest first.
+[[nodiscard]] std::string little_endian(uint64_t number, int bytes);
 
 /// Seconds and nanoseconds since the epoch, as RFC 3339 in UTC.
 [[nodiscard]] std::string rfc3339(int64_t seconds, long nanoseconds = 0);

@@ -107,9 +107,11 @@ Result<int> cmd_image(const Globals& globals, const Args& args) {
     if (state == "damaged" || state == "incomplete") status = 1;
     out.push_back({{"image", name}, {"id", image.id().str()}, {"state", state}, {"damaged", damaged}});
     if (format == "json") continue;
-    std::printf("%s: %s%s\n", name.c_str(), state.c_str(), state == "lazy" ? " (what is here is sound; the rest comes as it is read)" : state == "damaged"  ? " (--repair removes what is damaged)"
-                                                                                                                                    : state == "incomplete" ? " (pull or load it again)"
-                                                                                                                                                            : "");
+    std::string hint;
+    if (state == "lazy") hint = " (what is here is sound; the rest comes as it is read)";
+    if (state == "damaged") hint = " (--repair removes what is damaged)";
+    if (state == "incomplete") hint = " (pull or load it again)";
+    std::printf("%s: %s%s\n", name.c_str(), state.c_str(), hint.c_str());
     for (const auto& path : damaged) std::printf("  %s\n", path.c_str());
   }
   if (format == "json") std::printf("%s\n", json_text(out, 2).c_str());

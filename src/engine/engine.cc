@@ -146,28 +146,14 @@ Result<Container> Engine::create(ContainerConfig config, const image::Image& ima
 
 Result<> Engine::spawn_monitor(const std::string& id, bool adopt, Fd client) {
   TRY(make_dirs(containers_.run_folder(id), 0700));
-  auto report = TRY(make_pipe());
-  Fd null = TRY(open_file("/dev/null", O_RDWR));
-  Fd log = TRY(open_file(containers_.run_folder(id) + "/monitor.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
-  SpawnOptions options;
-  options.argv = {"/proc/self/exe", "--root", root_, "--run-root", run_root_, "monitor", "--report", std::to_string(report.write.get())};
-  if (adopt) options.argv.push_back("--adopt");
-  options.keep_fds = {report.write.get()};
+  std::vector<std::string> arguments{"--root", root_, "--run-root", run_root_, "monitor", id};
+  if (adopt) arguments.push_back("--adopt");
+  std::vector<int> keep_fds;
   if (client.valid()) {
-    options.argv.insert(options.argv.end(), {"--client", std::to_string(client.get())});
-    options.keep_fds.push_back(client.get());
+    arguments.insert(arguments.end(), {"--client", std::to_string(client.get())});
+    keep_fds.push_back(client.get());
   }
-  options.argv.push_back(id);
-  options.env = std::vector<std::string>{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
-  options.cwd = "/";
-  options.stdin_fd = options.stdout_fd = null.get();
-  options.stderr_fd = log.get();
-  options.new_session = true;
-  Child monitor = TRY(spawn(options), "start the container's monitor");
-  report.write.reset();
-  client.reset();
-  std::string text = TRY(read_fd(report.read.get(), "report of the monitor", 65536));
-  monitor.detach();
+  std::string text = TRY(start_service(std::move(arguments), lazy::environment(), containers_.run_folder(id) + "/monitor.log", std::move(keep_fds)), "start the container's monitor");
   if (text == "ok") return {};
   if (text.empty()) return fail("the container's monitor ended before the container ran (see " + containers_.run_folder(id) + "/monitor.log)");
   // Only what the application's own program lacks is told apart (127, 126).

@@ -147,7 +147,7 @@ class Tls final : public Connection {
     return fail(tls_error(what), ECONNRESET);
   }
 
-  /// The system's authorities are read, which takes some 40 ms, when there is a certificate to be judged by
+  /// The system's authorities are read, which takes some 20 ms, when there is a certificate to be judged by
   /// them: much that is asked whether it speaks TLS does not.
   static int verify(X509_STORE_CTX* certificates, void* context_) {
     auto* context = static_cast<SSL_CTX*>(context_);

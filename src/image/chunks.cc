@@ -24,12 +24,6 @@ constexpr size_t kDigestSize = 32;
 
 const std::string kPosition = "io.caisson.chunks.position", kDigest = "io.caisson.chunks.digest";
 
-std::string little_endian(uint64_t number, int bytes) {
-  std::string out;
-  for (int i = 0; i < bytes; ++i) out += static_cast<char>(number >> (8 * i) & 0xff);
-  return out;
-}
-
 std::string bytes_of(const oci::Digest& digest) {
   std::string out;
   for (size_t i = 0; i < digest.hex().size(); i += 2) out += static_cast<char>(std::stoi(digest.hex().substr(i, 2), nullptr, 16));
@@ -93,16 +87,13 @@ Result<ChunkIndex> ChunkIndex::open(Source& packed) {
   t.tar_size = TRY(out.number(8));
   if (t.chunk_size < kSmallestChunk || t.chunk_size > kLargestChunk || t.chunk_size % kSmallestChunk != 0) return fail("the chunk index has chunks of " + std::to_string(t.chunk_size) + " bytes", EBADMSG);
   if (t.tar_size == 0 || t.tar_size > kLargestTar) return fail("the chunk index is of a tar of " + std::to_string(t.tar_size) + " bytes", EBADMSG);
-  static constexpr char kDigits[] = "0123456789abcdef";
   uint64_t offset = 0;
   for (uint64_t begin = 0; begin < t.tar_size; begin += t.chunk_size) {
     ChunkTable::Chunk chunk{offset, static_cast<uint32_t>(TRY(out.number(4))), {}};
     if (chunk.size == 0 || chunk.size > ZSTD_compressBound(kLargestChunk)) return fail("the chunk index has a frame of " + std::to_string(chunk.size) + " bytes", EBADMSG);
     char digest[kDigestSize];
     TRY(out.read_all(digest, sizeof digest));
-    std::string hex;
-    for (char c : digest) hex += {kDigits[static_cast<unsigned char>(c) >> 4], kDigits[c & 15]};
-    chunk.digest = TRY(oci::Digest::from_hex(hex));
+    chunk.digest = TRY(oci::Digest::from_hex(to_hex({digest, sizeof digest})));
     offset += chunk.size;
     t.chunks.push_back(std::move(chunk));
   }

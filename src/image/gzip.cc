@@ -6,17 +6,13 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/strings.h"
+
 namespace caisson::image {
 namespace {
 
 constexpr size_t kBlock = 1u << 20;
 constexpr size_t kMostThreads = 16;
-
-std::string little_endian(uint32_t number) {
-  std::string out;
-  for (int shift = 0; shift < 32; shift += 8) out += static_cast<char>((number >> shift) & 0xff);
-  return out;
-}
 
 }  // namespace
 
@@ -89,7 +85,7 @@ Result<> ParallelGzipSink::finish() {
   if (!filling_->data.empty()) TRY(begin_block());
   while (!under_way_.empty()) TRY(end_block());
   // A last block with nothing in it.
-  return inner_.write(std::string("\x03\0", 2) + little_endian(crc_) + little_endian(size_));
+  return inner_.write(std::string("\x03\0", 2) + little_endian(crc_, 4) + little_endian(size_, 4));
 }
 
 }  // namespace caisson::image

@@ -97,12 +97,13 @@ Result<Lower> LayerStore::find(const std::vector<std::string>& diff_ids, Form fo
   Lower lower;
   if (std::string index = index_path(diff_ids); form == Form::any && exists(index)) {
     lower.index = std::move(index);
-    for (const auto& id : diff_ids) {
-      bool lazy = is_lazy(id);
+    bool all = std::all_of(diff_ids.begin(), diff_ids.end(), [&](const std::string& id) {
+      bool there = exists(tar_path(id)), lazy = !there && expects(id);
       lower.lazy |= lazy;
       lower.tars.push_back(lazy ? lazy_path(id) : tar_path(id));
-    }
-    if (std::all_of(lower.tars.begin(), lower.tars.end(), [](const std::string& tar) { return exists(tar); })) return lower;
+      return there || lazy;
+    });
+    if (all) return lower;
     lower = {};
   }
   for (const auto& id : diff_ids) {

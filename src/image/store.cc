@@ -323,7 +323,8 @@ Result<Lower> Store::prepare(const Image& image) {
 }
 
 bool Store::is_lazy(const Image& image) const {
-  return std::any_of(image.config.diff_ids.begin(), image.config.diff_ids.end(), [&](const oci::Digest& id) { return layers_.is_lazy(id.hex()); });
+  LayerStore layers(image.store + "/layers");
+  return std::any_of(image.config.diff_ids.begin(), image.config.diff_ids.end(), [&](const oci::Digest& id) { return layers.is_lazy(id.hex()); });
 }
 
 Result<> Store::require_whole(const Image& image) const {

@@ -42,7 +42,7 @@ Result<> occupy_below(uint32_t first) {
   struct rlimit limit = {};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = first + kMostNumbers;
-  if (limit.rlim_cur > limit.rlim_max || ::setrlimit(RLIMIT_NOFILE, &limit) < 0) return fail("too many that fill this image were killed: a process may have " + std::to_string(limit.rlim_max) + " descriptors", EMFILE);
+  if (limit.rlim_cur > limit.rlim_max || ::setrlimit(RLIMIT_NOFILE, &limit) < 0) return fail("too many processes that fill this image were killed for another one to begin (the limit of descriptors is " + std::to_string(limit.rlim_max) + "): end the containers that stand on it", EMFILE);
   Fd null = TRY(open_file("/dev/null", O_RDONLY));
   for (int fd = 0; fd < static_cast<int>(first); fd = TRY(duplicate(null.get())).release()) continue;
   return {};

@@ -17,6 +17,13 @@
 
 namespace caisson::lazy {
 
+std::vector<std::string> environment() {
+  std::vector<std::string> out{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  for (const char* name : {"HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"})
+    if (const char* value = ::getenv(name)) out.push_back(std::string(name) + "=" + value);
+  return out;
+}
+
 LazyImage::LazyImage(Places places, const image::Lower& lower, std::vector<std::string> diff_ids)
     : places_(std::move(places)), diff_ids_(std::move(diff_ids)), folder_(places_.run_root + "/lazy/" + std::string(base_name(lower.index))) {}
 
@@ -45,27 +52,12 @@ Result<Filling> LazyImage::get() const {
 
 Result<> LazyImage::start_filler() const {
   TRY(replace_file(folder_ + "/layers", join(diff_ids_, "\n")));
-  auto report = TRY(make_pipe());
-  Fd null = TRY(open_file("/dev/null", O_RDWR)), log = TRY(open_file(folder_ + "/log", O_WRONLY | O_CREAT | O_APPEND, 0600));
-  SpawnOptions options;
-  options.argv = {"/proc/self/exe", "--root", places_.root, "--run-root", places_.run_root, "fill-image", "--report", std::to_string(report.write.get())};
-  options.argv.insert(options.argv.end(), diff_ids_.begin(), diff_ids_.end());
-  options.keep_fds = {report.write.get()};
-  // For the credentials that "caisson login" has saved.
-  std::vector<std::string> env{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
-  for (const char* name : {"HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"})
-    if (const char* value = ::getenv(name)) env.push_back(std::string(name) + "=" + value);
-  options.env = std::move(env);
-  options.cwd = "/";
-  options.stdin_fd = options.stdout_fd = null.get();
-  options.stderr_fd = log.get();
-  options.new_session = true;
-  Child filler = TRY(spawn(options), "start what fills the image");
-  report.write.reset();
-  std::string text = TRY(read_fd(report.read.get(), "report of what fills the image", 65536));
-  filler.detach();
-  if (text == "ok") return {};
-  return fail(text.empty() ? "what fills the image as it is read ended at once (see " + folder_ + "/log)" : text);
+  std::vector<std::string> arguments{"--root", places_.root, "--run-root", places_.run_root, "fill-image"};
+  arguments.insert(arguments.end(), diff_ids_.begin(), diff_ids_.end());
+  auto text = start_service(std::move(arguments), environment(), folder_ + "/log");
+  if (!text) return fail("start what fills the image: " + text.error().message, text.error().code);
+  if (*text == "ok") return {};
+  return fail(text->empty() ? "what fills the image as it is read ended at once (see " + folder_ + "/log)" : *text);
 }
 
 Fd LazyImage::held_group() const {

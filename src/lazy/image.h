@@ -30,6 +30,10 @@ struct Filling {
   Fd process;  ///< the filler, as a pidfd
 };
 
+/// What a filler needs of a command's environment, to find credentials, certificates and proxies. Monitors have
+/// it as well, for they start fillers.
+[[nodiscard]] std::vector<std::string> environment();
+
 class LazyImage {
  public:
   LazyImage(Places places, const image::Lower& lower, std::vector<std::string> diff_ids);

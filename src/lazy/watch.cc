@@ -15,9 +15,9 @@ Result<> FillerWatch::watch(Filling filling, const std::vector<std::string>& lay
 Result<> FillerWatch::find(const std::vector<std::string>& layers) {
   layers_ = layers;
   image::LayerStore store(places_.root + "/layers");
-  auto lower = store.find(layers_);
-  if (lower && store.expects_any(layers_)) {
-    auto filling = LazyImage(places_, *lower, layers_).get();
+  if (store.expects_any(layers_)) {
+    auto lower = TRY(store.find(layers_));
+    auto filling = LazyImage(places_, lower, layers_).get();
     if (filling) return watch(std::move(*filling), layers_);
     if (filling.error().code != ENOENT) return detail::propagate(std::move(filling).error());
   }

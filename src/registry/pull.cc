@@ -117,8 +117,7 @@ class Fetch {
   Result<> document(const oci::Descriptor& blob) {
     if (!missing_.contains(blob.digest)) return {};
     Client client = client_.another();
-    return fetch_blob(
-        client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); }, nullptr);
+    return fetch_blob(client, repository_, blob, path(blob.digest), [&](uint64_t bytes) { count(bytes); });
   }
 
   /// The layers beside each other, as far as there are processors, the largest first. What

@@ -4,19 +4,6 @@
 namespace {
 using namespace caisson;
 
-class TextSource : public image::Source {
- public:
-  explicit TextSource(std::string_view text) : text_(text) {}
-  Result<size_t> read(char* buffer, size_t size) override {
-    size_t n = text_.copy(buffer, size);
-    text_.remove_prefix(n);
-    return n;
-  }
-
- private:
-  std::string_view text_;
-};
-
 class CountingSink : public image::Sink {
  public:
   Result<> write(std::string_view data) override {
@@ -35,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   image::Tree tree({.nodes = 10'000, .bytes = 1u << 30});
   std::vector<uint64_t> sizes;
   for (std::string_view layer : {text.substr(0, cut), text.substr(cut)}) {
-    TextSource source(layer);
+    image::TextSource source(layer);
     if (!tree.add_layer(source)) return 0;
     sizes.push_back(layer.size());
   }

@@ -1,29 +1,9 @@
 // The tar reader and the decompressors in front of it.
-#include <algorithm>
-
 #include "image/tar.h"
-
-namespace {
-class Bytes : public caisson::image::Source {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  caisson::Result<size_t> read(char* buffer, size_t size) override {
-    size_t n = std::min(size, left_);
-    std::copy(data_, data_ + n, buffer);
-    data_ += n;
-    left_ -= n;
-    return n;
-  }
-
- private:
-  const uint8_t* data_;
-  size_t left_;
-};
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace caisson;
-  Bytes bytes(data, size);
+  image::TextSource bytes({reinterpret_cast<const char*>(data), size});
   auto plain = image::decompress(bytes);
   if (!plain) return 0;
   image::TarReader tar(**plain, {.entries = 1000});
