@@ -107,7 +107,7 @@ def test_a_source_that_cannot_be_mapped_names_the_way_out(caisson):
 def test_adoption_keeps_the_range(caisson):
     caisson("run", "-d", "--name", "c", "bb", "sleep", "1000")
     first = first_id(caisson, "c")
-    [monitor] = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and f"monitor\0--report" in (cmd := pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")) and str(caisson.root) in cmd]
+    [monitor] = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and "\0monitor\0" in (cmd := pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")) and str(caisson.root) in cmd]
     os.kill(monitor, signal.SIGKILL)
     wait_for(lambda: not pathlib.Path(f"/proc/{monitor}").exists() or "Z" in pathlib.Path(f"/proc/{monitor}/stat").read_text().split()[2])
     caisson("ps")
