@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "core/sys.h"
 #include "core/text.h"
@@ -101,10 +100,8 @@ void stat_file(Content& out) {
     out.add("cpu").add(i).add(" ");
     line(n);
   }
-  struct timespec wall = {};
-  call(SYS_clock_gettime, CLOCK_REALTIME, &wall);
   Processes p = processes();
-  out.add("intr 0\nctxt 0\nbtime ").add((uint64_t)wall.tv_sec - uptime() / 100).add("\nprocesses ").add((uint64_t)p.last).add("\nprocs_running ").add((uint64_t)(p.running > 0 ? p.running : 1)).add("\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n");
+  out.add("intr 0\nctxt 0\nbtime ").add(started_at()).add("\nprocesses ").add((uint64_t)p.last).add("\nprocs_running ").add((uint64_t)(p.running > 0 ? p.running : 1)).add("\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n");
 }
 
 void uptime_file(Content& out) {

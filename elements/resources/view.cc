@@ -152,6 +152,8 @@ uint64_t uptime() {
   return t > the_settings.started ? (t - the_settings.started) / kNanosecondsOfTick : 0;
 }
 
+uint64_t started_at() { return (now(CLOCK_REALTIME) - now(CLOCK_BOOTTIME) + the_settings.started) / 1'000'000'000; }
+
 Processes processes() {
   Processes out = {};
   long folder = call(SYS_openat, -100, "/proc", 0200000 | 02000000 /* O_DIRECTORY | O_CLOEXEC */, 0);

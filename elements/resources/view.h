@@ -31,6 +31,9 @@ long affinity(int process, unsigned char* set, unsigned long size);
 void processor_time(uint64_t& user, uint64_t& system);
 /// Since the container's start, in hundredths of a second.
 uint64_t uptime();
+/// The container's start by the wall clock, in whole seconds since 1970: the same each time
+/// that it is asked, as long as nobody sets that clock.
+uint64_t started_at();
 struct Processes {
   int all, running, last;
 };

@@ -219,6 +219,12 @@ static void times(void) {
   fclose(stream);
   long boot = field("/proc/stat", "btime "), now = time(NULL);
   check(boot > 0 && boot <= now && now - boot >= (long)again - 2 && now - boot <= (long)again + 3, "btime: %ld s ago", now - boot);
+  long same = 0;
+  for (int i = 0; i < 40; ++i) {
+    same += field("/proc/stat", "btime ") == boot;
+    usleep(26000);
+  }
+  check(same == 40, "btime is the same each time: %ld of 40", same);
   check(field("/proc/stat", "processes ") >= 1, "processes");
   check(field("/proc/stat", "procs_running ") >= 0, "procs_running");
   check(field("/proc/stat", "procs_blocked ") >= 0, "procs_blocked");
