@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -161,8 +162,16 @@ int run_program(const Program& program, const std::vector<std::string>& argument
     log::error("error: " + parsed.error().message);
     return 125;
   }
-  if (parsed->has("root")) globals.root = parsed->get("root");
-  if (parsed->has("run-root")) globals.run_root = parsed->get("run-root");
+  for (auto [option, value] : {std::pair("root", &globals.root), std::pair("run-root", &globals.run_root)}) {
+    if (!parsed->has(option)) continue;
+    // What outlives a command stands in "/".
+    std::error_code bad;
+    *value = std::filesystem::absolute(parsed->get(option), bad).string();
+    if (value->empty()) {
+      log::error("error: --" + std::string(option) + ": \"" + parsed->get(option) + "\" is no folder's name" + (bad ? ": " + bad.message() : ""));
+      return 1;
+    }
+  }
   globals.debug = parsed->flag("debug");
   globals.systemd_cgroup = parsed->flag("systemd-cgroup");
   globals.root_given = parsed->has("root");

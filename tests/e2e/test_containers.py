@@ -10,6 +10,24 @@ import pytest
 from conftest import wait_for
 
 
+def test_roots_relative_to_where_one_stands(caisson, tmp_path):
+    """What outlives the command stands somewhere else."""
+    caisson("save", "-o", tmp_path / "bb.tar", "bb")
+    def here(*args):
+        return subprocess.run([caisson.program, "--root", "store", "--run-root", "./state", *args], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    try:
+        assert here("load", "-i", "bb.tar").returncode == 0
+        done = here("run", "--rm", "--network", "none", "bb", "echo", "here")
+        assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
+        assert here("run", "-d", "--network", "none", "--name", "c", "bb", "sleep", "1000").returncode == 0
+        assert subprocess.run([caisson.program, "--root", tmp_path / "store", "--run-root", tmp_path / "state", "exec", "c", "true"], timeout=60).returncode == 0
+        assert here("rm", "-f", "c").returncode == 0
+    finally:
+        assert here("system", "reset", "--force").returncode == 0
+    done = subprocess.run([caisson.program, "--root", "", "ps"], capture_output=True, text=True)
+    assert done.returncode == 1 and "--root" in done.stderr, done
+
+
 def test_exit_codes(caisson):
     caisson.run("bb", "sh", "-c", "exit 3", code=3)
     caisson.run("--init", "bb", "sh", "-c", "kill -TERM $$", code=143)
