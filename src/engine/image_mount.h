@@ -2,6 +2,7 @@
 // the file system, and so what one of them has read is in memory for all.
 //
 //   <run root>/images/<index>/<pid>.<start time>.<descriptor>   a process that holds such a mount
+//   <run root>/images/<index>.lock                              held by the monitor that drops behind its readers
 #pragma once
 
 #include "image/layer_store.h"
@@ -15,6 +16,8 @@ class ImageMounts {
   [[nodiscard]] Result<Fd> get(const image::Lower& lower) const;
   /// Lets others find it, for as long as this process lives and holds the descriptor.
   [[nodiscard]] Result<> offer(const image::Lower& lower, int mount) const;
+  /// For image::DropBehind.
+  [[nodiscard]] std::string lock_of(const image::Lower& lower) const { return folder_of(lower) + ".lock"; }
 
  private:
   [[nodiscard]] std::string folder_of(const image::Lower& lower) const;

@@ -35,6 +35,7 @@
 #include "engine/remove.h"
 #include "engine/rootfs.h"
 #include "engine/spec_builder.h"
+#include "image/drop_behind.h"
 #include "lazy/watch.h"
 #include "network/proxy.h"
 #include "network/resolver.h"
@@ -109,7 +110,9 @@ class Monitor {
     TRY(set_up_network(own_stack));
     auto [rootfs, lowers] = TRY(mount_container_root({options_.root, options_.run_root}, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
     image_mount_ = std::move(lowers.mount);
-    if (image_mount_.valid()) TRY(ImageMounts(options_.run_root).offer(lowers.lower, image_mount_.get()));
+    ImageMounts images(options_.run_root);
+    if (image_mount_.valid()) TRY(images.offer(lowers.lower, image_mount_.get()));
+    drop_behind_.begin(lowers.lower, images.lock_of(lowers.lower));
     if (lowers.filling) TRY(filler_.watch(std::move(*lowers.filling), config.layers));
     sys::RootDir root(TRY(duplicate(rootfs.get())));
     SpecInputs inputs{&container_, &root, options_.root, run_folder_, netns_.get(), own.user.get(), ids_ ? &*ids_ : nullptr, place_, {}};
@@ -192,6 +195,7 @@ class Monitor {
     pid_ = s.pid;
     adopted_ = true;
     TRY(filler_.find(container_.config.layers));
+    if (auto layers = find_layers({options_.root, options_.run_root}, container_.config); layers) drop_behind_.begin(*layers, ImageMounts(options_.run_root).lock_of(*layers));
     if (auto ids = IdRange::of_process(options_.run_root, pid_); ids) ids_ = std::move(*ids);
     if (!container_.endpoint.ip.empty()) {
       netns_ = TRY(open_file("/proc/" + std::to_string(pid_) + "/ns/net", O_RDONLY));
@@ -668,7 +672,8 @@ class Monitor {
   Fd tap_;                 ///< on its way to the container's own stack
   elements::Place place_;  ///< in its network
   lazy::FillerWatch filler_;
-  Fd image_mount_;  // others of the same image share it
+  image::DropBehind drop_behind_{loop_};
+  Fd image_mount_;  ///< others of the same image share it
   std::string stdin_queue_;
   bool close_stdin_when_empty_ = false, adopted_ = false;
   pid_t pid_ = 0;

@@ -116,15 +116,19 @@ Result<Fd> mount_over(const Lowers& lowers, const WritableLayer& writable, const
 
 Result<Fd> mount_rootfs(const Lowers& lowers, const WritableLayer& writable) { return mount_over(lowers, writable, {}); }
 
+Result<image::Lower> find_layers(const Places& places, const ContainerConfig& config) {
+  auto found = image::LayerStore(places.root + "/layers").find(config.layers);
+  if (!found)
+    for (const auto& shared : TRY(image::shared_stores(places.root)))
+      if (auto there = image::LayerStore(shared + "/layers").find(config.layers); there && !there->index.empty() && !there->lazy) return there;
+  return found;
+}
+
 Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config) {
   image::LayerStore layers(places.root + "/layers");
   Lowers out;
-  auto missing = [&](const Error& e) { return e.message + ": container " + config.name + " needs its image " + config.image + " again (load or pull it)"; };
-  auto found = layers.find(config.layers);
-  if (!found)
-    for (const auto& shared : TRY(image::shared_stores(places.root)))
-      if (auto there = image::LayerStore(shared + "/layers").find(config.layers); there && !there->index.empty() && !there->lazy) found = std::move(there);
-  if (!found) return fail(missing(found.error()), ENOENT);
+  auto found = find_layers(places, config);
+  if (!found) return fail(found.error().message + ": container " + config.name + " needs its image " + config.image + " again (load or pull it)", ENOENT);
   out.lower = std::move(*found);
   if (out.lower.lazy) {
     auto filling = lazy::LazyImage(places, out.lower, config.layers).get();

@@ -27,6 +27,8 @@ struct Lowers {
   Fd mount;                              ///< of the image's index, where that is the one folder
   std::optional<lazy::Filling> filling;  ///< where the image is not here as a whole; its mount is the above
 };
+/// The layers of a container's image, here or in a store that several hosts share.
+[[nodiscard]] Result<image::Lower> find_layers(const Places& places, const ContainerConfig& config);
 /// Unpacks the layers where this kernel does not mount the index that is there. An error names what is missing.
 [[nodiscard]] Result<Lowers> open_lowers(const Places& places, const ContainerConfig& config);
 

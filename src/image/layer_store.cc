@@ -45,25 +45,11 @@ std::string chain_id(const std::vector<std::string>& diff_ids) {
 
 // --- mounting
 
-namespace {
-/// Whether a file can be read past the page cache in blocks as small as a tar's.
-bool reads_directly(const std::string& path) {
-  struct statx st;
-  return ::statx(AT_FDCWD, path.c_str(), 0, STATX_DIOALIGN, &st) == 0 && (st.stx_mask & STATX_DIOALIGN) != 0 && st.stx_dio_offset_align != 0 && st.stx_dio_offset_align <= 512;
-}
-}  // namespace
-
 Result<Fd> mount_index(const Lower& lower, bool filled) {
   if (lower.lazy && !filled) return fail("the image is not here as a whole yet: \"caisson pull\" waits for the rest", EAGAIN);
   if (sys::in_user_namespace()) return mount_by_broker(lower.tars);
   std::vector<sys::FsOption> options;
   for (const auto& tar : lower.tars) options.push_back({"device", tar});
-  // What is read would be in memory twice: as the image's file, and as a part of the tar.
-  if (!filled && !lower.tars.empty() && std::all_of(lower.tars.begin(), lower.tars.end(), reads_directly)) {
-    options.push_back({"directio", ""});
-    if (auto mounted = sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY)) return mounted;
-    options.pop_back();  // a kernel before 6.14
-  }
   return sys::make_detached("erofs", lower.index, options, MOUNT_ATTR_RDONLY);
 }
 
@@ -246,12 +232,7 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
   }
   for (auto& result : results) TRY(std::move(result));
   TRY(write_index(ids));
-  auto made = find(ids);
-  // From now on they are read past the page cache.
-  if (made)
-    for (const auto& tar : made->tars)
-      if (auto fd = open_file(tar, O_RDONLY); fd && reads_directly(tar)) ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
-  return made;
+  return find(ids);
 }
 
 // --- layers that are fetched as they are read

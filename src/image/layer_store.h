@@ -116,7 +116,8 @@ class LayerStore {
 /// Whether layers in that folder can be filled as they are read: indexes are mounted, and their devices are watched.
 [[nodiscard]] bool can_fill_layers(const std::string& folder);
 /// Mounts an index: detached, read-only. Without root by the mount broker (image/mount_broker.h), which makes
-/// one of the same tars. `filled`: somebody fills what is lazy; otherwise that is an error.
+/// one of the same tars. What is read is in memory a second time, as a part of a tar (image/drop_behind.h).
+/// `filled`: somebody fills what is lazy; otherwise that is an error.
 [[nodiscard]] Result<Fd> mount_index(const Lower& lower, bool filled = false);
 
 /// The files of an image, to be read: folders, of which a later one's file is in place of an earlier one's.

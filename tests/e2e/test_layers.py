@@ -106,6 +106,33 @@ def test_containers_of_an_image_share_what_is_in_memory(caisson, liar):  # noqa:
         forget(caisson, *names)
 
 
+def test_what_was_read_is_in_memory_once(caisson, liar):  # noqa: F811
+    """As the image's file. The tar that it lies in, which the kernel reads ahead into, goes again."""
+    big = [layer(name, size=24 << 20) for name in ("one", "two")]
+    liar.image([busybox_layer(), *big])
+    name = f"{liar.host}/app:1"
+    tars = [caisson.root / "layers" / (digest(tar).removeprefix("sha256:") + ".tar") for tar in big]
+    try:
+        caisson("run", "--pull", "missing", "--rm", "--network", "none", name, "/bin/busybox", "true")
+        needs_index(caisson)
+        for tar in tars:
+            with open(tar, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        caisson("run", "-d", "--network", "none", "--name", "c", name, "/bin/busybox", "sleep", "1000")
+        for tar, file in zip(tars, ("one", "two")):
+            assert in_memory(tar) == 0
+            assert int(caisson("exec", "c", "/bin/busybox", "wc", "-c", "/" + file).out.split()[0]) > 24 << 20
+            assert in_memory(f"/proc/{caisson.pid('c')}/root/{file}") == 1
+            wait_for(lambda: in_memory(tar) == 0, 30, f"{tar.name} not in memory")
+            assert in_memory(f"/proc/{caisson.pid('c')}/root/{file}") == 1
+            # The next monitor goes on with it.
+            os.kill(next(int(p.parent.name) for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if str(caisson.root) in (words := p.read_text(errors="replace")) and "\0monitor\0" in words), signal.SIGKILL)
+            caisson("ps")
+    finally:
+        caisson("rm", "-f", "c", code=None)
+        forget(caisson, name)
+
+
 def test_what_one_writes_no_other_sees(caisson, liar):  # noqa: F811
     liar.image([busybox_layer(), layer("file")])
     name = f"{liar.host}/app:1"

@@ -10,10 +10,7 @@ namespace caisson {
 
 class Scratch {
  public:
-  Scratch() {
-    char pattern[] = "/tmp/caisson-test.XXXXXX";
-    path_ = ::mkdtemp(pattern);
-  }
+  explicit Scratch(const std::string& parent = "/tmp") : path_(parent + "/caisson-test.XXXXXX") { (void)!::mkdtemp(path_.data()); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { (void)remove_tree(path_); }
