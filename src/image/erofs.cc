@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <unordered_map>
 
 namespace caisson::image {
 namespace {
@@ -125,7 +124,7 @@ Result<std::string> encode_xattrs(const Node& node) {
 
 class Writer {
  public:
-  Writer(const Tree& tree, const std::vector<uint64_t>& tar_sizes) : tree_(tree), tar_sizes_(tar_sizes) {}
+  Writer(const Tree& tree, const std::vector<uint64_t>& tar_sizes) : tree_(tree), tar_sizes_(tar_sizes), spots_(tree.size()) {}
 
   Result<> run(Sink& out) {
     end_ = round_up(kSuperOffset + sizeof(SuperBlock) + kDeviceSlot * tar_sizes_.size(), kBlock);
@@ -166,8 +165,8 @@ class Writer {
 
   /// Finds a place for a node's inode, or counts one more name of it.
   Result<> place(uint32_t id, uint32_t parent) {
-    auto [known, fresh] = spots_.try_emplace(id);
-    Spot& spot = known->second;
+    Spot& spot = spots_[id];
+    bool fresh = spot.links == 0;
     const Node& node = tree_.node(id);
     ++spot.links;
     if (node.type == EntryType::directory && id != Tree::kRoot) ++spots_[parent].links;  // its ".."
@@ -197,9 +196,9 @@ class Writer {
   /// names. Returns the size; writes where `out` is given.
   uint64_t folder(uint32_t id, std::string* out) {
     const auto& children = tree_.node(id).children;
-    std::vector<std::pair<std::string_view, uint32_t>> all{{".", id}, {"..", spots_[id].parent}};
-    all.insert(all.end(), children.begin(), children.end());
-    std::sort(all.begin(), all.end());
+    std::vector<std::pair<std::string_view, uint32_t>> all(children.begin(), children.end());
+    for (std::pair<std::string_view, uint32_t> own : {std::pair(".", id), std::pair("..", spots_[id].parent)})
+      all.insert(std::lower_bound(all.begin(), all.end(), own), own);
     uint64_t size = 0;
     for (size_t first = 0, next; first < all.size(); first = next) {
       uint64_t used = 0;
@@ -299,7 +298,7 @@ class Writer {
 
   const Tree& tree_;
   const std::vector<uint64_t>& tar_sizes_;
-  std::unordered_map<uint32_t, Spot> spots_;
+  std::vector<Spot> spots_;      // by node
   std::vector<uint32_t> order_;  // of the inodes
   uint64_t end_ = 0, written_ = 0;
   uint32_t number_ = 0;

@@ -34,6 +34,21 @@ std::vector<std::string> ids_of(const std::vector<Layer>& layers) {
   return out;
 }
 
+/// `work` for each number below `count`, as many beside each other as there are processors. The first error, by number.
+Result<> each(size_t count, const std::function<Result<>(size_t number)>& work) {
+  std::vector<Result<>> results(count);
+  std::atomic<size_t> next = 0;
+  {
+    std::vector<std::jthread> workers;
+    for (size_t i = 0; i < std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), count); ++i)
+      workers.emplace_back([&] {
+        for (size_t mine; (mine = next++) < count;) results[mine] = work(mine);
+      });
+  }
+  for (auto& result : results) TRY(std::move(result));
+  return {};
+}
+
 }  // namespace
 
 std::string chain_id(const std::vector<std::string>& diff_ids) {
@@ -141,13 +156,13 @@ Result<> LayerStore::make_tar(const Layer& layer) const {
   return {};
 }
 
-Result<uint64_t> LayerStore::add_to(Tree& tree, const std::string& diff_id) const {
+Result<uint64_t> LayerStore::read_layer(const std::string& diff_id, Tree& layer) const {
   std::string what = "layer sha256:" + diff_id;
   if (is_lazy(diff_id)) {
     auto lazy = TRY(expected(diff_id));
     FdSource packed(lazy.file.get(), source_path(diff_id), lazy.index_at, lazy.index_size);
     auto index = TRY(ChunkIndex::open(packed), what);
-    TRY(tree.add_layer(index), what);
+    layer = TRY(Tree::of_layer(index), what);
     return index.table().tar_size;
   }
   Fd tar = TRY(open_file(tar_path(diff_id), O_RDONLY));
@@ -155,14 +170,19 @@ Result<uint64_t> LayerStore::add_to(Tree& tree, const std::string& diff_id) cons
   if (::fstat(tar.get(), &st) < 0) return fail_errno(tar_path(diff_id));
   auto size = static_cast<uint64_t>(st.st_size);
   FdSource source(tar.get(), "layer " + diff_id.substr(0, 12), 0, size);
-  TRY(tree.add_layer(source), what);
+  layer = TRY(Tree::of_layer(source), what);
   return size;
 }
 
 Result<> LayerStore::index_of(const std::vector<std::string>& diff_ids, Sink& out) const {
+  std::vector<Tree> layers(diff_ids.size());
+  std::vector<uint64_t> sizes(diff_ids.size());
+  TRY(each(diff_ids.size(), [&](size_t i) -> Result<> {
+    sizes[i] = TRY(read_layer(diff_ids[i], layers[i]));
+    return {};
+  }));
   Tree tree;
-  std::vector<uint64_t> sizes;
-  for (const auto& id : diff_ids) sizes.push_back(TRY(add_to(tree, id)));
+  for (auto& layer : layers) TRY(tree.add(std::move(layer)));
   return write_erofs(tree, sizes, out);
 }
 
@@ -219,18 +239,7 @@ Result<Lower> LayerStore::prepare(const std::vector<Layer>& layers, Form form) c
     for (const auto& layer : layers) TRY(make_folder(layer));
     return find(ids, Form::folders);
   }
-  // The layers beside each other, as far as there are processors.
-  std::vector<Result<>> results(layers.size());
-  std::atomic<size_t> next = 0;
-  {
-    std::vector<std::jthread> workers;
-    for (size_t i = 0; i < std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), layers.size()); ++i)
-      workers.emplace_back([&] {
-        for (size_t mine; (mine = next++) < layers.size();)
-          if (!is_lazy(ids[mine])) results[mine] = make_tar(layers[mine]);
-      });
-  }
-  for (auto& result : results) TRY(std::move(result));
+  TRY(each(layers.size(), [&](size_t i) { return is_lazy(ids[i]) ? Result<>() : make_tar(layers[i]); }));
   TRY(write_index(ids));
   return find(ids);
 }

@@ -98,8 +98,8 @@ class LayerStore {
   [[nodiscard]] std::string tar_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".tar"; }
   [[nodiscard]] std::string index_path(const std::vector<std::string>& diff_ids) const { return folder_ + "/" + chain_id(diff_ids) + ".erofs"; }
   [[nodiscard]] std::string source_path(const std::string& diff_id) const { return folder_ + "/" + diff_id + ".source"; }
-  /// Adds a layer's headers to a tree; returns the size of its tar.
-  [[nodiscard]] Result<uint64_t> add_to(Tree& tree, const std::string& diff_id) const;
+  /// What a layer's headers say; returns the size of its tar.
+  [[nodiscard]] Result<uint64_t> read_layer(const std::string& diff_id, Tree& layer) const;
   /// What the index of these layers holds.
   [[nodiscard]] Result<> index_of(const std::vector<std::string>& diff_ids, Sink& out) const;
   [[nodiscard]] Result<> write_index(const std::vector<std::string>& diff_ids) const;

@@ -42,16 +42,15 @@ Result<int64_t> number(const char (&field)[N]) {
   return value;
 }
 
-bool checksum_matches(const Header& header) {
-  const auto* bytes = reinterpret_cast<const unsigned char*>(&header);
-  int64_t with_unsigned = 0, with_signed = 0;
-  for (size_t i = 0; i < kBlock; ++i) {
-    bool inside = i >= offsetof(Header, checksum) && i < offsetof(Header, checksum) + sizeof header.checksum;
-    with_unsigned += inside ? ' ' : bytes[i];
-    with_signed += inside ? ' ' : static_cast<signed char>(bytes[i]);
-  }
+bool checksum_matches(Header header) {
   auto stored = number(header.checksum);
-  return stored && (*stored == with_unsigned || *stored == with_signed);
+  std::memset(header.checksum, ' ', sizeof header.checksum);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&header);
+  int32_t sum = 0, high = 0;
+  for (size_t i = 0; i < kBlock; ++i) sum += bytes[i];
+  for (size_t i = 0; i < kBlock; ++i) high += bytes[i] >> 7;
+  // Some writers have added signed bytes.
+  return stored && (*stored == sum || *stored == sum - 256 * high);
 }
 
 /// "LEN key=value\n" records.

@@ -10,6 +10,15 @@ namespace caisson::image {
 namespace {
 constexpr int kMostLinks = 40;  // as the kernel's MAXSYMLINKS
 constexpr size_t kLongestName = 255;
+
+/// Whether a path has no parts that are empty, "." or "..".
+bool is_plain(std::string_view path) {
+  for (size_t at = 0, end; at < path.size(); at = end + 1) {
+    end = std::min(path.find('/', at), path.size());
+    if (auto part = path.substr(at, end - at); part.empty() || part == "." || part == "..") return false;
+  }
+  return !path.ends_with('/');
+}
 }  // namespace
 
 bool is_kept_xattr(const std::string& key) { return (key.starts_with("user.") && !key.starts_with(sys::overlay_attribute(""))) || key == "security.capability"; }
@@ -25,21 +34,64 @@ Result<uint32_t> Tree::make(Node node) {
   return static_cast<uint32_t>(nodes_.size() - 1);
 }
 
-Result<> Tree::add_layer(Source& source) {
-  Node root;
-  root.implied = true;
-  uint32_t top = TRY(make(std::move(root)));
-  bytes_ = 0;
-  TarReader tar(source);
-  TarEntry entry;
-  while (TRY(tar.next(entry))) TRY(add_entry(top, entry), "layer entry \"" + entry.path.substr(0, 256) + "\"");
-  merge(kRoot, top);
+/// Reads a layer's entries into an empty tree.
+class Tree::LayerReader {
+ public:
+  explicit LayerReader(Tree& tree) : tree_(tree), limits_(tree.limits_), nodes_(tree.nodes_) {}
+
+  Result<> run(Source& source) {
+    TarReader tar(source);
+    TarEntry entry;
+    while (TRY(tar.next(entry))) TRY(add(entry), "layer entry \"" + entry.path.substr(0, 256) + "\"");
+    return {};
+  }
+
+ private:
+  [[nodiscard]] Result<> add(const TarEntry& entry);
+  [[nodiscard]] Result<> whiteout(uint32_t folder, const std::string& name);
+  /// The folder of a path, following links; made where it is not there and `create` is set.
+  [[nodiscard]] Result<uint32_t> folder_at(const std::string& path, bool create);
+  /// That of an entry: most are in the same one as the entry before.
+  [[nodiscard]] Result<uint32_t> parent_of(const std::string& path);
+
+  Tree& tree_;
+  const TreeLimits& limits_;
+  std::deque<Node>& nodes_;
+  uint64_t bytes_ = 0;
+  std::string parent_path_;
+  uint32_t parent_ = kWhiteout;  ///< none
+};
+
+Result<Tree> Tree::of_layer(Source& tar, TreeLimits limits) {
+  Tree layer(limits);
+  TRY(LayerReader(layer).run(tar));
+  return layer;
+}
+
+Result<> Tree::add(Tree layer) {
+  if (nodes_.size() + layer.nodes_.size() > limits_.nodes) return fail("the image has more than " + std::to_string(limits_.nodes) + " files", EFBIG);
+  auto offset = static_cast<uint32_t>(nodes_.size());
+  for (auto& node : layer.nodes_) {
+    node.layer = layers_;
+    nodes_.push_back(std::move(node));
+  }
+  merge(kRoot, offset, offset);
   ++layers_;
   return {};
 }
 
-Result<uint32_t> Tree::folder_at(uint32_t top, const std::string& path, bool create) {
-  std::vector<uint32_t> way{top};
+Result<uint32_t> Tree::LayerReader::parent_of(const std::string& path) {
+  size_t slash = path.rfind('/');
+  std::string_view parent = std::string_view(path).substr(0, slash == std::string::npos ? 0 : slash);
+  if (parent_ == kWhiteout || parent != parent_path_) {
+    parent_path_ = parent;
+    parent_ = TRY(folder_at(parent_path_, true));
+  }
+  return parent_;
+}
+
+Result<uint32_t> Tree::LayerReader::folder_at(const std::string& path, bool create) {
+  std::vector<uint32_t> way{kRoot};
   std::deque<std::string> parts;
   for (auto& part : split(path, '/', true)) parts.push_back(std::move(part));
   int links = 0;
@@ -59,7 +111,7 @@ Result<uint32_t> Tree::folder_at(uint32_t top, const std::string& path, bool cre
       Node folder;
       folder.implied = true;
       folder.hides = found != children.end();
-      uint32_t made = TRY(make(std::move(folder)));
+      uint32_t made = TRY(tree_.make(std::move(folder)));
       children[part] = made;
       way.push_back(made);
       continue;
@@ -79,7 +131,7 @@ Result<uint32_t> Tree::folder_at(uint32_t top, const std::string& path, bool cre
   return way.back();
 }
 
-Result<> Tree::whiteout(uint32_t folder, const std::string& name) {
+Result<> Tree::LayerReader::whiteout(uint32_t folder, const std::string& name) {
   if (name == ".wh..wh..opq") {
     nodes_[folder].hides = true;
     return {};
@@ -93,9 +145,8 @@ Result<> Tree::whiteout(uint32_t folder, const std::string& name) {
   return {};
 }
 
-Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
-  for (const auto& part : split(entry.path, '/'))
-    if (part == ".." || part == "." || (part.empty() && !entry.path.empty())) return fail("the path leads outside or is not in its simplest form");
+Result<> Tree::LayerReader::add(const TarEntry& entry) {
+  if (!is_plain(entry.path)) return fail("the path leads outside or is not in its simplest form");
   auto adopt = [&](Node& node) {
     node.type = entry.type;
     node.mode = entry.type == EntryType::symlink ? 0777 : entry.mode & 07777;
@@ -110,10 +161,10 @@ Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
   };
   if (entry.path.empty()) {
     if (entry.type != EntryType::directory) return fail("the root must be a folder");
-    adopt(nodes_[top]);
+    adopt(nodes_[kRoot]);
     return {};
   }
-  uint32_t parent = TRY(folder_at(top, entry.path.find('/') == std::string::npos ? "" : entry.path.substr(0, entry.path.rfind('/')), true));
+  uint32_t parent = TRY(parent_of(entry.path));
   std::string name(base_name(entry.path));
   if (name.starts_with(".wh.")) return whiteout(parent, name);
   if (name.size() > kLongestName) return fail("a name is longer than 255 bytes");
@@ -124,19 +175,25 @@ Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
     adopt(nodes_[before->second]);
     return {};
   }
+  bool hides = there && (before->second == kWhiteout || nodes_[before->second].hides);
+  // What is replaced may be on the way to its folder.
+  if (there) parent_ = kWhiteout;
   if (entry.type == EntryType::hard_link) {
     std::string target = clean_path(entry.link);
-    uint32_t folder = TRY(folder_at(top, std::string(dir_name(target)), false), "hard link target");
+    uint32_t folder = TRY(folder_at(std::string(dir_name(target)), false), "hard link target");
     auto linked = nodes_[folder].children.find(std::string(base_name(target)));
     if (linked == nodes_[folder].children.end() || linked->second == kWhiteout) return fail_errno("hard link target " + target, ENOENT);
     if (nodes_[linked->second].type == EntryType::directory) return fail("hard link to a folder");
     nodes_[parent].children[name] = linked->second;
     return {};
   }
+  if (there) {
+    nodes_[parent].children.erase(before);
+    parent = TRY(parent_of(entry.path));
+  }
   Node node;
   adopt(node);
-  node.hides = there && (before->second == kWhiteout || nodes_[before->second].hides);
-  node.layer = layers_;
+  node.hides = hides;
   switch (entry.type) {
     case EntryType::file:
       bytes_ += entry.size;
@@ -160,42 +217,54 @@ Result<> Tree::add_entry(uint32_t top, const TarEntry& entry) {
       break;
     default: break;
   }
-  uint32_t made = TRY(make(std::move(node)));
+  uint32_t made = TRY(tree_.make(std::move(node)));
   nodes_[parent].children[name] = made;
   return {};
 }
 
-void Tree::merge(uint32_t lower, uint32_t upper) {
-  // Not recursive: a hostile layer nests as deep as its paths are long.
+void Tree::merge(uint32_t lower, uint32_t upper, uint32_t offset) {
+  // Not recursive: a hostile layer nests as deep as its paths are long. A folder that nothing is below is its own lower one.
   std::vector<std::pair<uint32_t, uint32_t>> left{{lower, upper}};
   while (!left.empty()) {
     auto [below, above] = left.back();
     left.pop_back();
     Node& to = nodes_[below];
+    auto children = std::move(nodes_[above].children);
+    nodes_[above].children.clear();
+    if (below == above) {
+      std::erase_if(children, [](const auto& child) { return child.second == kWhiteout; });
+      for (auto& [name, id] : children)
+        if (nodes_[id += offset].type == EntryType::directory) left.emplace_back(id, id);
+      to.children = std::move(children);
+      to.hides = false;
+      continue;
+    }
     Node& from = nodes_[above];
     if (from.hides) to.children.clear();
-    for (auto& [name, id] : from.children) {
-      auto known = to.children.find(name);
-      if (id == kWhiteout) {
-        if (known != to.children.end()) to.children.erase(known);
-      } else if (known != to.children.end() && nodes_[id].type == EntryType::directory && nodes_[known->second].type == EntryType::directory) {
-        left.emplace_back(known->second, id);
-      } else if (nodes_[id].type == EntryType::directory) {
-        // Into an empty one, so that the whiteouts in it go.
-        uint32_t fresh = static_cast<uint32_t>(nodes_.size());
-        nodes_.emplace_back();
-        nodes_[fresh].implied = true;
-        to.children[name] = fresh;
-        left.emplace_back(fresh, id);
-      } else {
-        to.children[name] = id;
-      }
-    }
-    from.children.clear();
     if (!from.implied) {
-      from.children.swap(to.children);
       from.hides = false;
+      from.children.swap(to.children);
       to = std::move(from);
+    }
+    while (!children.empty()) {
+      auto child = children.extract(children.begin());
+      auto known = to.children.lower_bound(child.key());
+      bool there = known != to.children.end() && known->first == child.key();
+      if (child.mapped() == kWhiteout) {
+        if (there) to.children.erase(known);
+        continue;
+      }
+      uint32_t id = child.mapped() += offset;
+      bool folder = nodes_[id].type == EntryType::directory;
+      if (there && folder && nodes_[known->second].type == EntryType::directory) {
+        left.emplace_back(known->second, id);
+        continue;
+      }
+      if (there)
+        known->second = id;
+      else
+        to.children.insert(known, std::move(child));
+      if (folder) left.emplace_back(id, id);
     }
   }
 }

@@ -45,25 +45,27 @@ class Tree {
 
   explicit Tree(TreeLimits limits = {});
 
-  /// Puts a layer on top (image-spec, layer.md): what `tar` names in place of what is there.
-  /// Refuses what unpack_layer() refuses. After an error the tree is of no use.
-  [[nodiscard]] Result<> add_layer(Source& tar);
+  /// What a layer's tar says by itself, its whiteouts included (image-spec, layer.md), to be put on others.
+  /// Refuses what unpack_layer() refuses.
+  [[nodiscard]] static Result<Tree> of_layer(Source& tar, TreeLimits limits = {});
+  /// Puts a layer on top, in place of what is there. After an error the tree is of no use.
+  [[nodiscard]] Result<> add(Tree layer);
+  [[nodiscard]] Result<> add_layer(Source& tar) { return add(TRY(of_layer(tar, limits_))); }
 
   [[nodiscard]] const Node& node(uint32_t id) const { return nodes_[id]; }
+  /// Numbers of nodes are below.
+  [[nodiscard]] size_t size() const { return nodes_.size(); }
   [[nodiscard]] uint32_t layers() const { return layers_; }
 
  private:
+  class LayerReader;
   [[nodiscard]] Result<uint32_t> make(Node node);
-  [[nodiscard]] Result<> add_entry(uint32_t top, const TarEntry& entry);
-  [[nodiscard]] Result<> whiteout(uint32_t folder, const std::string& name);
-  /// The folder of a path inside `top`, following links there; made where it is not there and `create` is set.
-  [[nodiscard]] Result<uint32_t> folder_at(uint32_t top, const std::string& path, bool create);
-  void merge(uint32_t lower, uint32_t upper);
+  /// `offset`: what the numbers of the upper folder's children lack.
+  void merge(uint32_t lower, uint32_t upper, uint32_t offset);
 
   TreeLimits limits_;
   std::deque<Node> nodes_;
   uint32_t layers_ = 0;
-  uint64_t bytes_ = 0;  ///< of the layer that is being added
 };
 
 /// Of extended attributes these are taken from layers: those of overlayfs (sys::overlay_attribute) would steer a mount.

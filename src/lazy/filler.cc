@@ -97,11 +97,10 @@ class Layer {
     return failing_since_ == 0 ? 0 : monotonic_ms() - failing_since_;
   }
 
-  /// Who reads on from one chunk into the next will want the one behind it as well.
+  /// Who has read a chunk will often want those behind it as well.
   void read_ahead(uint64_t offset, uint64_t size, std::optional<registry::Client>& client) {
-    uint64_t first = offset / table_.chunk_size, last = (offset + std::max<uint64_t>(size, 1) - 1) / table_.chunk_size;
-    uint64_t before = last_read_.exchange(last);
-    if (first == before + 1 || last == before + 1) (void)fill((last + 1) * table_.chunk_size, 1, client);
+    constexpr uint64_t kChunks = 2;
+    (void)fill(((offset + std::max<uint64_t>(size, 1) - 1) / table_.chunk_size + 1) * table_.chunk_size, kChunks * table_.chunk_size, client);
   }
 
   /// Takes a chunk as it comes in the whole tar.
@@ -190,7 +189,6 @@ class Layer {
   std::mutex client_mutex_;
   std::optional<registry::Client> client_;
   int64_t failing_since_ = 0, last_failure_ = 0;      // when, in ms
-  std::atomic<uint64_t> last_read_ = UINT64_MAX - 1;  // a chunk
 };
 
 /// Cuts a tar into a layer's chunks.

@@ -229,20 +229,27 @@ TEST_P(Layers, WrongContentIsFound) {
   EXPECT_EQ(*list_dir(dir_ / "layers"), Names{"lock"});
 }
 
+TEST_P(Layers, EntriesAfterTheOneThatReplacesTheirFolder) {
+  EXPECT_EQ(names({tar_of({folder("c"), file("a/b/one", "1"), {entry("a", EntryType::symlink, "c"), ""}, file("a/b/two", "2"), file("a/b/three", "3")})}), (Names{"/a", "/c", "/c/b", "/c/b/three", "/c/b/two"}));
+  // The way leads through what is replaced.
+  EXPECT_EQ(names({tar_of({{entry("l", EntryType::symlink, "."), ""}, file("l/one", "1"), folder("l/l"), file("l/two", "2")})}), (Names{"/l", "/l/l", "/l/two", "/one"}));
+}
+
 TEST_P(Layers, RandomStacksShowWhatAModelSays) {
   for (unsigned seed = 0; seed < 60; ++seed) {
     std::mt19937 random(seed);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same stacks each time
-    std::set<std::string> expected;
+    std::map<std::string, std::string> expected;  // paths and content
     std::vector<std::string> tars;
     for (int l = 0; l < 4; ++l) {
       std::vector<std::pair<TarEntry, std::string>> entries;
-      std::set<std::string> mine, removed;
+      std::map<std::string, std::string> mine;
+      std::set<std::string> removed;
       for (int i = 0; i < 12; ++i) {
         std::string path = std::string(1, static_cast<char>('a' + random() % 3)) + "/" + static_cast<char>('a' + random() % 3) + "/f" + std::to_string(random() % 4);
         // Of what is there, as tools that write layers do: overlayfs lists a whiteout in a folder that only one layer has.
         std::string what;
         if (random() % 3 == 0 && !expected.empty()) {
-          what = *std::next(expected.begin(), static_cast<long>(random() % expected.size()));
+          what = std::next(expected.begin(), static_cast<long>(random() % expected.size()))->first;
           what = what.substr(0, std::array<size_t, 3>{1, 3, 6}[random() % 3]);
         }
         auto related = [&](const std::string& other) { return other == what || other.starts_with(what + "/") || what.starts_with(other + "/"); };
@@ -250,18 +257,20 @@ TEST_P(Layers, RandomStacksShowWhatAModelSays) {
           entries.push_back(file((what.size() == 1 ? "" : what.substr(0, what.rfind('/') + 1)) + ".wh." + what.substr(what.rfind('/') + 1), ""));
           removed.insert(what);
         } else {
-          entries.push_back(file(path, "x"));
-          mine.insert(path);
+          std::string content = "entry " + std::to_string(i) + " of layer " + std::to_string(l);
+          entries.push_back(file(path, content));
+          mine[path] = content;
         }
       }
-      for (const auto& gone : removed) std::erase_if(expected, [&](const std::string& p) { return p == gone || p.starts_with(gone + "/"); });
-      expected.insert(mine.begin(), mine.end());
+      for (const auto& gone : removed) std::erase_if(expected, [&](const auto& e) { return e.first == gone || e.first.starts_with(gone + "/"); });
+      for (const auto& [path, content] : mine) expected[path] = content;
       tars.push_back(tar_of(entries));
     }
-    Names files;
-    for (const auto& name : names(tars))
-      if (name.find("/f") != std::string::npos) files.push_back(name.substr(1));
-    EXPECT_EQ(files, Names(expected.begin(), expected.end())) << "seed " << seed;
+    Names files, wanted;
+    for (const auto& line : shown(tars))
+      if (size_t content = line.find(" ="); content != std::string::npos) files.push_back(line.substr(1, line.find(' ') - 1) + line.substr(content, 66));
+    for (const auto& [path, content] : expected) wanted.push_back(path + " =" + oci::Digest::of(content).hex());
+    EXPECT_EQ(files, wanted) << "seed " << seed;
   }
 }
 
