@@ -1,6 +1,7 @@
 #include "image/tree.h"
 
 #include <algorithm>
+#include <deque>
 
 #include "base/strings.h"
 #include "sys/mount.h"
@@ -56,7 +57,7 @@ class Tree::LayerReader {
 
   Tree& tree_;
   const TreeLimits& limits_;
-  std::deque<Node>& nodes_;
+  std::vector<Node>& nodes_;
   uint64_t bytes_ = 0;
   std::string parent_path_;
   uint32_t parent_ = kWhiteout;  ///< none
@@ -71,10 +72,8 @@ Result<Tree> Tree::of_layer(Source& tar, TreeLimits limits) {
 Result<> Tree::add(Tree layer) {
   if (nodes_.size() + layer.nodes_.size() > limits_.nodes) return fail("the image has more than " + std::to_string(limits_.nodes) + " files", EFBIG);
   auto offset = static_cast<uint32_t>(nodes_.size());
-  for (auto& node : layer.nodes_) {
-    node.layer = layers_;
-    nodes_.push_back(std::move(node));
-  }
+  for (auto& node : layer.nodes_) node.layer = layers_;
+  nodes_.insert(nodes_.end(), std::move_iterator(layer.nodes_.begin()), std::move_iterator(layer.nodes_.end()));
   merge(kRoot, offset, offset);
   ++layers_;
   return {};
@@ -103,7 +102,7 @@ Result<uint32_t> Tree::LayerReader::folder_at(const std::string& path, bool crea
       if (way.size() > 1) way.pop_back();
       continue;
     }
-    auto& children = nodes_[way.back()].children;
+    const auto& children = nodes_[way.back()].children;
     auto found = children.find(part);
     if (found == children.end() || found->second == kWhiteout) {
       if (!create) return fail_errno(path, ENOENT);
@@ -112,7 +111,7 @@ Result<uint32_t> Tree::LayerReader::folder_at(const std::string& path, bool crea
       folder.implied = true;
       folder.hides = found != children.end();
       uint32_t made = TRY(tree_.make(std::move(folder)));
-      children[part] = made;
+      nodes_[way.back()].children[part] = made;
       way.push_back(made);
       continue;
     }

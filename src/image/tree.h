@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -64,7 +63,7 @@ class Tree {
   void merge(uint32_t lower, uint32_t upper, uint32_t offset);
 
   TreeLimits limits_;
-  std::deque<Node> nodes_;
+  std::vector<Node> nodes_;
   uint32_t layers_ = 0;
 };
 

@@ -188,7 +188,7 @@ class Layer {
   std::vector<State> states_;
   std::mutex client_mutex_;
   std::optional<registry::Client> client_;
-  int64_t failing_since_ = 0, last_failure_ = 0;      // when, in ms
+  int64_t failing_since_ = 0, last_failure_ = 0;  // when, in ms
 };
 
 /// Cuts a tar into a layer's chunks.
@@ -414,6 +414,7 @@ class Filler {
       TRY(writer.commit());
     }
     TRY(layers_.complete(layer.diff_id()));
+    group_.leave(layer.file());
     layer.complete = true;
     ::unlink((path + ".lock").c_str());
     return {};

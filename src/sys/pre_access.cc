@@ -102,6 +102,8 @@ void PreAccess::answer(int access, int error) const {
   (void)!::write(group_.get(), &response, sizeof response);
 }
 
+void PreAccess::leave(int file) const { (void)::fanotify_mark(group_.get(), FAN_MARK_REMOVE, kPreAccess, file, nullptr); }
+
 void PreAccess::end(int below) {
   ::fanotify_mark(group_.get(), FAN_MARK_FLUSH, 0, AT_FDCWD, nullptr);
   for (int number = 0; number < below; ++number) allow(number);

@@ -28,6 +28,8 @@ class PreAccess {
 
   /// Returns the file for reading and writing without being told of it.
   [[nodiscard]] Result<Fd> watch(const std::string& path);
+  /// Whoever reads it from now on does not wait. Who waits already does, for an answer.
+  void leave(int file) const;
 
   struct Access {
     Fd file;  ///< of the same kind as watch() returns; its number is what is answered to

@@ -237,7 +237,7 @@ TEST_P(Layers, EntriesAfterTheOneThatReplacesTheirFolder) {
 
 TEST_P(Layers, RandomStacksShowWhatAModelSays) {
   for (unsigned seed = 0; seed < 60; ++seed) {
-    std::mt19937 random(seed);  // NOLINT(cert-msc32-c,cert-msc51-cpp): the same stacks each time
+    std::mt19937 random(seed);                    // NOLINT(cert-msc32-c,cert-msc51-cpp): the same stacks each time
     std::map<std::string, std::string> expected;  // paths and content
     std::vector<std::string> tars;
     for (int l = 0; l < 4; ++l) {
