@@ -232,8 +232,10 @@ void Tree::merge(uint32_t lower, uint32_t upper, uint32_t offset) {
     nodes_[above].children.clear();
     if (below == above) {
       std::erase_if(children, [](const auto& child) { return child.second == kWhiteout; });
-      for (auto& [name, id] : children)
-        if (nodes_[id += offset].type == EntryType::directory) left.emplace_back(id, id);
+      for (auto& [name, id] : children) {
+        id += offset;
+        if (nodes_[id].type == EntryType::directory) left.emplace_back(id, id);
+      }
       to.children = std::move(children);
       to.hides = false;
       continue;
