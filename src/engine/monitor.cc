@@ -109,9 +109,12 @@ class Monitor {
     bool own_stack = elements::contains(wanted, "network");
     TRY(set_up_network(own_stack));
     auto [rootfs, lowers] = TRY(mount_container_root({options_.root, options_.run_root}, containers_.folder(config.id), config, ids_ ? &*ids_ : nullptr));
-    image_mount_ = std::move(lowers.mount);
     ImageMounts images(options_.run_root);
-    if (image_mount_.valid()) TRY(images.offer(lowers.lower, image_mount_.get()));
+    // Others find it by its number: that must not become another file's when the container is restarted.
+    if (!image_mount_.valid() && lowers.mount.valid()) {
+      image_mount_ = std::move(lowers.mount);
+      TRY(images.offer(lowers.lower, image_mount_.get()));
+    }
     drop_behind_.begin(lowers.lower, images.lock_of(lowers.lower));
     if (lowers.filling) TRY(filler_.watch(std::move(*lowers.filling), config.layers));
     sys::RootDir root(TRY(duplicate(rootfs.get())));

@@ -175,9 +175,9 @@ def test_stop_is_gentle_first(caisson):
 
 
 def test_restart_policies(caisson):
-    caisson("run", "-d", "--name", "again", "--restart", "on-failure:2", "bb", "sh", "-c", "echo try; exit 1")
+    caisson("run", "-d", "--name", "again", "--restart", "on-failure:4", "bb", "sh", "-c", "echo try; exit 1")
     assert caisson("wait", "again", timeout=30).out == "1\n"
-    assert caisson("logs", "again").out == "try\n" * 3 and caisson.inspect("again")["RestartCount"] == 2
+    assert caisson("logs", "again").out == "try\n" * 5 and caisson.inspect("again")["RestartCount"] == 4
     caisson("run", "-d", "--name", "forever", "--restart", "always", "bb", "sleep", "1000")
     first = caisson.pid("forever")
     os.kill(first, 9)
